@@ -1,0 +1,1 @@
+"""The framework: data types, contracts, registry, learner, actors and runtime."""

@@ -1,0 +1,178 @@
+"""The contracts: the one file that a plugin author reads.
+
+A plugin is a frozen dataclass in a file of its own, registered with `@register(kind, name)`. Its
+fields are what gin can bind; a field declared with `tunable(...)` can be self-tuned. The protocols
+below say what each kind must do. Shapes use the notation of `core.types`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+from .types import (
+  Array,
+  CorrectorInputs,
+  EnvSpec,
+  HeadOut,
+  LearnerState,
+  LossInputs,
+  Metrics,
+  PyTree,
+  Targets,
+  TimeStep,
+  Trajectory,
+)
+
+
+class Environment(Protocol):
+  """A pool of `B` auto-resetting environments on the host; NumPy in, NumPy out.
+
+  `reset` is called once, first. After that every `send(actions)` is followed by one `recv()`;
+  between the two the pool steps in the background. After a step that ended an episode the next one
+  ignores its action and returns the FIRST observation of a new episode, with reward 0 and discount
+  1. Rewards are raw. Arrays returned are never written to again.
+  """
+
+  spec: EnvSpec
+  num_envs: int
+
+  def reset(self) -> TimeStep: ...
+  def send(self, actions: Array) -> None: ...  # [B, ...]
+  def recv(self) -> TimeStep: ...
+  def close(self) -> None: ...
+
+
+class EnvPlugin(Protocol):
+  """Kind `env`: describes environments, and makes pools of them.
+
+  `seeds` holds one seed an environment; pools given disjoint seeds share no randomness, and equal
+  seeds and actions give equal streams.
+  """
+
+  def make(self, seeds: tuple[int, ...]) -> Environment: ...
+
+
+class Network(NamedTuple):
+  """The pure functions of a network.
+
+  `unroll` evaluates the first `len(gamma)` heads; a recurrent network resets its state wherever
+  `timestep.first`. `gamma` is for networks that embed it, the others ignore its values.
+  """
+
+  init: Callable[[Array], PyTree]  # key -> params, float32
+  initial_state: Callable[[int], PyTree]  # batch size -> core state [B, ...]
+  unroll: Callable[[PyTree, TimeStep, PyTree, Array], tuple[HeadOut, PyTree]]
+  # (params, timestep [T, B, ...], core_state [B, ...], gamma [P]) -> HeadOut [P, T, B, ...], state
+
+
+class NetworkPlugin(Protocol):
+  """Kind `network`."""
+
+  def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    """`policy_size` is A, the number of distribution parameters of the policy.
+
+    Raises:
+      ValueError: the network cannot take observations of this shape; the message says which it can.
+    """
+    ...
+
+
+class Corrector(Protocol):
+  """Kind `corrector`: turns one head's values and IS ratios into targets.
+
+  Never calls stop_gradient: core has stopped the inputs, and the metagradient of every tunable
+  flows through both targets. Sees any batch shape [T, ...].
+  """
+
+  @property
+  def gamma(self) -> Any: ...
+
+  def __call__(self, x: CorrectorInputs) -> Targets: ...
+
+
+class LossTerm(Protocol):
+  """Kind `loss`: one term of the loss, per transition.
+
+  Returns [T, B], unmasked and unreduced (core masks and sums), and metrics per transition, [T, B]
+  too (core averages them over valid transitions). Never calls stop_gradient.
+  """
+
+  def __call__(self, x: LossInputs) -> tuple[Array, Metrics]: ...
+
+
+class Optimizer(Protocol):
+  """Kind `optimizer`: one differentiable step on the agent's parameters.
+
+  The derivative of the new parameters with respect to gradients and tunables must be finite
+  everywhere, at zero gradient too. `progress` runs from 0 to 1 over training.
+  """
+
+  def init(self, params: PyTree) -> PyTree: ...
+  def update(
+    self, grads: PyTree, opt_state: PyTree, params: PyTree, progress: Array
+  ) -> tuple[PyTree, PyTree]: ...  # new params, new opt_state
+
+
+class AgentFns(NamedTuple):
+  """What a meta-optimiser is given: the agent as pure functions.
+
+  A `batch` is a Trajectory split into `K` micro-batches, leading axis K. `accumulate(f, xs)` maps
+  `f(x) -> (sums, means, stacked)` over the K slices of `xs` on every learner device, and returns
+  sums added and means averaged over micro-batches and devices, and stacked as [K, ...], local.
+
+  `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
+  configured value.
+  """
+
+  components: Mapping[str, Any]  # corrector, loss terms and optimiser, by registered name
+  tunable_shapes: Mapping[str, tuple[int, ...]]  # by tunable name: (P,), or (1,) of the optimiser
+  gamma: Callable[[Mapping[str, Array]], Array]  # values -> [P] each head's discount
+  inner_loss: Callable[..., tuple[Array, tuple[Metrics, Array]]]
+  # (params, values, trajectory) -> loss [], (metrics, policy [P, T, B, A])
+  outer_loss: Callable[..., tuple[Array, Metrics]]
+  # (params, gamma, extra_terms, reference policy [P, T, B, A], trajectory) -> loss [], metrics
+  optimizer_step: Callable[..., tuple[PyTree, PyTree]]
+  # (params, grads, opt_state, step, values) -> params, opt_state
+  accumulate: Callable[[Callable, PyTree], tuple[PyTree, PyTree, PyTree]]
+
+
+class MetaOptimizer(Protocol):
+  """Kind `metaopt`: owns the whole update of an agent."""
+
+  def init(self, fns: AgentFns, params: PyTree, batch: Trajectory) -> PyTree:
+    """The meta state. `batch` holds shapes only (jax.ShapeDtypeStruct), micro-batched.
+
+    Raises:
+      ValueError: a pattern of `tune` matches nothing.
+    """
+    ...
+
+  def step(
+    self, fns: AgentFns, state: LearnerState, batch: Trajectory
+  ) -> tuple[LearnerState, Metrics]: ...
+
+  def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
+    """The tuned values by name as plugins see them, [P] or [1]."""
+    ...
+
+
+class Writer(Protocol):
+  """Kind `writer`: an open log. Called from one thread only, rows in order of `env_steps`."""
+
+  def write(self, row: Mapping[str, float]) -> None: ...
+  def close(self) -> None: ...
+
+
+class WriterPlugin(Protocol):
+  """Kind `writer`, as configured: opens the log of one run."""
+
+  def open(self, run: "RunInfo") -> Writer: ...
+
+
+class RunInfo(NamedTuple):
+  """What a writer may want to know of the run it logs."""
+
+  workdir: str
+  config: str  # the operative gin config
+  total_env_steps: int
+  resumed_at: int  # env steps at which this process started; 0 if fresh
+  ids: dict[str, str]  # writer's name -> its own id of the run; kept in checkpoints, writers add

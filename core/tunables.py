@@ -1,0 +1,118 @@
+"""Tunables: any number of any plugin, fixed or self-tuned.
+
+A plugin is a frozen dataclass and declares such a number once, with `tunable(default, domain)`. An
+experiment chooses which of them a meta-optimiser tunes, by patterns over `component.field`. The
+metaparameters are a flat dict `{'entropy.cost': eta [P]}`, unconstrained; a domain maps each to the
+value the plugin sees (Algorithm 2, line 10 of the STAC paper).
+"""
+
+import dataclasses
+import difflib
+import fnmatch
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .types import Array
+
+Components = Mapping[str, Any]  # component name -> plugin instance
+Etas = dict[str, Array]
+
+
+class Domain(NamedTuple):
+  """How an unconstrained eta becomes a value, given the configured value."""
+
+  name: str
+  transform: Callable[[Array, Any], Array]  # (eta, configured) -> value
+  initial: Callable[[float, float], float]  # (eta_init, configured) -> eta
+
+
+UNIT = Domain("unit", lambda eta, _: jax.nn.sigmoid(eta), lambda eta_init, _: eta_init)
+SCALE = Domain(
+  "scale", lambda eta, value: jax.nn.sigmoid(eta) * value, lambda eta_init, _: eta_init
+)
+POSITIVE = Domain(
+  "positive",
+  lambda eta, _: jax.nn.softplus(eta),
+  lambda _, value: value + math.log(-math.expm1(-value)),  # softplus(eta) = configured value
+)
+
+
+class Tunable(NamedTuple):
+  """One declared tunable: where it lives, its domain, symbol in the paper, and configured value."""
+
+  component: str
+  field: str
+  domain: Domain
+  symbol: str
+  value: float
+
+  @property
+  def name(self) -> str:
+    return f"{self.component}.{self.field}"
+
+
+def tunable(default: float, domain: Domain, symbol: str = "") -> Any:
+  """Declares a dataclass field that a meta-optimiser may tune.
+
+  Args:
+    default: the value when nothing is configured; a configured value replaces it.
+    domain: UNIT (sigmoid), SCALE (sigmoid x configured value) or POSITIVE (softplus).
+    symbol: the paper's symbol, shown by `selftune plugins`.
+  """
+  return dataclasses.field(default=default, metadata={"tunable": (domain, symbol)})
+
+
+def declared(name: str, plugin: Any) -> list[Tunable]:
+  """The tunables of one plugin (an instance, or a class: then `value` is the default)."""
+  return [
+    Tunable(name, f.name, *f.metadata["tunable"], value=getattr(plugin, f.name))
+    for f in dataclasses.fields(plugin)
+    if "tunable" in f.metadata
+  ]
+
+
+def collect(components: Components) -> dict[str, Tunable]:
+  """All tunables of an agent's components, by name, in order of the components."""
+  return {t.name: t for name, plugin in components.items() for t in declared(name, plugin)}
+
+
+def select(tunables: Mapping[str, Tunable], patterns: tuple[str, ...]) -> dict[str, Tunable]:
+  """The tunables that match any of the patterns (`fnmatch`: `*.cost`), in declared order.
+
+  Raises:
+    ValueError: a pattern matches nothing; the message lists what exists.
+  """
+  for pattern in patterns:
+    if not fnmatch.filter(tunables, pattern):
+      close = difflib.get_close_matches(pattern, tunables, n=1)
+      hint = f" Did you mean '{close[0]}'?" if close else ""
+      raise ValueError(
+        f"tune pattern '{pattern}' matches no tunable.{hint} "
+        f"This agent has: {', '.join(tunables) or 'none'}."
+      )
+  return {
+    name: t
+    for name, t in tunables.items()
+    if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+  }
+
+
+def transform(etas: Etas, tunables: Mapping[str, Tunable]) -> Etas:
+  """zeta(eta): the values the plugins see, same keys and shapes as `etas`."""
+  return {
+    name: tunables[name].domain.transform(eta, jnp.asarray(tunables[name].value, eta.dtype))
+    for name, eta in etas.items()
+  }
+
+
+def bind(components: Components, values: Mapping[str, Any]) -> dict[str, Any]:
+  """Copies of the components with the given values in place of the configured ones."""
+  bound = {}
+  for name, plugin in components.items():
+    fields = {f: v for key, v in values.items() for c, f in [key.rsplit(".", 1)] if c == name}
+    bound[name] = dataclasses.replace(plugin, **fields) if fields else plugin
+  return bound

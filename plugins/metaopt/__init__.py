@@ -1,0 +1,1 @@
+"""Meta-optimisers: they own the whole update of an agent."""

@@ -1,0 +1,1 @@
+"""Networks: torso and heads."""

@@ -1,0 +1,1 @@
+"""Writers: where metrics go."""
