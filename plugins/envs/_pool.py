@@ -1,0 +1,114 @@
+"""EnvPool as an `Environment`: the part that every plugin built on it shares."""
+
+import difflib
+import os
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from dm_env import specs
+
+from ...core.types import Array, EnvSpec, TimeStep
+
+Info = Mapping[str, Array]  # EnvPool's extra outputs, [B] each
+Observe = Callable[[Any], Array]  # EnvPool's observation -> [B, *spec.observation.shape]
+Discount = Callable[[Array, Info, Info], Array]  # terminated [B], info_tm1, info_t -> [B] float32
+
+
+def envpool() -> ModuleType:
+  """The library. Imported on first use because it takes seconds and `selftune --help` must not."""
+  import envpool
+
+  return envpool
+
+
+def unknown(binding: str, name: str, known: Iterable[str]) -> str:
+  """The message for a `name` that is none of `known`: the nearest ones and all of them."""
+  known = sorted(known)
+  lower = {k.lower(): k for k in known}
+  close = [lower[c] for c in difflib.get_close_matches(str(name).lower(), lower, n=3)]
+  hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+  return f"{binding} = {name!r} does not exist.{hint} Known: {', '.join(known)}."
+
+
+def until_terminated(terminated: Array, info_tm1: Info, info_t: Info) -> Array:
+  """d_t = 0 if the task ended, else 1; a time limit is no end."""
+  del info_tm1, info_t
+  return np.where(terminated, np.float32(0), np.float32(1))
+
+
+class Pool:
+  """A synchronous EnvPool with one environment a seed, rows in the order of the seeds.
+
+  EnvPool ignores the actions of the call after a done step and answers with the first observation
+  of the next episode; that row is FIRST. Some of its tasks repeat the last reward there, so reward
+  and discount of FIRST rows are overwritten.
+
+  Args:
+    task: EnvPool's id.
+    seeds: one an environment, 31 bits.
+    observation: what `observe` returns for one environment.
+    observe: turns EnvPool's observation into a fresh or never reused array [B, ...].
+    discount: the discount of rows that are not FIRST.
+    num_threads: threads that step; None for one a CPU, at most one an environment.
+    options: EnvPool's own, by name.
+  """
+
+  def __init__(
+    self,
+    task: str,
+    seeds: tuple[int, ...],
+    *,
+    observation: specs.Array,
+    observe: Observe,
+    discount: Discount = until_terminated,
+    num_threads: int | None = None,
+    options: Mapping[str, Any],
+  ):
+    self.num_envs = len(seeds)
+    self._observe = observe
+    self._discount = discount
+    # Only the gymnasium type tells time limits from terminations.
+    self._pool = envpool().make(
+      task,
+      "gymnasium",
+      num_envs=self.num_envs,
+      seed=list(seeds),
+      num_threads=num_threads or min(self.num_envs, os.cpu_count() or 1),
+      **options,
+    )
+    self.spec = EnvSpec(observation, self._pool.spec.action_spec())
+    with warnings.catch_warnings():
+      # Built once, on first use: Gymnasium warns that EnvPool writes float32 bounds as float64.
+      warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
+      _ = self._pool.observation_space
+
+  def reset(self) -> TimeStep:
+    observation, self._info = self._pool.reset()
+    self._done = np.zeros(self.num_envs, bool)
+    return TimeStep(
+      self._observe(observation),
+      np.zeros(self.num_envs, np.float32),
+      np.ones(self.num_envs, np.float32),
+      np.ones(self.num_envs, bool),
+    )
+
+  def send(self, actions: Array) -> None:
+    self._pool.send(np.asarray(actions))  # EnvPool casts
+
+  def recv(self) -> TimeStep:
+    observation, reward, terminated, truncated, info = self._pool.recv()
+    discount = self._discount(terminated, self._info, info)
+    first, self._done, self._info = self._done, terminated | truncated, info
+    return TimeStep(
+      self._observe(observation),
+      np.where(first, np.float32(0), reward),
+      np.where(first, np.float32(1), discount),
+      first,
+    )
+
+  def close(self) -> None:
+    """Ends the threads; a step in flight is finished first."""
+    del self._pool

@@ -1,0 +1,95 @@
+"""The Atari benchmark."""
+
+import dataclasses
+from typing import Literal
+
+import numpy as np
+from dm_env import specs
+
+from ...core import scores
+from ...core.errors import UserError
+from ...core.interfaces import Environment
+from ...core.registry import register
+from ...core.types import Array
+from . import _pool
+
+_PROTOCOLS = {
+  "paper": {"noop_max": 30, "repeat_action_probability": 0.0, "full_action_space": False},
+  "sticky": {"noop_max": 1, "repeat_action_probability": 0.25, "full_action_space": True},
+}
+
+
+@register("env", "atari")
+@dataclasses.dataclass(frozen=True)
+class Atari:
+  """The 57 Atari games by snake_case name, such as 'breakout' or 'ms_pacman'.
+
+  Observations are the last four frames, grey, [84, 84, 4] uint8, newest last; an action is held
+  for four frames, of which the last two are max-pooled; rewards are raw. An episode ends with the
+  game or after `max_episode_steps` (27,000, which is 108,000 frames or half an hour).
+
+  'paper' is the protocol of IMPALA and STAC: up to 30 no-ops at the start, the game's own minimal
+  actions, deterministic. 'sticky' is Machado et al. 2018, section 5: the emulator repeats the last
+  action with probability 0.25, all 18 actions, no random start. Scores of the two do not compare.
+
+  `life_loss_terminates` gives the transition in which a life is lost discount 0; play and the
+  episode's return go on. None means yes for 'paper', no for 'sticky'. `fire_on_reset` presses FIRE
+  at the start of games that wait for it. `num_threads` is None for one a CPU.
+
+  Raises:
+    UserError: no such game or protocol.
+  """
+
+  game: str = "breakout"
+  protocol: Literal["paper", "sticky"] = "paper"
+  life_loss_terminates: bool | None = None
+  fire_on_reset: bool = True
+  max_episode_steps: int = 27_000
+  num_threads: int | None = None
+
+  def __post_init__(self):
+    if self.game not in scores.atari57():
+      raise UserError(_pool.unknown("atari.game", self.game, scores.atari57()))
+    if self.protocol not in _PROTOCOLS:
+      raise UserError(_pool.unknown("atari.protocol", self.protocol, _PROTOCOLS))
+    if self.max_episode_steps < 1:
+      raise UserError(f"atari.max_episode_steps = {self.max_episode_steps} must be at least 1.")
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    on_life_loss = self.life_loss_terminates
+    if on_life_loss is None:
+      on_life_loss = self.protocol == "paper"
+    return _pool.Pool(
+      scores.atari57()[self.game].task,
+      seeds,
+      observation=specs.Array((84, 84, 4), np.uint8),
+      observe=_channels_last,
+      discount=_until_life_lost if on_life_loss else _pool.until_terminated,
+      num_threads=self.num_threads,
+      options={
+        **_PROTOCOLS[self.protocol],
+        "use_fire_reset": self.fire_on_reset,
+        "max_episode_steps": self.max_episode_steps,
+        # What the docstring promises, whatever EnvPool's defaults become.
+        "stack_num": 4,
+        "frame_skip": 4,
+        "gray_scale": True,
+        "episodic_life": False,  # would start a new episode, and forget the score, at each life
+        "reward_clip": False,
+      },
+    )
+
+
+def _channels_last(frames: Array) -> Array:
+  """[B, 4, 84, 84] -> [B, 84, 84, 4]."""
+  # A plane at a time: six times faster than a copy of the transposed view.
+  out = np.empty((len(frames), 84, 84, 4), np.uint8)
+  for channel in range(4):
+    out[..., channel] = frames[:, channel]
+  return out
+
+
+def _until_life_lost(terminated: Array, info_tm1: _pool.Info, info_t: _pool.Info) -> Array:
+  """d_t = 0 if the game is over or a life was lost, else 1."""
+  lost = info_t["lives"] < info_tm1["lives"]
+  return _pool.until_terminated(terminated | lost, info_tm1, info_t)

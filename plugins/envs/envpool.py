@@ -1,0 +1,108 @@
+"""EnvPool's small tasks."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from dm_env import specs
+
+from ...core.errors import UserError
+from ...core.interfaces import Environment
+from ...core.registry import register
+from . import _pool
+
+_FAMILIES = ("envpool.classic_control", "envpool.toy_text", "envpool.box2d")
+_NOT_OPTIONS = {
+  "num_envs",
+  "batch_size",
+  "num_threads",
+  "thread_affinity_offset",
+  "max_num_players",
+  "base_path",
+  "seed",
+  "env_seed",
+  "gym_reset_return_info",
+  "max_episode_steps",
+  "reward_threshold",
+}
+
+
+@register("env", "envpool")
+@dataclasses.dataclass(frozen=True)
+class EnvPool:
+  """Classic control, toy text and Box2D tasks of EnvPool: Catch-v0, CartPole-v1, FrozenLake-v1, ...
+
+  Real-valued observations are float32 and images uint8, as they come. Integers (the state of
+  FrozenLake, the three numbers of Blackjack) become one-hot float32 vectors, concatenated.
+
+  `max_episode_steps` is the time limit, None for the task's own; `options` are EnvPool's for the
+  task, such as {'height': 20, 'width': 10} of Catch; `num_threads` is None for one a CPU.
+
+  Raises:
+    UserError: no such task, or no such option or value of an option.
+  """
+
+  task: str = "Catch-v0"
+  max_episode_steps: int | None = None
+  num_threads: int | None = None
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    library = _pool.envpool()
+    families = {task: entry[0] for task, entry in library.registration.registry.specs.items()}
+    tasks = [task for task, family in families.items() if family in _FAMILIES]
+    if self.task not in tasks:
+      raise UserError(_pool.unknown("envpool.task", self.task, tasks))
+    if self.max_episode_steps is not None and self.max_episode_steps < 1:
+      raise UserError(
+        f"envpool.max_episode_steps = {self.max_episode_steps} must be at least 1, or None for "
+        f"the limit of {self.task} itself."
+      )
+    defaults = library.make_spec(self.task).config._asdict()
+    for option, value in self.options.items():
+      if option not in defaults or option in _NOT_OPTIONS:
+        known = defaults.keys() - _NOT_OPTIONS
+        raise UserError(_pool.unknown(f"envpool.options of {self.task}: name", option, known))
+      if type(value) is not type(defaults[option]):
+        raise UserError(
+          f"envpool.options of {self.task}: {option!r} must be of type "
+          f"{type(defaults[option]).__name__}, such as {defaults[option]!r}; got {value!r}."
+        )
+    try:
+      fits = all(self._raw_observation().shape)
+    except ValueError:
+      fits = False
+    if not fits:
+      raise UserError(
+        f"envpool.options of {self.task}: {dict(self.options)!r} leaves no observation to make."
+      )
+
+  def _config(self) -> dict[str, Any]:
+    limit = self.max_episode_steps
+    return {**self.options, **({} if limit is None else {"max_episode_steps": limit})}
+
+  def _raw_observation(self) -> specs.Array:
+    return _pool.envpool().make_spec(self.task, **self._config()).observation_spec().obs
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    observation, observe = _view(self._raw_observation())
+    return _pool.Pool(
+      self.task,
+      seeds,
+      observation=observation,
+      observe=observe,
+      num_threads=self.num_threads,
+      options=self._config(),
+    )
+
+
+def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:
+  """What agents see of observations like `raw`, and the function from the one to the other."""
+  if raw.dtype == np.uint8 or not np.issubdtype(raw.dtype, np.integer):
+    return specs.Array(raw.shape, raw.dtype), lambda x: x
+  low, high = int(np.min(raw.minimum)), int(np.max(raw.maximum))
+  one_hot = np.eye(high - low + 1, dtype=np.float32)
+  size = math.prod(raw.shape) * len(one_hot)
+  return specs.Array((size,), np.float32), lambda x: one_hot[x - low].reshape(len(x), size)
