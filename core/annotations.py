@@ -1,0 +1,121 @@
+"""Does a configured value fit a field's annotation? And how to say what the field takes."""
+
+import collections.abc
+import inspect
+import types
+import typing
+from typing import Any, NamedTuple
+
+from . import interfaces
+
+KIND_OF_PROTOCOL = {
+  interfaces.EnvPlugin: "env",
+  interfaces.NetworkPlugin: "network",
+  interfaces.Corrector: "corrector",
+  interfaces.LossTerm: "loss",
+  interfaces.Optimizer: "optimizer",
+  interfaces.MetaOptimizer: "metaopt",
+  interfaces.WriterPlugin: "writer",
+}
+_SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
+_MAPPINGS = (dict, collections.abc.Mapping)
+
+
+class Component(NamedTuple):
+  """Stands for `@name()` while a configuration is checked: what building it will give."""
+
+  name: str
+  cls: type
+  kind: str | None
+
+  def __repr__(self) -> str:
+    return f"@{self.name}()" + (f" (kind {self.kind})" if self.kind else "")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+  """Whether `value` is of the annotated type: an int is a float, but a bool is not an int."""
+  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  if annotation in (Any, object) or isinstance(annotation, typing.TypeVar):
+    return True
+  if origin is typing.Annotated:
+    return fits(value, args[0])
+  if origin in (typing.Union, types.UnionType):
+    return any(fits(value, a) for a in args)
+  if isinstance(value, Component):
+    return _component_fits(value, annotation)
+  if annotation in (None, types.NoneType):
+    return value is None
+  if origin is typing.Literal:
+    return any(value == a and type(value) is type(a) for a in args)
+  if annotation is float:
+    return type(value) in (int, float)
+  if annotation is int:
+    return type(value) is int
+  container = origin or annotation
+  if container is tuple:
+    return isinstance(value, tuple) and _tuple_fits(value, args)
+  if container is list or container in _SEQUENCES:
+    kinds = list if container is list else (list, tuple)
+    return isinstance(value, kinds) and all(fits(v, a) for v in value for a in args[:1])
+  if container in _MAPPINGS:
+    return isinstance(value, dict) and all(
+      fits(k, args[0]) and fits(v, args[1]) for k, v in value.items() if args
+    )
+  return inspect.isclass(container) and not _is_protocol(container) and isinstance(value, container)
+
+
+def describe(annotation: Any) -> str:
+  """The annotation as a message says it: `int | None`, `a loss`, `a tuple of losses`."""
+  if annotation in KIND_OF_PROTOCOL:
+    return f"a component of kind {KIND_OF_PROTOCOL[annotation]}"
+  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  if origin is typing.Annotated:
+    return describe(args[0])
+  if origin in (typing.Union, types.UnionType):
+    return " or ".join(describe(a) for a in args)
+  if origin is typing.Literal:
+    return "one of " + ", ".join(repr(a) for a in args)
+  if origin is tuple and args[-1:] == (Ellipsis,):
+    return f"a tuple, each item {describe(args[0])}"
+  if annotation in (None, types.NoneType):
+    return "None"
+  if origin is None and inspect.isclass(annotation):
+    return annotation.__name__
+  return str(annotation).replace("typing.", "").replace("collections.abc.", "")
+
+
+def hint(value: Any, annotation: Any) -> str:
+  """What to write instead, where the slip is a common one; else nothing."""
+  options = typing.get_args(annotation) if typing.get_origin(annotation) in (
+    typing.Union, types.UnionType) else (annotation,)
+  for option in options:
+    is_tuple = tuple in (option, typing.get_origin(option))
+    if is_tuple and isinstance(value, list) and fits(tuple(value), option):
+      return f" Write {tuple(value)!r}."
+    if is_tuple and fits((value,), option):
+      return f" A tuple of one needs a comma: ({value!r},)."
+    if option is int and isinstance(value, float) and value.is_integer():
+      return f" Write {int(value)}."
+    if option is bool and value in (0, 1):
+      return f" Write {bool(value)}."
+    if option in KIND_OF_PROTOCOL and isinstance(value, str):
+      return f" A component is written @{value}()."
+  return ""
+
+
+def _component_fits(component: Component, annotation: Any) -> bool:
+  if annotation in KIND_OF_PROTOCOL:
+    return component.kind == KIND_OF_PROTOCOL[annotation]
+  if _is_protocol(annotation):
+    return True  # a protocol of the plugin's own: only running it can tell
+  return inspect.isclass(annotation) and issubclass(component.cls, annotation)
+
+
+def _tuple_fits(value: tuple, args: tuple) -> bool:
+  if args[-1:] == (Ellipsis,):
+    return all(fits(v, args[0]) for v in value)
+  return not args or (len(value) == len(args) and all(map(fits, value, args)))
+
+
+def _is_protocol(annotation: Any) -> bool:
+  return inspect.isclass(annotation) and getattr(annotation, "_is_protocol", False)
