@@ -1,12 +1,15 @@
 """The errors that a user's mistake or a sick run ends with: one clear message, no traceback."""
 
-
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
   """A mistake in what the user asked for; the command line prints it and exits with 2."""
+
+
+class ConfigError(UserError):
+  """A mistake in a configuration; the message says where it is and what to write instead."""
 
 
 class NonFiniteError(Exception):

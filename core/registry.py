@@ -45,14 +45,16 @@ def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
 
 
 def configurable(name: str) -> Callable[[type[T]], type[T]]:
-  """Decorator for core's own frozen dataclasses that gin binds but nobody plugs in: train, agent."""
+  """Decorator for core's own frozen dataclasses, which gin binds but nobody plugs in: train."""
   return lambda cls: _add(name, cls, module="selftune")
 
 
 def load_all() -> None:
   """Imports every plugin, in this package and of entry points; failures go to `unavailable()`."""
   package = importlib.import_module("..plugins", __package__)
-  for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}.", onerror=lambda _: None):
+  for info in pkgutil.walk_packages(
+    package.__path__, f"{package.__name__}.", onerror=lambda _: None
+  ):
     _load(info.name, info.name)
   for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
     _load(f"{entry.name} ({entry.value})", entry.module)
@@ -102,12 +104,16 @@ def _add(name: str, cls: type[T], module: str) -> type[T]:
     )
   if cls in _classes.values():
     raise ValueError(f"{cls.__qualname__} is registered already, as '{name_of(cls)}'.")
-  if not dataclasses.is_dataclass(cls) or not cls.__dataclass_params__.frozen:  # pyright: ignore
+  if not _is_frozen_dataclass(cls):
     raise TypeError(f"{cls.__qualname__} must be a @dataclasses.dataclass(frozen=True).")
   if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # dataclass wrote it
     raise TypeError(f"{cls.__qualname__} needs a docstring: its first line is shown to users.")
   _classes[name] = gin.register(name, module=module)(cls)
   return cls
+
+
+def _is_frozen_dataclass(cls: type) -> bool:
+  return dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen  # pyright: ignore
 
 
 def _load(label: str, module: str) -> None:

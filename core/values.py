@@ -1,12 +1,14 @@
-"""Does a configured value fit a field's annotation? And how to say what the field takes."""
+"""Configured values: literals, references and macros, and whether one fits a field's annotation."""
 
 import collections.abc
+import dataclasses
 import inspect
 import types
 import typing
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from . import interfaces
+from . import interfaces, registry
 
 KIND_OF_PROTOCOL = {
   interfaces.EnvPlugin: "env",
@@ -21,15 +23,45 @@ _SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.ab
 _MAPPINGS = (dict, collections.abc.Mapping)
 
 
-class Component(NamedTuple):
-  """Stands for `@name()` while a configuration is checked: what building it will give."""
+@dataclasses.dataclass(frozen=True)
+class Reference:
+  """`@scopes/name()` in a configuration: an instance of the component, built in these scopes."""
 
+  scopes: tuple[str, ...]
   name: str
-  cls: type
-  kind: str | None
 
   def __repr__(self) -> str:
-    return f"@{self.name}()" + (f" (kind {self.kind})" if self.kind else "")
+    return f"@{'/'.join((*self.scopes, self.name))}()"
+
+
+@dataclasses.dataclass(frozen=True)
+class Macro:
+  """`%name` in a configuration: the value bound by `name = value`."""
+
+  name: str
+
+  def __repr__(self) -> str:
+    return f"%{self.name}"
+
+
+def leaves(value: Any) -> Iterator[Any]:
+  """What a value holds within its dicts, lists and tuples."""
+  if isinstance(value, dict):
+    value = (*value.keys(), *value.values())
+  if isinstance(value, (list, tuple)):
+    for item in value:
+      yield from leaves(item)
+  else:
+    yield value
+
+
+def map_leaves(f: Callable[[Any], Any], value: Any) -> Any:
+  """The same value with `f` applied to each of its leaves."""
+  if isinstance(value, dict):
+    return {map_leaves(f, k): map_leaves(f, v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return type(value)(map_leaves(f, v) for v in value)
+  return f(value)
 
 
 def fits(value: Any, annotation: Any) -> bool:
@@ -41,8 +73,8 @@ def fits(value: Any, annotation: Any) -> bool:
     return fits(value, args[0])
   if origin in (typing.Union, types.UnionType):
     return any(fits(value, a) for a in args)
-  if isinstance(value, Component):
-    return _component_fits(value, annotation)
+  if isinstance(value, Reference):
+    return _reference_fits(value, annotation)
   if annotation in (None, types.NoneType):
     return value is None
   if origin is typing.Literal:
@@ -65,7 +97,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def describe(annotation: Any) -> str:
-  """The annotation as a message says it: `int | None`, `a loss`, `a tuple of losses`."""
+  """The annotation as a message says it: `int or None`, `a component of kind loss`."""
   if annotation in KIND_OF_PROTOCOL:
     return f"a component of kind {KIND_OF_PROTOCOL[annotation]}"
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -86,8 +118,11 @@ def describe(annotation: Any) -> str:
 
 def hint(value: Any, annotation: Any) -> str:
   """What to write instead, where the slip is a common one; else nothing."""
-  options = typing.get_args(annotation) if typing.get_origin(annotation) in (
-    typing.Union, types.UnionType) else (annotation,)
+  options = (
+    typing.get_args(annotation)
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    else (annotation,)
+  )
   for option in options:
     is_tuple = tuple in (option, typing.get_origin(option))
     if is_tuple and isinstance(value, list) and fits(tuple(value), option):
@@ -103,12 +138,13 @@ def hint(value: Any, annotation: Any) -> str:
   return ""
 
 
-def _component_fits(component: Component, annotation: Any) -> bool:
+def _reference_fits(reference: Reference, annotation: Any) -> bool:
   if annotation in KIND_OF_PROTOCOL:
-    return component.kind == KIND_OF_PROTOCOL[annotation]
+    return registry.kind_of(reference.name) == KIND_OF_PROTOCOL[annotation]
   if _is_protocol(annotation):
     return True  # a protocol of the plugin's own: only running it can tell
-  return inspect.isclass(annotation) and issubclass(component.cls, annotation)
+  cls = registry.configurables()[reference.name]
+  return inspect.isclass(annotation) and issubclass(cls, annotation)
 
 
 def _tuple_fits(value: tuple, args: tuple) -> bool:

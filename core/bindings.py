@@ -1,0 +1,169 @@
+"""The bindings of a configuration, and what can be checked before anything is built.
+
+Everything that gets built hangs from one root by references, so walking them tells which bindings
+are in use; every other one is a mistake.
+"""
+
+import dataclasses
+import typing
+from typing import Any, NamedTuple
+
+from . import registry
+from .errors import ConfigError, did_you_mean
+from .values import KIND_OF_PROTOCOL, Macro, Reference, describe, fits, hint, leaves, map_leaves
+
+MACRO = "gin.macro"  # a macro is bound as `<its name>/gin.macro.value`
+REQUIRED = Macro("gin.REQUIRED")
+
+
+class Binding(NamedTuple):
+  """One bound value: literals, `Reference` and `Macro`, and where it is written."""
+
+  value: Any
+  where: str  # 'file:line', or the --bind it came from
+
+
+Scope = tuple[str, ...]
+Table = dict[tuple[str, str], dict[str, Binding]]  # (scope, name) -> parameter -> last binding
+Reached = dict[tuple[Scope, str], dict[str, Binding]]  # what gets built -> bindings that it sees
+
+
+def fields(name: str) -> dict[str, dataclasses.Field]:
+  """What can be bound of a registered component."""
+  return {f.name: f for f in dataclasses.fields(registry.configurables()[name]) if f.init}
+
+
+def lookup(name: str, where: str) -> None:
+  """Raises ConfigError unless a component of this name is registered."""
+  known = registry.configurables()
+  if name not in known:
+    lost = "".join(f"\n  unavailable: {m}: {why}" for m, why in registry.unavailable().items())
+    raise ConfigError(f"{where}: no component is named '{name}'.{did_you_mean(name, known)}{lost}")
+
+
+def reach(table: Table, root: str, where: str) -> Reached:
+  """What building `@root()` will build, and the bindings each sees, as gin resolves them.
+
+  Inner scopes override outer ones, and a scope holds until a reference opens another.
+
+  Raises:
+    ConfigError: a required parameter is not bound, a macro is not defined, a cycle.
+  """
+  lookup(root, where)
+  reached: Reached = {}
+  _walk(table, (), root, where, (), reached)
+  return reached
+
+
+def _walk(table: Table, scope: Scope, name: str, where: str, path: tuple, reached: Reached) -> None:
+  if (scope, name) in path:
+    raise ConfigError(f"{where}: {_label(scope, name)} contains itself.")
+  if (scope, name) in reached:
+    return
+  bound: dict[str, Binding] = {}
+  for depth in range(len(scope) + 1):
+    bound |= table.get(("/".join(scope[:depth]), name), {})
+  _check_given(table, scope, name, bound, where)
+  path = (*path, (scope, name))
+  for binding in bound.values():
+    for leaf in leaves(binding.value):
+      if isinstance(leaf, Reference):
+        _walk(table, leaf.scopes or scope, leaf.name, binding.where, path, reached)
+      elif isinstance(leaf, Macro):
+        _walk(table, tuple(leaf.name.split("/")), MACRO, binding.where, path, reached)
+  reached[scope, name] = bound
+
+
+def _check_given(table: Table, scope: Scope, name: str, bound: dict, where: str) -> None:
+  if name == MACRO:
+    macro = "/".join(scope)
+    if "value" not in bound:
+      near = did_you_mean(macro, [s for s, n in table if n == MACRO])
+      raise ConfigError(f"{where}: macro '%{macro}' is not defined.{near}")
+    if bound["value"].value == REQUIRED:
+      raise ConfigError(f"{bound['value'].where}: {macro} must be given. Write: {macro} = ...")
+    return
+  for arg, field in fields(name).items():
+    missing = (dataclasses.MISSING, dataclasses.MISSING) == (field.default, field.default_factory)
+    if bound[arg].value == REQUIRED if arg in bound else missing:
+      annotation = _annotations(name)[arg]
+      plugins = registry.plugins().get(KIND_OF_PROTOCOL.get(annotation, ""), {})
+      choice = f": {', '.join(f'@{plugin}()' for plugin in plugins)}" if plugins else ""
+      raise ConfigError(
+        f"{bound[arg].where if arg in bound else where}: {name}.{arg} must be given "
+        f"({describe(annotation)}{choice}). Write: {name}.{arg} = ..."
+      )
+
+
+def check_all_read(table: Table, reached: Reached) -> None:
+  """Raises ConfigError for the first binding that nothing built would read."""
+  for (scope, name), args in table.items():
+    opened = [s for s, n in reached if n == name]
+    parts = tuple(scope.split("/")) if scope else ()
+    if any(s[: len(parts)] == parts for s in opened):
+      continue
+    arg, binding = next(iter(args.items()))
+    if name == MACRO:
+      near = did_you_mean(scope, ["/".join(s) for s in opened])
+      raise ConfigError(f"{binding.where}: macro '{scope}' is defined but never read.{near}")
+    if opened:
+      near = did_you_mean(scope, sorted({"/".join(s) for s in opened if s}))
+      raise ConfigError(
+        f"{binding.where}: scope '{scope}' is never opened for '{name}'.{near} Write "
+        f"{Reference(parts, name)} where it is built, or bind {name}.{arg}."
+      )
+    raise ConfigError(
+      f"{binding.where}: '{name}' is bound but never built. "
+      f"Refer to it as {Reference((), name)}, or remove {_label(parts, name)}.{arg}."
+    )
+
+
+def check_types(table: Table, reached: Reached) -> None:
+  """Raises ConfigError for the first value that does not fit its parameter's annotation."""
+  for (_, name), bound in reached.items():
+    annotations = {} if name == MACRO else _annotations(name)
+    for arg, annotation in annotations.items():
+      if arg in bound:
+        value = resolve(bound[arg].value, table)
+        if not fits(value, annotation):
+          raise ConfigError(
+            f"{bound[arg].where}: {name}.{arg} takes {describe(annotation)}, "
+            f"not {value!r}.{hint(value, annotation)}"
+          )
+
+
+def flatten(table: Table, reached: Reached) -> dict[str, Any]:
+  """`component.parameter` -> value in use, defaults too; references as text."""
+  flat = {}
+  for scope, name in sorted(key for key in reached if key[1] != MACRO):
+    for arg, field in fields(name).items():
+      if arg in reached[scope, name]:
+        value = resolve(reached[scope, name][arg].value, table)
+      elif field.default is not dataclasses.MISSING:
+        value = field.default
+      else:
+        continue
+      plain = all(isinstance(v, str | int | float | None) for v in leaves(value))
+      flat[f"{_label(scope, name)}.{arg}"] = value if plain else repr(value)
+  return flat
+
+
+def resolve(value: Any, table: Table) -> Any:
+  """The value with every macro replaced by what it holds."""
+
+  def leaf(x: Any) -> Any:
+    if not isinstance(x, Macro):
+      return x
+    scopes = x.name.split("/")
+    held = (table.get(("/".join(scopes[:n]), MACRO)) for n in range(len(scopes), 0, -1))
+    return resolve(next(filter(None, held))["value"].value, table)
+
+  return map_leaves(leaf, value)
+
+
+def _annotations(name: str) -> dict[str, Any]:
+  return typing.get_type_hints(registry.configurables()[name])
+
+
+def _label(scope: Scope, name: str) -> str:
+  return f"%{'/'.join(scope)}" if name == MACRO else "/".join((*scope, name))
