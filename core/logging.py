@@ -1,0 +1,166 @@
+"""Logging: rows of scalars go from the training loop to every configured writer.
+
+Each writer has a thread and a bounded queue of its own, so that a writer is called from one thread
+only and a slow one delays neither training nor the other writers. A writer is `required` (the JSONL
+history: when it fails, the run ends) or not (a network service: when it fails, one warning).
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .episodes import Episode
+from .interfaces import RunInfo, WriterPlugin
+
+QUEUE_SIZE = 1024
+PATIENCE = 30.0  # seconds that log() waits for a required writer whose queue is full
+
+_LOG = logging.getLogger(__name__)
+
+
+class Logger:
+  """The open log of one run; a context manager, used from the main thread only."""
+
+  def __init__(
+    self, writers: Mapping[str, WriterPlugin], run: RunInfo, wall_offset: float = 0.0
+  ) -> None:
+    """Opens the writers.
+
+    Args:
+      writers: writer plugins by name. A required one that cannot open raises; any other is left out
+        with a warning.
+      run: what is logged.
+      wall_offset: seconds that the run had taken before it was resumed.
+    """
+    self._start = time.monotonic() - wall_offset
+    self._lanes: list[_Lane] = []
+    for name, plugin in sorted(writers.items(), key=lambda item: not item[1].required):
+      try:
+        self._lanes.append(_Lane(name, plugin, run))
+      except Exception as error:
+        if plugin.required:
+          self.close()
+          raise
+        _LOG.warning("writer '%s' did not open, going on without it: %s", name, error)
+
+  @property
+  def wall_time(self) -> float:
+    """Seconds that the run has taken, over all its processes."""
+    return time.monotonic() - self._start
+
+  def log(self, row: Mapping[str, Any], env_steps: int) -> None:
+    """Hands a row of host scalars to the writers, with `env_steps` and `wall_time` added.
+
+    Raises:
+      ValueError: a metric is not a scalar.
+      Exception: whatever a required writer failed with since the last call.
+    """
+    numbers = {"env_steps": int(env_steps), "wall_time": self.wall_time}
+    for key, value in row.items():
+      array = np.asarray(value)
+      if array.size != 1:
+        raise ValueError(f"metric '{key}' has shape {array.shape}; log scalars only.")
+      numbers[key] = array.item()
+    for lane in self._lanes:
+      lane.submit(lane.writer.write, numbers)
+
+  def log_episodes(self, episodes: Sequence[Episode]) -> None:
+    """Hands finished episodes to the writers; raises as `log` does."""
+    if episodes:
+      for lane in self._lanes:
+        lane.submit(lane.writer.write_episodes, tuple(episodes))
+
+  def close(self, timeout: float = 30.0) -> None:
+    """Writes what is queued and closes the writers, required ones first; idempotent.
+
+    Raises:
+      Exception: whatever a required writer failed with, TimeoutError if it does not finish.
+    """
+    deadline = time.monotonic() + timeout
+    lanes, self._lanes = self._lanes, []
+    failures = [lane.finish(deadline) for lane in lanes]
+    for failure in failures:
+      if failure is not None:
+        raise failure
+
+  def __enter__(self) -> "Logger":
+    return self
+
+  def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    try:
+      self.close()
+    except Exception as error:
+      if kind is None:
+        raise
+      # What ended the run matters more than what then befell its log.
+      _LOG.warning("the log could not be closed: %r", error)
+
+
+class _Lane:
+  """One open writer, with the queue and the only thread that calls it."""
+
+  def __init__(self, name: str, plugin: WriterPlugin, run: RunInfo) -> None:
+    self.writer = plugin.open(run)
+    self._name, self._required = name, plugin.required
+    self._failure: Exception | None = None
+    self._warned: set[str] = set()
+    self._queue: queue.Queue[tuple[Callable[..., None], Any] | None] = queue.Queue(QUEUE_SIZE)
+    self._thread = threading.Thread(target=self._drain, name=f"log-{name}", daemon=True)
+    self._thread.start()
+
+  def submit(self, method: Callable[..., None], argument: Any) -> None:
+    if self._failure is not None:
+      raise self._failure
+    try:
+      self._queue.put((method, argument), timeout=PATIENCE if self._required else 0)
+    except queue.Full:
+      if self._required:
+        raise self._stuck(PATIENCE) from None
+      self._warn_once("slow", "is too slow, rows are dropped")
+
+  def finish(self, deadline: float) -> Exception | None:
+    """Closes the writer; returns what a required one failed with."""
+    begun = time.monotonic()
+    try:
+      self._queue.put(None, timeout=max(0.0, deadline - begun))
+    except queue.Full:
+      pass  # the thread is stuck in the writer: the join below says so
+    self._thread.join(max(0.0, deadline - time.monotonic()))
+    if self._thread.is_alive():
+      if self._required:
+        return self._failure or self._stuck(time.monotonic() - begun)
+      self._warn_once("stuck", "did not finish in time, its last rows may be missing")
+    return self._failure
+
+  def _drain(self) -> None:
+    while (item := self._queue.get()) is not None:
+      method, argument = item
+      if self._failure is None:  # after a failure the queue is only emptied
+        self._guard(method, argument)
+    self._guard(self.writer.close)
+
+  def _guard(self, method: Callable[..., None], *arguments: Any) -> None:
+    try:
+      method(*arguments)
+    except Exception as error:
+      if not self._required:
+        self._warn_once("failed", f"failed, training goes on: {error!r}")
+      elif self._failure is None:
+        error.add_note(f"The log writer '{self._name}' failed with this.")
+        self._failure = error
+
+  def _warn_once(self, kind: str, message: str) -> None:
+    if kind not in self._warned:
+      self._warned.add(kind)
+      _LOG.warning("writer '%s' %s", self._name, message)
+
+  def _stuck(self, seconds: float) -> TimeoutError:
+    return TimeoutError(
+      f"The log writer '{self._name}' has taken no row for {seconds:.0f} s: "
+      "does the disk of the workdir hang?"
+    )

@@ -1,0 +1,163 @@
+"""`selftune plot`: the return and every self-tuned number against env steps, as one PNG.
+
+A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
+`seed<number>` are one line: their mean, in a band of one standard deviation.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import jsonl
+from .errors import UserError
+
+Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
+
+DPI = 120
+GRID = 400  # points that the runs of a group are averaged on
+COLUMNS = 3
+STYLES = ("-", "--", ":", "-.")
+_SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
+
+
+def plot(workdirs: Sequence[Path], out: Path) -> Path:
+  """Draws the runs into the PNG `out`.
+
+  Raises:
+    UserError: a workdir has no metrics yet, or `out` cannot be written.
+  """
+  drawn = figure(workdirs)
+  try:
+    drawn.savefig(out, dpi=DPI, format="png")
+  except OSError as error:
+    raise UserError(f"cannot write the plot: {error}.") from error
+  return out
+
+
+def figure(workdirs: Sequence[Path]) -> Any:
+  """The matplotlib Figure: episode return above, a panel a tuned number below."""
+  groups: dict[str, Runs] = {}
+  for workdir, label in zip(workdirs, labels(workdirs), strict=True):
+    groups.setdefault(label, []).append(_rows(workdir))
+  names = {key for runs in groups.values() for rows in runs for row in rows for key in row}
+  panels: dict[str, list[str]] = {}
+  for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
+    panels.setdefault(key.split("/")[1].rstrip("_"), []).append(key)
+  if "metagrad_norm" in names:
+    panels["metagradient norm"] = ["metagrad_norm"]
+  return _draw(groups, panels)
+
+
+def labels(workdirs: Sequence[Path]) -> list[str]:
+  """Names of the lines: equal for runs that differ only in their seed.
+
+  `runs/stacx_seed0` is a run of `stacx`, and so is `runs/stacx/seed0`; a name that no other run
+  shares is kept whole.
+  """
+  paths = [Path(workdir).absolute() for workdir in workdirs]
+  stems = [_SEED.sub("", path.name) or path.parent.name for path in paths]
+  return [
+    stem if stems.count(stem) > 1 else path.name for stem, path in zip(stems, paths, strict=True)
+  ]
+
+
+def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """A metric over the runs of a group: env steps [N], mean [N], standard deviation [N].
+
+  One run is drawn as it is; several are interpolated onto the env steps that all of them reached.
+  N is 0 if some run has no finite value of it.
+  """
+  series = []
+  for rows in runs:
+    points = [(row["env_steps"], row[key]) for row in rows if row.get(key) is not None]
+    series.append(np.array(points, float).reshape(-1, 2))
+  if min(map(len, series)) == 0:
+    return np.empty(0), np.empty(0), np.empty(0)
+  if len(series) == 1:
+    steps, values = series[0].T
+    return steps, values, np.zeros_like(values)
+  steps = np.linspace(max(s[0, 0] for s in series), min(s[-1, 0] for s in series), GRID)
+  values = np.stack([np.interp(steps, *s.T) for s in series])
+  return steps, values.mean(0), values.std(0)
+
+
+def _rows(workdir: Path) -> list[dict[str, Any]]:
+  path = Path(workdir) / "metrics.jsonl"
+  if not path.is_file():
+    raise UserError(f"{path} does not exist: '{workdir}' is not the workdir of a training run.")
+  rows = list(jsonl.read(path))
+  if not rows:
+    raise UserError(f"{path} has no rows: the run '{workdir}' has not logged anything yet.")
+  return rows
+
+
+def _draw(groups: Mapping[str, Runs], panels: Mapping[str, list[str]]) -> Any:
+  # Without pyplot: no global state, no display, and `savefig` uses Agg.
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import EngFormatter
+
+  columns = min(COLUMNS, len(panels)) or 1
+  below = -(-len(panels) // columns)
+  page = Figure(figsize=(max(8.0, 4.0 * columns), 3.6 + 2.3 * below), layout="constrained")
+  grid = page.add_gridspec(1 + below, columns, height_ratios=[1.5] + [1.0] * below)
+  top = page.add_subplot(grid[0, :])
+  for i, (label, runs) in enumerate(groups.items()):
+    name = label if len(runs) == 1 else f"{label} ({len(runs)} seeds)"
+    _line(top, curve(runs, "episode_return"), color=f"C{i}", linewidth=1.8, label=name)
+  top.set_title("Raw episode return, mean of the last 100 episodes", loc="left", fontsize=11)
+  top.legend(frameon=False, fontsize=9)
+
+  told = False  # which line is which head, once
+  for i, (title, keys) in enumerate(panels.items()):
+    row, column = divmod(i, columns)
+    last = i == len(panels) - 1  # takes what is left of its row
+    axes = page.add_subplot(grid[1 + row, slice(column, columns if last else column + 1)])
+    axes.sharex(top)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.tick_params(labelsize=8)
+    _heads(axes, groups, keys)
+    if keys == ["metagrad_norm"]:
+      axes.set_yscale("log", nonpositive="mask")
+    else:
+      axes.ticklabel_format(axis="y", useOffset=False)
+    if len(keys) > 1 and not told:
+      axes.legend(handles=axes.get_lines()[: len(keys)], frameon=False, fontsize=8)
+      told = True
+
+  for axes in page.axes:
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.margins(x=0.01)
+  page.supxlabel("env steps", fontsize=10)
+  return page
+
+
+def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str]) -> None:
+  """One line a head. One run: a colour each; several: colours tell runs, dashes tell heads."""
+  for i, runs in enumerate(groups.values()):
+    for j, key in enumerate(keys):
+      colour, style = (j, "-") if len(groups) == 1 else (i, STYLES[j % len(STYLES)])
+      head = f"head {key.split('/')[-1]}"
+      steps, mean, deviation = curve(runs, key)
+      if key == "metagrad_norm":  # mean - deviation may be negative: no band on a log scale
+        deviation = np.zeros_like(mean)
+      look = {"color": f"C{colour}", "linestyle": style, "linewidth": 1.3, "label": head}
+      _line(axes, (steps, mean, deviation), **look)
+
+
+def _line(axes: Any, points: tuple[np.ndarray, np.ndarray, np.ndarray], **look: Any) -> None:
+  steps, mean, deviation = points
+  axes.plot(steps, mean, **look)
+  if deviation.any():
+    axes.fill_between(
+      steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.18, linewidth=0
+    )
+
+
+def _natural(key: str) -> list[Any]:
+  """Sorts head 10 after head 9."""
+  return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

@@ -1,0 +1,61 @@
+"""`metrics.jsonl` and `episodes.jsonl` in the workdir: the history that every run has."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar, TextIO
+
+from ...core import jsonl
+from ...core.episodes import Episode
+from ...core.errors import UserError
+from ...core.interfaces import RunInfo
+from ...core.registry import register
+
+
+@register("writer", "jsonl")
+@dataclasses.dataclass(frozen=True)
+class Jsonl:
+  """One JSON object a row in WORKDIR/metrics.jsonl, one an episode in WORKDIR/episodes.jsonl.
+
+  Every row is flushed at once. A resumed run first drops what lies beyond its checkpoint, so that
+  `env_steps` never goes back.
+  """
+
+  required: ClassVar[bool] = True
+
+  def open(self, run: RunInfo) -> "_Files":
+    workdir = Path(run.workdir)
+    try:
+      workdir.mkdir(parents=True, exist_ok=True)
+      return _Files(*(_open(workdir / f"{n}.jsonl", run) for n in ("metrics", "episodes")))
+    except OSError as error:
+      raise UserError(
+        f"cannot write the metrics of the run: {error}. Choose another --workdir."
+      ) from error
+
+
+class _Files:
+  def __init__(self, metrics: TextIO, episodes: TextIO) -> None:
+    self._metrics, self._episodes = metrics, episodes
+
+  def write(self, row: Mapping[str, float]) -> None:
+    self._metrics.write(jsonl.encode(row))
+    self._metrics.flush()
+
+  def write_episodes(self, episodes: Sequence[Episode]) -> None:
+    rows = (
+      {"env_steps": e.env_steps, "return": float(e.episode_return), "length": e.length}
+      for e in episodes
+    )
+    self._episodes.write("".join(map(jsonl.encode, rows)))
+    self._episodes.flush()
+
+  def close(self) -> None:
+    self._metrics.close()
+    self._episodes.close()
+
+
+def _open(path: Path, run: RunInfo) -> TextIO:
+  if run.resumed_at > 0:
+    jsonl.truncate(path, run.resumed_at)
+  return path.open("a" if run.resumed_at > 0 else "w", encoding="utf-8")

@@ -1,0 +1,335 @@
+"""The log: nothing lost, nothing torn, and what fails in a writer's thread comes out in main."""
+
+import dataclasses
+import io
+import json
+import logging
+import struct
+import threading
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from selftune.core import jsonl
+from selftune.core.episodes import Episode, EpisodeStats
+from selftune.core.errors import UserError
+from selftune.core.interfaces import RunInfo
+from selftune.core.logging import QUEUE_SIZE, Logger
+from selftune.plugins.writers.jsonl import Jsonl
+from selftune.plugins.writers.terminal import Speed, Terminal, status
+from selftune.plugins.writers.wandb import WandB
+
+
+def run_info(workdir, resumed_at=0, ids=None, config=None):
+  return RunInfo(str(workdir), config or {}, 1000, resumed_at, {} if ids is None else ids)
+
+
+def rows_of(path):
+  def reject(constant):
+    raise AssertionError(f"{constant} is not JSON")
+
+  return [json.loads(line, parse_constant=reject) for line in path.read_text().splitlines()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fake:
+  """A writer that keeps its rows, and does `effect` at each."""
+
+  effect: Callable[[], object] = lambda: None
+  required: bool = False
+  rows: list = dataclasses.field(default_factory=list)
+  closed: list = dataclasses.field(default_factory=list)
+
+  def open(self, run):
+    return self
+
+  def write(self, row):
+    self.effect()
+    self.rows.append((row, threading.current_thread().name))
+
+  def write_episodes(self, episodes):
+    self.rows.extend(episodes)
+
+  def close(self):
+    self.closed.append(True)
+
+
+def fail():
+  raise OSError(28, "No space left on device")
+
+
+def wait_until(condition):
+  deadline = time.monotonic() + 5
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+def test_rows_reach_every_writer_in_order_on_its_own_thread(tmp_path):
+  fakes = {"a": Fake(required=True), "b": Fake()}
+  with Logger(fakes, run_info(tmp_path), wall_offset=50.0) as log:
+    for step in range(100):
+      log.log({"loss/total": np.float32(0.5)}, env_steps=np.int64(step))
+    log.log_episodes([Episode(99, 1.0, 9)])
+  for name, fake in fakes.items():
+    assert fake.closed == [True]
+    *rows, episode = fake.rows
+    assert episode == Episode(99, 1.0, 9)
+    assert [row["env_steps"] for row, _ in rows] == list(range(100))
+    assert {thread for _, thread in rows} == {f"log-{name}"}
+    assert all(type(v) in (int, float) for row, _ in rows for v in row.values())
+    times = [row["wall_time"] for row, _ in rows]
+    assert times == sorted(times) and 50.0 <= times[0] <= times[-1] < 55.0
+
+
+def test_failure_of_a_required_writer_surfaces_at_the_next_log(tmp_path):
+  bystander = Fake()
+  log = Logger({"disk": Fake(fail, required=True), "other": bystander}, run_info(tmp_path))
+  log.log({}, 1)
+  wait_until(lambda: log._lanes[0]._failure)
+  with pytest.raises(OSError, match="No space left") as caught:
+    log.log({}, 2)
+  assert caught.value.__notes__ == ["The log writer 'disk' failed with this."]
+  with pytest.raises(OSError, match="No space left"):
+    log.close()
+  log.close()  # idempotent
+  assert bystander.closed == [True]
+
+
+def test_failure_surfaces_at_close_but_hides_no_other_exception(tmp_path, caplog):
+  with pytest.raises(OSError, match="No space left"):
+    with Logger({"disk": Fake(fail, required=True)}, run_info(tmp_path)) as log:
+      log.log({}, 1)
+  with pytest.raises(KeyError, match="the real trouble"):
+    with Logger({"disk": Fake(fail, required=True)}, run_info(tmp_path)) as log:
+      log.log({}, 1)
+      raise KeyError("the real trouble")
+  assert "could not be closed" in caplog.text
+
+
+def test_optional_writer_that_fails_warns_once(tmp_path, caplog):
+  with Logger({"jsonl": Jsonl(), "net": Fake(fail)}, run_info(tmp_path)) as log:
+    for step in range(20):
+      log.log({}, step)
+  assert len(rows_of(tmp_path / "metrics.jsonl")) == 20
+  assert [r.getMessage() for r in caplog.records] == [
+    "writer 'net' failed, training goes on: OSError(28, 'No space left on device')"
+  ]
+
+
+def test_optional_writer_that_hangs_delays_nothing(tmp_path, caplog):
+  hang, rows = threading.Event(), QUEUE_SIZE + 100
+  log = Logger({"net": Fake(hang.wait), "jsonl": Jsonl()}, run_info(tmp_path))
+  slowest = 0.0
+  for step in range(rows):
+    begun = time.monotonic()
+    log.log({"loss/total": 1.0}, step)
+    slowest = max(slowest, time.monotonic() - begun)
+  begun = time.monotonic()
+  log.close(timeout=0.5)
+  assert time.monotonic() - begun < 2.0 and slowest < 0.5
+  hang.set()
+  assert len(rows_of(tmp_path / "metrics.jsonl")) == rows
+  messages = [r.getMessage() for r in caplog.records]
+  assert ["is too slow" in messages[0], "did not finish" in messages[1]] == [True, True]
+  assert len(messages) == 2
+
+
+def test_required_writer_that_hangs_is_an_error_at_close(tmp_path):
+  hang = threading.Event()
+  log = Logger({"disk": Fake(hang.wait, required=True)}, run_info(tmp_path))
+  log.log({}, 1)
+  with pytest.raises(TimeoutError, match="'disk' has taken no row"):
+    log.close(timeout=0.1)
+  hang.set()
+
+
+def test_writer_that_cannot_open(tmp_path, caplog):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(UserError, match=r"cannot write the metrics of the run.*--workdir"):
+    Logger({"jsonl": Jsonl()}, run_info(tmp_path / "file" / "run"))
+  broken = dataclasses.make_dataclass("Broken", [("required", bool, False)], frozen=True)
+  broken.open = lambda self, run: fail()
+  with Logger({"net": broken(), "jsonl": Jsonl()}, run_info(tmp_path / "run")) as log:
+    log.log({}, 1)
+  assert "writer 'net' did not open, going on without it" in caplog.text
+  assert len(rows_of(tmp_path / "run" / "metrics.jsonl")) == 1
+
+
+def test_log_refuses_arrays(tmp_path):
+  with Logger({}, run_info(tmp_path)) as log:
+    with pytest.raises(ValueError, match=r"'eta/x' has shape \(3,\)"):
+      log.log({"eta/x": np.zeros(3)}, 1)
+
+
+def test_rows_are_strict_json(tmp_path):
+  with Logger({"jsonl": Jsonl()}, run_info(tmp_path)) as log:
+    log.log({"a": np.float32(0.1), "b": np.nan, "c": np.inf, "d": np.array(3)}, 123456789)
+    # Flushed at once: readable while the run goes on.
+    wait_until(lambda: rows_of(tmp_path / "metrics.jsonl"))
+  (row,) = rows_of(tmp_path / "metrics.jsonl")
+  assert row.pop("wall_time") >= 0
+  assert row == {"env_steps": 123456789, "a": 0.1, "b": None, "c": None, "d": 3}
+
+
+def test_resume_drops_what_lies_beyond_the_checkpoint_and_torn_lines(tmp_path):
+  with Logger({"jsonl": Jsonl()}, run_info(tmp_path)) as log:
+    for step in (10, 20, 30):
+      log.log({"x": step}, step)
+      log.log_episodes([Episode(step, step / 10, 5)])
+  for name in ("metrics", "episodes"):
+    with (tmp_path / f"{name}.jsonl").open("a") as file:
+      file.write('{"env_steps": 1')  # killed in the middle of a write
+  with Logger({"jsonl": Jsonl()}, run_info(tmp_path, resumed_at=20)) as log:
+    log.log({"x": 31}, 31)
+    log.log_episodes([Episode(31, -1.5, 7)])
+  rows = rows_of(tmp_path / "metrics.jsonl")
+  assert [(row["env_steps"], row["x"]) for row in rows] == [(10, 10), (20, 20), (31, 31)]
+  assert rows_of(tmp_path / "episodes.jsonl") == [
+    {"env_steps": 10, "return": 1.0, "length": 5},
+    {"env_steps": 20, "return": 2.0, "length": 5},
+    {"env_steps": 31, "return": -1.5, "length": 7},
+  ]
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["episodes.jsonl", "metrics.jsonl"]
+
+
+def test_kill_while_truncating_leaves_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text('{"env_steps": 1}\n{"env_steps": 2}\n')
+  monkeypatch.setattr(jsonl.os, "fsync", lambda _: fail())
+  with pytest.raises(OSError, match="No space left"):
+    jsonl.truncate(path, 1)
+  assert path.read_text() == '{"env_steps": 1}\n{"env_steps": 2}\n'
+
+
+def test_episode_stats_keep_the_last_hundred():
+  stats = EpisodeStats()
+  assert stats.summary() == {"episodes": 0}
+  stats = stats.add([Episode(10, 1.0, 10), Episode(20, 2.0, 30)])
+  assert stats.summary() == {"episode_return": 1.5, "episode_length": 20.0, "episodes": 2}
+  for i in range(1, 151):
+    stats = stats.add([Episode(i, float(i), 2 * i)])
+  # 51 ... 150
+  assert stats.summary() == {"episode_return": 100.5, "episode_length": 201.0, "episodes": 152}
+  restored = EpisodeStats.from_json(json.loads(json.dumps(stats.to_json())))
+  assert restored == stats
+  assert restored.add([Episode(0, 151.0, 0)]).returns[0] == 52.0
+
+
+def test_speed_and_eta_count_this_process_only():
+  speed = Speed()
+  assert speed({"env_steps": 900, "wall_time": 500.0}) is None  # resumed
+  assert speed({"env_steps": 1000, "wall_time": 510.0}) == 10.0
+  assert speed({"env_steps": 1900, "wall_time": 570.0}) == 15.0  # since 510: the window
+  row = {"env_steps": 1900, "episode_return": 0.5}
+  assert status(row, 15.0, 2_200) == "1,900/2,200 steps | 15 steps/s | ETA 0:00:20 | return 0.5"
+  assert status({"env_steps": 0}, None, 5) == "0/5 steps"
+
+
+def test_terminal_prints_a_line_an_interval_when_not_a_tty(tmp_path, capsys):
+  writer = Terminal(interval=10.0).open(run_info(tmp_path))
+  for second in range(0, 26, 5):
+    writer.write({"env_steps": 10 * second, "wall_time": float(second)})
+  writer.close()
+  out, err = capsys.readouterr()
+  assert out == ""
+  assert [line.split("/")[0] for line in err.splitlines()] == ["0", "100", "200", "250"]
+
+
+def test_terminal_draws_a_bar_on_a_tty(tmp_path, monkeypatch):
+  screen = io.StringIO()
+  screen.isatty = lambda: True
+  monkeypatch.setattr("sys.stderr", screen)
+  monkeypatch.setenv("COLUMNS", "120")
+  writer = Terminal().open(run_info(tmp_path, resumed_at=250))
+  writer.write({"env_steps": 500, "wall_time": 1.0})
+  writer.write({"env_steps": 750, "wall_time": 2.0, "episode_return": 0.25})
+  writer.close()
+  assert "75%" in screen.getvalue()
+  assert "750/1,000 steps | 250 steps/s | ETA 0:00:01 | return 0.25" in screen.getvalue()
+
+
+def wandb_records(path):
+  """W&B's file of a run: LevelDB's log format, each record a protobuf."""
+  from wandb.proto.wandb_internal_pb2 import Record
+
+  data, position, part = path.read_bytes(), 7, b""
+  while position + 7 <= len(data):
+    if (left := 32768 - position % 32768) < 7:
+      position += left
+    _, length, kind = struct.unpack_from("<IHB", data, position)
+    part += data[position + 7 : position + 7 + length]
+    position += 7 + length
+    if kind in (1, 4):  # a full record, or the last part of one
+      yield Record.FromString(part)
+      part = b""
+
+
+def test_wandb_offline_holds_config_and_rows_against_env_steps(tmp_path, monkeypatch):
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  monkeypatch.setenv("WANDB_SILENT", "true")
+  config = {"train.seed": 3, "metagradient.tune": ("entropy.cost",)}
+  ids = {}
+  for resumed_at in (0, 20):
+    run = run_info(tmp_path, resumed_at, ids, config)
+    with Logger({"wandb": WandB(tags=("t",), group="g")}, run) as log:
+      log.log({"eta/entropy.cost/0": 0.25}, resumed_at + 10)
+      log.log({"eta/entropy.cost/0": 0.5, "x": np.nan}, resumed_at + 20)
+      saved = dict(ids)
+    time.sleep(1.0)  # W&B names a folder by id and second
+  assert ids == saved and len(ids["wandb"]) == 8
+  paths = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
+  for resumed_at, path in zip((0, 20), paths, strict=True):
+    records = list(wandb_records(path))
+    (run,) = [r.run for r in records if r.HasField("run")]
+    assert (run.run_id, run.project, run.run_group, list(run.tags)) == (
+      *(ids["wandb"], "selftune", "g", ["t"]),
+    )
+    saved_config = {u.key: json.loads(u.value_json) for u in run.config.update}
+    assert saved_config["train.seed"] == 3
+    assert saved_config["metagradient.tune"] == "('entropy.cost',)"
+    metrics = [r.metric for r in records if r.HasField("metric")]
+    assert ("*", "env_steps") in [(m.glob_name, m.step_metric) for m in metrics]
+    rows = [
+      {i.key or i.nested_key[0]: json.loads(i.value_json) for i in r.history.item}
+      for r in records
+      if r.HasField("history")
+    ]
+    assert [(row["env_steps"], row["eta/entropy.cost/0"]) for row in rows] == [
+      *((resumed_at + 10, 0.25), (resumed_at + 20, 0.5)),
+    ]
+
+
+def test_wandb_that_cannot_start_costs_one_warning(tmp_path, monkeypatch, caplog):
+  import wandb
+
+  def no_network(**_):
+    raise wandb.errors.CommError("no route to host")
+
+  monkeypatch.setattr(wandb, "init", no_network)
+  with Logger({"wandb": WandB(), "jsonl": Jsonl()}, run_info(tmp_path)) as log:
+    log.log({}, 1)
+  assert len(rows_of(tmp_path / "metrics.jsonl")) == 1
+  assert [r.levelno for r in caplog.records] == [logging.WARNING]
+
+
+def test_wandb_is_offline_without_a_login(tmp_path, monkeypatch):
+  import wandb
+
+  monkeypatch.delenv("WANDB_MODE", raising=False)
+  seen = []
+
+  class Run:
+    def define_metric(self, *_, **__): ...
+
+  monkeypatch.setattr(wandb, "init", lambda **kwargs: seen.append(kwargs) or Run())
+  for logged_in in (False, True):
+    monkeypatch.setattr(wandb, "login", lambda logged_in=logged_in, **_: logged_in)
+    WandB().open(run_info(tmp_path, ids={"wandb": "known"}))
+  assert [(s["mode"], s["resume"], s["id"]) for s in seen] == [
+    *(("offline", None, "known"), ("online", "allow", "known")),
+  ]
+  with pytest.raises(UserError, match=r"wandb\.mode = 'of'.*offline"):
+    WandB(mode="of")

@@ -1,0 +1,102 @@
+"""The plot: which lines and panels there are, what they show, and what is refused."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from selftune.core import jsonl, plotting
+from selftune.core.errors import UserError
+
+
+def write_rows(workdir, rows):
+  workdir.mkdir(parents=True)
+  (workdir / "metrics.jsonl").write_text("".join(map(jsonl.encode, rows)))
+  return workdir
+
+
+def stacx_rows(offset=0.0):
+  names = (
+    "vtrace.gamma",
+    "vtrace.lambda_",
+    "vtrace.alpha",
+    "value.cost",
+    "pg.cost",
+    "entropy.cost",
+  )
+  for step in (100, 200, 300):
+    etas = {f"eta/{n}/{h}": 0.9 - h / 10 - step / 1e4 for n in names for h in range(3)}
+    row = {"env_steps": step, "metagrad_norm": 0.1 * step, **etas}
+    yield row if step == 100 else {**row, "episode_return": step + offset}  # none finished by 100
+
+
+def test_stacx_has_a_panel_a_tunable_and_a_line_a_head(tmp_path):
+  run = write_rows(tmp_path / "run", stacx_rows())
+  out = plotting.plot([run], tmp_path / "plot.png")
+  assert imread(out).shape[:2] == (round((3.6 + 2.3 * 3) * 120), 12 * 120)
+  top, *panels = plotting.figure([run]).axes
+  assert [p.get_title(loc="left") for p in panels] == [
+    *("entropy.cost", "pg.cost", "value.cost", "vtrace.alpha", "vtrace.gamma", "vtrace.lambda"),
+    "metagradient norm",
+  ]
+  assert [len(p.get_lines()) for p in panels] == [3] * 6 + [1]
+  np.testing.assert_array_equal(top.get_lines()[0].get_xydata(), [[200, 200], [300, 300]])
+  head_2 = panels[0].get_lines()[2]
+  np.testing.assert_allclose(head_2.get_xydata(), [[100, 0.69], [200, 0.68], [300, 0.67]])
+
+
+def test_seeds_become_one_line_in_a_band(tmp_path):
+  runs = [write_rows(tmp_path / f"a_seed{s}", stacx_rows(offset=10 * s)) for s in (0, 1)]
+  runs.append(write_rows(tmp_path / "b", [{"env_steps": 5, "episode_return": 1.0}]))
+  top = plotting.figure(runs).axes[0]
+  mean, other = top.get_lines()
+  assert (mean.get_label(), other.get_label()) == ("a (2 seeds)", "b")
+  np.testing.assert_allclose(mean.get_xydata()[[0, -1]], [[200, 205], [300, 305]])
+  (band,) = top.collections
+  limits = band.get_datalim(top.transData)
+  np.testing.assert_allclose((limits.ymin, limits.ymax), (200, 310))
+
+
+def test_curves_average_where_all_runs_have_been():
+  runs = [
+    [{"env_steps": 0, "x": 0.0}, {"env_steps": 10, "x": 10.0}],
+    [{"env_steps": 2, "x": 4.0}, {"env_steps": 4, "x": None}, {"env_steps": 6, "x": 8.0}],
+  ]
+  steps, mean, deviation = plotting.curve(runs, "x")
+  np.testing.assert_allclose((steps[0], steps[-1]), (2, 6))
+  np.testing.assert_allclose((mean[0], mean[-1]), (3, 7))
+  np.testing.assert_allclose((deviation[0], deviation[-1]), (1, 1))
+  assert all(part.size == 0 for part in plotting.curve(runs, "absent"))
+
+
+@pytest.mark.parametrize(
+  ("names", "labels"),
+  [
+    (["r/x_seed0", "r/x_seed12", "r/x"], ["x", "x", "x"]),
+    (["r/x_seed0", "r/y"], ["x_seed0", "y"]),  # alone: the whole name
+    (["r/a/seed0", "r/a/seed1"], ["a", "a"]),
+    (["r/stacx_p2", "r/stacx_p8"], ["stacx_p2", "stacx_p8"]),  # variants are no seeds
+  ],
+)
+def test_labels(names, labels):
+  assert plotting.labels([Path(name) for name in names]) == labels
+
+
+def test_no_metrics_and_no_rows_are_named(tmp_path):
+  with pytest.raises(UserError, match=r"absent.*metrics\.jsonl does not exist"):
+    plotting.plot([tmp_path / "absent"], tmp_path / "plot.png")
+  with pytest.raises(UserError, match=r"empty.*has no rows"):
+    plotting.plot([write_rows(tmp_path / "empty", [])], tmp_path / "plot.png")
+  good = write_rows(tmp_path / "good", [{"env_steps": 1}])
+  with pytest.raises(UserError, match="cannot write the plot"):
+    plotting.plot([good], tmp_path / "nowhere" / "plot.png")
+  assert not (tmp_path / "plot.png").exists()
+
+
+def test_import_loads_neither_jax_nor_matplotlib():
+  code = "import sys, selftune.core.plotting; print({'jax', 'matplotlib'} & set(sys.modules))"
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert done.stdout == "set()\n"
