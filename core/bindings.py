@@ -5,12 +5,21 @@ are in use; every other one is a mistake.
 """
 
 import dataclasses
-import typing
 from typing import Any, NamedTuple
 
 from . import registry
 from .errors import ConfigError, did_you_mean
-from .values import KIND_OF_PROTOCOL, Macro, Reference, describe, fits, hint, leaves, map_leaves
+from .values import (
+  KIND_OF_PROTOCOL,
+  Macro,
+  Reference,
+  annotations,
+  describe,
+  fits,
+  hint,
+  leaves,
+  map_leaves,
+)
 
 MACRO = "gin.macro"  # a macro is bound as `<its name>/gin.macro.value`
 REQUIRED = Macro("gin.REQUIRED")
@@ -86,7 +95,7 @@ def _check_given(table: Table, scope: Scope, name: str, bound: dict, where: str)
   for arg, field in fields(name).items():
     missing = (dataclasses.MISSING, dataclasses.MISSING) == (field.default, field.default_factory)
     if bound[arg].value == REQUIRED if arg in bound else missing:
-      annotation = _annotations(name)[arg]
+      annotation = annotations(registry.configurables()[name])[arg]
       plugins = registry.plugins().get(KIND_OF_PROTOCOL.get(annotation, ""), {})
       choice = f": {', '.join(f'@{plugin}()' for plugin in plugins)}" if plugins else ""
       raise ConfigError(
@@ -121,8 +130,8 @@ def check_all_read(table: Table, reached: Reached) -> None:
 def check_types(table: Table, reached: Reached) -> None:
   """Raises ConfigError for the first value that does not fit its parameter's annotation."""
   for (_, name), bound in reached.items():
-    annotations = {} if name == MACRO else _annotations(name)
-    for arg, annotation in annotations.items():
+    hints = {} if name == MACRO else annotations(registry.configurables()[name])
+    for arg, annotation in hints.items():
       if arg in bound:
         value = resolve(bound[arg].value, table)
         if not fits(value, annotation):
@@ -159,10 +168,6 @@ def resolve(value: Any, table: Table) -> Any:
     return resolve(next(filter(None, held))["value"].value, table)
 
   return map_leaves(leaf, value)
-
-
-def _annotations(name: str) -> dict[str, Any]:
-  return typing.get_type_hints(registry.configurables()[name])
 
 
 def _label(scope: Scope, name: str) -> str:

@@ -108,7 +108,8 @@ def _add(name: str, cls: type[T], module: str) -> type[T]:
     raise TypeError(f"{cls.__qualname__} must be a @dataclasses.dataclass(frozen=True).")
   if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # dataclass wrote it
     raise TypeError(f"{cls.__qualname__} needs a docstring: its first line is shown to users.")
-  _classes[name] = gin.register(name, module=module)(cls)
+  gin.register(name, module=module)(cls)
+  _classes[name] = cls
   return cls
 
 

@@ -64,6 +64,11 @@ def map_leaves(f: Callable[[Any], Any], value: Any) -> Any:
   return f(value)
 
 
+def annotations(cls: type) -> dict[str, Any]:
+  """The evaluated annotations of a dataclass, inherited fields too."""
+  return typing.get_type_hints(cls)
+
+
 def fits(value: Any, annotation: Any) -> bool:
   """Whether `value` is of the annotated type: an int is a float, but a bool is not an int."""
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
