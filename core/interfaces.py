@@ -5,9 +5,10 @@ fields are what gin can bind; a field declared with `tunable(...)` can be self-t
 below say what each kind must do. Shapes use the notation of `core.types`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
+from .episodes import Episode
 from .types import (
   Array,
   CorrectorInputs,
@@ -86,7 +87,7 @@ class Corrector(Protocol):
   @property
   def gamma(self) -> Any: ...
 
-  def __call__(self, x: CorrectorInputs) -> Targets: ...
+  def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]: ...  # [T, B]
 
 
 class LossTerm(Protocol):
@@ -115,9 +116,10 @@ class Optimizer(Protocol):
 class AgentFns(NamedTuple):
   """What a meta-optimiser is given: the agent as pure functions.
 
-  A `batch` is a Trajectory split into `K` micro-batches, leading axis K. `accumulate(f, xs)` maps
-  `f(x) -> (sums, means, stacked)` over the K slices of `xs` on every learner device, and returns
-  sums added and means averaged over micro-batches and devices, and stacked as [K, ...], local.
+  `accumulate(f, batch, *stacked)` splits the Trajectory `batch` into K micro-batches, maps
+  `f(micro_batch, *slices) -> (sums, means, stacked)` over them on every learner device, and returns
+  the sums added, the means averaged over micro-batches and devices, and stacked as it came from
+  each micro-batch, [K, ...]: that is what a later call may take as its `*stacked`.
 
   `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
   configured value.
@@ -132,14 +134,16 @@ class AgentFns(NamedTuple):
   # (params, gamma, extra_terms, reference policy [P, T, B, A], trajectory) -> loss [], metrics
   optimizer_step: Callable[..., tuple[PyTree, PyTree]]
   # (params, grads, opt_state, step, values) -> params, opt_state
-  accumulate: Callable[[Callable, PyTree], tuple[PyTree, PyTree, PyTree]]
+  accumulate: Callable[..., tuple[PyTree, PyTree, PyTree]]
 
 
 class MetaOptimizer(Protocol):
   """Kind `metaopt`: owns the whole update of an agent."""
 
-  def init(self, fns: AgentFns, params: PyTree, batch: Trajectory) -> PyTree:
-    """The meta state. `batch` holds shapes only (jax.ShapeDtypeStruct), micro-batched.
+  def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
+    """The meta state, given the first state without it and the shapes of a batch.
+
+    A Trajectory in the meta state is split over devices like a batch; all else is replicated.
 
     Raises:
       ValueError: a pattern of `tune` matches nothing.
@@ -156,14 +160,25 @@ class MetaOptimizer(Protocol):
 
 
 class Writer(Protocol):
-  """Kind `writer`: an open log. Called from one thread only, rows in order of `env_steps`."""
+  """Kind `writer`: an open log. Called from one thread only, rows in order of `env_steps`.
+
+  Every row holds `env_steps` and `wall_time`. May block: it delays neither training nor the other
+  writers. Rows are shared, so they must not be changed.
+  """
 
   def write(self, row: Mapping[str, float]) -> None: ...
+  def write_episodes(self, episodes: Sequence[Episode]) -> None: ...
   def close(self) -> None: ...
 
 
 class WriterPlugin(Protocol):
-  """Kind `writer`, as configured: opens the log of one run."""
+  """Kind `writer`, as configured: opens the log of one run.
+
+  `required`: whether an exception of this writer ends the run. If not, the user is warned once.
+  """
+
+  @property
+  def required(self) -> bool: ...
 
   def open(self, run: "RunInfo") -> Writer: ...
 
@@ -172,7 +187,7 @@ class RunInfo(NamedTuple):
   """What a writer may want to know of the run it logs."""
 
   workdir: str
-  config: str  # the operative gin config
+  config: Mapping[str, Any]  # operative bindings, flat: 'entropy.cost' -> 0.01
   total_env_steps: int
   resumed_at: int  # env steps at which this process started; 0 if fresh
   ids: dict[str, str]  # writer's name -> its own id of the run; kept in checkpoints, writers add

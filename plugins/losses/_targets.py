@@ -1,0 +1,43 @@
+"""The recursion that all correctors share."""
+
+import jax
+import jax.numpy as jnp
+
+from ...core.types import Array, CorrectorInputs, Targets
+
+
+def corrected_targets(
+  x: CorrectorInputs, gamma: Array, lambda_: Array, rho: Array, c: Array
+) -> Targets:
+  """Value targets and advantages from weighted TD errors (Algorithm 1, lines 7-14 and 20, STAC).
+
+      delta_t = rho_t (r_{t+1} + gamma d_{t+1} V(x_{t+1}) - V(x_t))
+      e_t     = m_{t+1} (delta_t + gamma d_{t+1} lambda c_t e_{t+1}),  e_T = 0
+      v_t     = V(x_t) + e_t,  v_T = V(x_T)
+      adv_t   = rho_t (r_{t+1} + gamma d_{t+1} v_{t+1} - V(x_t))
+
+  Args:
+    x: one head's inputs, [T, B] and values [T+1, B].
+    gamma: discount, [].
+    lambda_: trace decay, [].
+    rho: weights of the TD errors, [T, B].
+    c: trace coefficients without lambda, [T, B].
+
+  Returns:
+    Targets [T, B]; the derivative flows through gamma, lambda_, rho and c.
+  """
+  discount = gamma * x.discount
+  value_tm1, value_t = x.value[:-1], x.value[1:]
+  delta = rho * (x.reward + discount * value_t - value_tm1)
+
+  def backward(error, inputs):
+    delta, trace, mask = inputs
+    error = mask * (delta + trace * error)
+    return error, error
+
+  _, errors = jax.lax.scan(
+    backward, jnp.zeros_like(delta[0]), (delta, discount * lambda_ * c, x.mask), reverse=True
+  )
+  target = value_tm1 + errors
+  target_t = jnp.concatenate([target[1:], x.value[-1:]])
+  return Targets(target, rho * (x.reward + discount * target_t - value_tm1))

@@ -1,0 +1,22 @@
+"""The entropy bonus."""
+
+import dataclasses
+
+from ...core.registry import register
+from ...core.tunables import SCALE, tunable
+from ...core.types import Array, LossInputs, Metrics
+
+
+@register("loss", "entropy")
+@dataclasses.dataclass(frozen=True)
+class Entropy:
+  """Entropy bonus, -g_e H(pi(.|x_t)).
+
+  Line 18 of Algorithm 1 (STAC), as printed, would penalise entropy; this is IMPALA's sign.
+  """
+
+  cost: float = tunable(0.01, SCALE, "g_e")
+
+  def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    entropy = x.distribution.entropy(x.policy)
+    return -self.cost * entropy, {"entropy": entropy}

@@ -1,0 +1,23 @@
+"""Importance sampling without truncation."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ...core.registry import register
+from ...core.tunables import UNIT, tunable
+from ...core.types import CorrectorInputs, Metrics, Targets
+from ._targets import corrected_targets
+
+
+@register("corrector", "importance_sampling")
+@dataclasses.dataclass(frozen=True)
+class ImportanceSampling:
+  """Plain importance sampling, rho_t = c_t = IS_t: unbiased, of high variance."""
+
+  gamma: float = tunable(0.99, UNIT, "γ")
+  lambda_: float = tunable(1.0, UNIT, "λ")
+
+  def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    ratio = jnp.exp(x.log_is)
+    return corrected_targets(x, self.gamma, self.lambda_, ratio, ratio), {}

@@ -1,0 +1,23 @@
+"""The on-policy lambda-return."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ...core.registry import register
+from ...core.tunables import UNIT, tunable
+from ...core.types import CorrectorInputs, Metrics, Targets
+from ._targets import corrected_targets
+
+
+@register("corrector", "lambda_return")
+@dataclasses.dataclass(frozen=True)
+class LambdaReturn:
+  """On-policy lambda-return: no correction, rho_t = c_t = 1."""
+
+  gamma: float = tunable(0.99, UNIT, "γ")
+  lambda_: float = tunable(1.0, UNIT, "λ")
+
+  def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    one = jnp.ones_like(x.log_is)
+    return corrected_targets(x, self.gamma, self.lambda_, one, one), {}

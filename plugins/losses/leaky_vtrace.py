@@ -1,0 +1,42 @@
+"""Leaky V-trace (Eq. 5 of the STAC paper)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ...core.registry import register
+from ...core.tunables import POSITIVE, UNIT, tunable
+from ...core.types import CorrectorInputs, Metrics, Targets
+from ._targets import corrected_targets
+
+
+@register("corrector", "leaky_vtrace")
+@dataclasses.dataclass(frozen=True)
+class LeakyVTrace:
+  """Leaky V-trace: mixes truncated and plain importance-sampling ratios (STAC, Eq. 5).
+
+      rho_t = (1 - alpha_rho) IS_t + alpha_rho min(rho_bar, IS_t),  c_t with alpha_c and c_bar
+
+  `alpha` ties both: it multiplies alpha_rho and alpha_c, which stay 1 unless tuned apart; likewise
+  `truncation` multiplies rho_bar and c_bar. alpha = 1 is V-trace, alpha = 0 importance sampling.
+  A contraction if alpha_rho >= alpha_c and rho_bar >= c_bar (Theorem 1).
+  """
+
+  gamma: float = tunable(0.99, UNIT, "γ")
+  lambda_: float = tunable(1.0, UNIT, "λ")
+  alpha: float = tunable(1.0, UNIT, "α")
+  alpha_rho: float = tunable(1.0, UNIT, "α_ρ")
+  alpha_c: float = tunable(1.0, UNIT, "α_c")
+  truncation: float = tunable(1.0, POSITIVE, "ρ̄ = c̄")
+  rho_bar: float = tunable(1.0, POSITIVE, "ρ̄")
+  c_bar: float = tunable(1.0, POSITIVE, "c̄")
+
+  def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    ratio = jnp.exp(x.log_is)
+    rho_bar, c_bar = self.truncation * self.rho_bar, self.truncation * self.c_bar
+    alpha_rho, alpha_c = self.alpha * self.alpha_rho, self.alpha * self.alpha_c
+    rho = (1 - alpha_rho) * ratio + alpha_rho * jnp.minimum(rho_bar, ratio)
+    c = (1 - alpha_c) * ratio + alpha_c * jnp.minimum(c_bar, ratio)
+    clipped = (ratio > rho_bar).astype(ratio.dtype)
+    targets = corrected_targets(x, self.gamma, self.lambda_, rho, c)
+    return targets, {"is_ratio/clip_fraction": clipped}

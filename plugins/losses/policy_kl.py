@@ -1,0 +1,23 @@
+"""The KL penalty that keeps a policy near a reference."""
+
+import dataclasses
+
+from ...core.registry import register
+from ...core.tunables import SCALE, tunable
+from ...core.types import Array, LossInputs, Metrics
+
+
+@register("loss", "policy_kl")
+@dataclasses.dataclass(frozen=True)
+class PolicyKL:
+  """KL penalty, g_kl KL(pi(.|x_t) || reference(.|x_t)) (STAC, Eq. 3).
+
+  In the outer loss the reference is the policy before the update; in an inner loss it is the
+  behaviour policy.
+  """
+
+  cost: float = tunable(1.0, SCALE, "g_kl")
+
+  def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    kl = x.distribution.kl(x.policy, x.reference)
+    return self.cost * kl, {"kl": kl}

@@ -1,0 +1,18 @@
+"""The value loss."""
+
+import dataclasses
+
+from ...core.registry import register
+from ...core.tunables import SCALE, tunable
+from ...core.types import Array, LossInputs, Metrics
+
+
+@register("loss", "value")
+@dataclasses.dataclass(frozen=True)
+class Value:
+  """Squared value error, g_v (v_t - V(x_t))^2, without a factor 1/2 (STAC, Algorithm 1, line 17)."""
+
+  cost: float = tunable(0.25, SCALE, "g_v")
+
+  def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    return self.cost * (x.targets.value - x.value) ** 2, {}

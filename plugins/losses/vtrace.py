@@ -1,0 +1,28 @@
+"""V-trace (Espeholt et al. 2018; Eq. 2 of the STAC paper)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ...core.registry import register
+from ...core.tunables import POSITIVE, UNIT, tunable
+from ...core.types import CorrectorInputs, Metrics, Targets
+from ._targets import corrected_targets
+
+
+@register("corrector", "vtrace")
+@dataclasses.dataclass(frozen=True)
+class VTrace:
+  """V-trace: truncated importance sampling, rho_t = min(rho_bar, IS_t), c_t = min(c_bar, IS_t)."""
+
+  gamma: float = tunable(0.99, UNIT, "γ")
+  lambda_: float = tunable(1.0, UNIT, "λ")
+  rho_bar: float = tunable(1.0, POSITIVE, "ρ̄")
+  c_bar: float = tunable(1.0, POSITIVE, "c̄")
+
+  def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    ratio = jnp.exp(x.log_is)
+    rho, c = jnp.minimum(self.rho_bar, ratio), jnp.minimum(self.c_bar, ratio)
+    clipped = (ratio > self.rho_bar).astype(ratio.dtype)
+    targets = corrected_targets(x, self.gamma, self.lambda_, rho, c)
+    return targets, {"is_ratio/clip_fraction": clipped}

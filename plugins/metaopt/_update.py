@@ -1,0 +1,27 @@
+"""The inner gradient that every gradient-based meta-optimiser starts from."""
+
+from collections.abc import Mapping
+
+import jax
+
+from ...core.interfaces import AgentFns
+from ...core.types import Array, Metrics, PyTree, Trajectory
+
+
+def inner_gradient(
+  fns: AgentFns, params: PyTree, values: Mapping[str, Array], batch: Trajectory
+) -> tuple[PyTree, Metrics, Array]:
+  """grad_theta (1/P) sum_p L(T, theta^p, zeta^p) (Algorithm 2, line 11 of STAC).
+
+  Returns:
+    The gradient; metrics by name, `<name>/<head>`; the reference policies, [K, Po, T, B/K, A].
+  """
+
+  def one(trajectory):
+    grad = jax.grad(fns.inner_loss, has_aux=True)
+    grads, (metrics, reference) = grad(params, values, trajectory)
+    return grads, metrics, reference
+
+  grads, metrics, reference = fns.accumulate(one, batch)
+  per_head = {f"{name}/{p}": x[p] for name, x in metrics.items() for p in range(len(x))}
+  return grads, per_head, reference

@@ -1,0 +1,32 @@
+"""No self-tuning: the baseline."""
+
+import dataclasses
+
+import optax
+
+from ...core.interfaces import AgentFns
+from ...core.registry import register
+from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from ._update import inner_gradient
+
+
+@register("metaopt", "fixed")
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+  """Tunes nothing: IMPALA; with several heads, IMPALA with auxiliary tasks."""
+
+  def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
+    del fns, state, batch
+    return ()
+
+  def step(
+    self, fns: AgentFns, state: LearnerState, batch: Trajectory
+  ) -> tuple[LearnerState, Metrics]:
+    grads, metrics, _ = inner_gradient(fns, state.params, {}, batch)
+    params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    return state._replace(params=params, opt_state=opt_state), metrics
+
+  def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
+    del fns, meta_state
+    return {}

@@ -1,0 +1,184 @@
+"""Self-tuning by metagradients (Xu et al. 2018; Algorithm 2 of the STAC paper)."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ...core import tunables
+from ...core.interfaces import AgentFns, LossTerm
+from ...core.registry import name_of, register
+from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from ._update import inner_gradient
+
+
+class Previous(NamedTuple):
+  """The last update, kept when the outer loss is taken on the next batch."""
+
+  params: PyTree
+  opt_state: PyTree
+  batch: Trajectory
+
+
+class MetaState(NamedTuple):
+  """The metaparameters and their optimiser's state."""
+
+  etas: dict[str, Array]  # unconstrained, [P] (optimiser tunables: [1])
+  opt_state: PyTree
+  previous: Previous | tuple[()]
+
+
+@register("metaopt", "metagradient")
+@dataclasses.dataclass(frozen=True)
+class Metagradient:
+  """Metagradients through the whole optimiser step: STAC, STACX, Xu et al. 2018.
+
+      theta'(eta) = OPT(theta, g(eta));  eta <- Adam(eta, grad_eta L_outer(theta'(eta)))
+
+  Attributes:
+    tune: patterns over `component.field`; () tunes nothing and equals `fixed` to the bit.
+    learning_rate: of Adam on eta; b1, b2, eps likewise.
+    eta_init: initial eta where a sigmoid maps it (4.6: sigmoid = 0.99).
+    eta_init_of: initial eta by pattern, where it differs from `eta_init`.
+    outer_losses: terms that only the outer loss has.
+    outer_batch: the outer loss is taken on the `same` batch as the update (Algorithm 2), or on the
+      `next` one (Xu et al. 2018), at the cost of one more gradient.
+  """
+
+  tune: tuple[str, ...] = ()
+  learning_rate: float = 1e-3
+  b1: float = 0.9
+  b2: float = 0.999
+  eps: float = 1e-4
+  eta_init: float = 4.6
+  eta_init_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  outer_losses: tuple[LossTerm, ...] = ()
+  outer_batch: Literal["same", "next"] = "same"
+
+  def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
+    tuned = self._tuned(fns)
+    start = dict.fromkeys(tuned, self.eta_init)
+    for pattern, value in self.eta_init_of.items():
+      start |= dict.fromkeys(tunables.select(tuned, (pattern,)), value)
+    etas = {
+      name: jnp.full(fns.tunable_shapes[name], t.domain.initial(start[name], t.value))
+      for name, t in tuned.items()
+    }
+    previous: Previous | tuple[()] = ()
+    if self.outer_batch == "next" and tuned:
+      empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+      previous = Previous(state.params, state.opt_state, empty)
+    return MetaState(etas, self._adam().init(etas), previous)
+
+  def step(
+    self, fns: AgentFns, state: LearnerState, batch: Trajectory
+  ) -> tuple[LearnerState, Metrics]:
+    if isinstance(state.meta_state.previous, Previous):
+      return self._step_next(fns, state, batch)
+    values = self.values(fns, state.meta_state)
+    grads, metrics, reference = inner_gradient(fns, state.params, values, batch)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    if not values:
+      params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
+      return state._replace(params=params, opt_state=opt_state), metrics
+    gradient, params, opt_state, outer = self._metagradient(
+      fns, state, grads, batch, batch, reference
+    )
+    meta_state, meta = self._tune(state.meta_state, gradient)
+    return (
+      state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
+      metrics | outer | meta,
+    )
+
+  def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
+    return tunables.transform(meta_state.etas, self._tuned(fns))
+
+  def _step_next(self, fns, state, batch):
+    """Tunes eta by what the previous update did to the loss on this batch, then updates theta."""
+    old, previous = state.meta_state, state.meta_state.previous
+    before = state._replace(
+      params=previous.params, opt_state=previous.opt_state, step=state.step - 1
+    )
+    values = self.values(fns, old)
+    grads, _, _ = inner_gradient(fns, before.params, values, previous.batch)
+    reference = fns.accumulate(
+      lambda t: ((), (), fns.inner_loss(before.params, values, t)[1][1]), batch
+    )[2]
+    gradient, _, _, outer = self._metagradient(
+      fns, before, grads, previous.batch, batch, reference
+    )
+    tuned, meta = self._tune(old, gradient)
+    # There is nothing to learn from before the first update.
+    tuned = jax.tree.map(lambda new, old: jnp.where(state.step > 0, new, old), tuned, old)
+
+    values = self.values(fns, tuned)
+    grads, metrics, _ = inner_gradient(fns, state.params, values, batch)
+    metrics["grad_norm"] = optax.tree.norm(grads)
+    params, opt_state = fns.optimizer_step(
+      state.params, grads, state.opt_state, state.step, values
+    )
+    meta_state = tuned._replace(previous=Previous(state.params, state.opt_state, batch))
+    return (
+      state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
+      metrics | outer | meta,
+    )
+
+  def _metagradient(self, fns, state, grads, inner_batch, outer_batch, reference):
+    """grad_eta L_outer(OPT(theta, g(theta, eta))), without differentiating a gradient.
+
+    With v = grad_theta' L_outer, and w = v pulled back through OPT to the gradient g,
+
+        grad_eta = (d OPT / d eta)' v + grad_eta < grad_theta L_inner(theta, eta), w >
+
+    and the last bracket is the derivative of L_inner along w: one forward-mode pass, whose
+    derivative by eta never enters the network. In all 8/3 of the cost of the inner gradient, and
+    every pass runs over micro-batches and devices on its own.
+
+    Returns:
+      The metagradient by name; theta', its opt_state; metrics.
+    """
+    etas, tuned = state.meta_state.etas, self._tuned(fns)
+
+    def optimise(grads, etas):
+      values = tunables.transform(etas, tuned)
+      return fns.optimizer_step(state.params, grads, state.opt_state, state.step, values)
+
+    params, pull_back, opt_state = jax.vjp(optimise, grads, etas, has_aux=True)
+    gamma = fns.gamma(tunables.transform(etas, tuned))
+    extra_terms = {name_of(term): term for term in self.outer_losses}
+
+    def outer_gradient(trajectory, reference):
+      grad = jax.grad(fns.outer_loss, has_aux=True)
+      grads, metrics = grad(params, gamma, extra_terms, reference, trajectory)
+      return grads, metrics, ()
+
+    outer_grads, metrics, _ = fns.accumulate(outer_gradient, outer_batch, reference)
+    direction, direct = pull_back(outer_grads)
+
+    def along_direction(etas, trajectory):
+      values = tunables.transform(etas, tuned)
+      loss = lambda params: fns.inner_loss(params, values, trajectory)[0]
+      return jax.jvp(loss, (state.params,), (direction,))[1]
+
+    mixed, _, _ = fns.accumulate(
+      lambda trajectory: (jax.grad(along_direction)(etas, trajectory), (), ()), inner_batch
+    )
+    return jax.tree.map(jnp.add, direct, mixed), params, opt_state, metrics
+
+  def _tune(self, meta_state: MetaState, gradient: dict[str, Array]) -> tuple[MetaState, Metrics]:
+    updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
+    etas = optax.apply_updates(meta_state.etas, updates)
+    metrics = {
+      f"metagrad/{name}/{p}": g for name, gs in gradient.items() for p, g in enumerate(gs)
+    }
+    metrics["metagrad_norm"] = optax.tree.norm(gradient)
+    return meta_state._replace(etas=etas, opt_state=opt_state), metrics
+
+  def _tuned(self, fns: AgentFns) -> dict[str, tunables.Tunable]:
+    return tunables.select(tunables.collect(fns.components), self.tune)
+
+  def _adam(self) -> optax.GradientTransformation:
+    return optax.adam(self.learning_rate, self.b1, self.b2, self.eps)

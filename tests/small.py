@@ -1,0 +1,96 @@
+"""A small agent and random trajectories, in whatever float type JAX is set to."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+
+from selftune.core.agent import Agent, BuiltAgent
+from selftune.core.interfaces import Network
+from selftune.core.learner import Learner
+from selftune.core.types import EnvSpec, HeadOut, TimeStep, Trajectory
+from selftune.plugins.losses.entropy import Entropy
+from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
+from selftune.plugins.losses.policy_gradient import PolicyGradient
+from selftune.plugins.losses.policy_kl import PolicyKL
+from selftune.plugins.losses.value import Value
+from selftune.plugins.metaopt.metagradient import Metagradient
+from selftune.plugins.optimizers.rmsprop import RMSProp
+
+OBSERVATION, ACTIONS = 4, 3
+SPEC = EnvSpec(
+  specs.Array((OBSERVATION,), np.float32), specs.DiscreteArray(ACTIONS, dtype=np.int32)
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallNetwork:
+  """One tanh layer, then linear heads that also see their gamma."""
+
+  hidden: int = 5
+
+  def build(self, spec, policy_size, heads):
+    size = int(np.prod(spec.observation.shape))
+
+    def init(key):
+      shapes = {
+        "torso": (size, self.hidden),
+        "policy": (heads, self.hidden, policy_size),
+        "value": (heads, self.hidden),
+        "gamma": (self.hidden,),
+      }
+      keys = dict(zip(shapes, jax.random.split(key, len(shapes)), strict=True))
+      return {name: jax.random.normal(keys[name], shape) for name, shape in shapes.items()}
+
+    def unroll(params, timestep, core_state, gamma):
+      p = len(gamma)
+      x = jnp.tanh(timestep.observation @ params["torso"])
+      x = x[None] + 0.1 * gamma[:, None, None, None] * params["gamma"][None, None, None]
+      policy = jnp.einsum("ptbh,pha->ptba", x, params["policy"][:p])
+      return HeadOut(policy, jnp.einsum("ptbh,ph->ptb", x, params["value"][:p])), core_state
+
+    return Network(init, lambda batch: (), unroll)
+
+
+def trajectory(seed: int, t: int = 5, b: int = 4, dtype=np.float32, lag: int = 0) -> Trajectory:
+  """A random trajectory with terminations, a truncation and their reset steps."""
+  rng = np.random.default_rng(seed)
+  first = rng.random((t + 1, b)) < 0.15
+  discount = np.where(rng.random((t + 1, b)) < 0.2, 0.0, 1.0)
+  reward = np.where(first, 0.0, rng.normal(size=(t + 1, b)))
+  return Trajectory(
+    timestep=TimeStep(
+      rng.normal(size=(t + 1, b, OBSERVATION)).astype(dtype),
+      reward.astype(dtype),
+      np.where(first, 1.0, discount).astype(dtype),
+      first,
+    ),
+    action=rng.integers(0, ACTIONS, size=(t, b)).astype(np.int32),
+    behaviour=rng.normal(size=(t, b, ACTIONS)).astype(dtype),
+    core_state=(),
+    params_version=np.full(b, -lag, np.int32),
+  )
+
+
+def agent(metaopt=None, **kwargs) -> Agent:
+  settings = dict(
+    network=SmallNetwork(),
+    corrector=LeakyVTrace(gamma=0.9, lambda_=0.95),
+    losses=(PolicyGradient(), Value(), Entropy()),
+    optimizer=RMSProp(learning_rate=0.01),
+    metaopt=metaopt or Metagradient(tune=("*",), outer_losses=(PolicyKL(),)),
+  )
+  return Agent(**(settings | kwargs))
+
+
+def learner(agent: Agent, devices=1, b=4, t=5, micro_batch=None, updates=100) -> Learner:
+  return Learner(
+    BuiltAgent(agent, SPEC), jax.devices()[:devices], b, t, updates, micro_batch
+  )
+
+
+def first_state(learner: Learner, batch: Trajectory, seed: int = 0):
+  timestep = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), batch.timestep)
+  return learner.init(jax.random.key(seed), timestep)
