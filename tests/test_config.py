@@ -1,0 +1,332 @@
+"""Strict gin: what loads, what is saved, and every mistake with its one message."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import gin
+import pytest
+
+from selftune.core import config, registry, values
+from selftune.core.errors import ConfigError
+from selftune.core.interfaces import Corrector, LossTerm
+from selftune.plugins.losses.entropy import Entropy
+from selftune.plugins.losses.vtrace import VTrace
+
+
+@registry.configurable("scratch_part")
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """A component of core's own."""
+
+  size: int = 1
+  rate: float = 0.5
+  inner: "Part | None" = None
+
+  def __post_init__(self):
+    if self.size < 0:
+      raise ValueError(f"size must not be negative, got {self.size}")
+
+
+@registry.configurable("scratch_root")
+@dataclasses.dataclass(frozen=True)
+class Root:
+  """One field of each sort."""
+
+  corrector: Corrector
+  terms: tuple[LossTerm, ...] = ()
+  part: Part = Part()
+  number: float = 0.0
+  count: int = 0
+  flag: bool = False
+  name: str | None = None
+  mode: Literal["fast", "slow"] = "fast"
+  sizes: tuple[int, ...] = (1, 2)
+  pair: tuple[int, str] = (1, "a")
+  table: Mapping[str, float] | None = None
+  anything: Any = None
+
+
+BASE = "scratch_root.corrector = @vtrace()\n"
+
+
+@pytest.fixture
+def load(tmp_path):
+  def load(text, *bindings, root="scratch_root"):
+    path = tmp_path / "x.gin"
+    path.write_text(text)
+    try:
+      return config.load(path, bindings, root=root)
+    finally:
+      assert gin.config_str() == "" and gin.operative_config_str() == ""
+
+  return load
+
+
+def message(load, text, *bindings):
+  with pytest.raises(ConfigError) as caught:
+    load(text, *bindings)
+  return str(caught.value)
+
+
+def test_builds_everything_below_the_root(load):
+  loaded = load(
+    BASE
+    + "depth = 3\n"
+    + "vtrace.gamma = 0.9\n"
+    + "scratch_root:\n  terms = (@entropy(), @aux/entropy())\n  part = @outer/scratch_part()\n"
+    + "entropy.cost = 0.1\naux/entropy.cost = 0.2\n"
+    + "scratch_part.size = %depth\n"
+    + "outer/scratch_part.inner = @inner/scratch_part()\n"
+    + "inner/scratch_part.inner = None\n",
+    "scratch_root.number = 2",
+    "inner/scratch_part.rate = 0.25",
+  )
+  assert loaded.root == Root(
+    corrector=VTrace(gamma=0.9),
+    terms=(Entropy(0.1), Entropy(0.2)),
+    part=Part(size=3, inner=Part(size=3, rate=0.25)),
+    number=2,
+  )
+  assert loaded.flat["inner/scratch_part.size"] == 3
+  assert loaded.flat["aux/entropy.cost"] == 0.2
+  assert loaded.flat["scratch_root.terms"] == "(@entropy(), @aux/entropy())"
+  assert loaded.flat["scratch_root.sizes"] == (1, 2)  # a default
+
+
+@pytest.mark.parametrize("kind", ["text", "operative"])
+def test_saved_configurations_load_back_and_name_what_gin_used(load, kind):
+  loaded = load(
+    BASE
+    + "part = @scratch_part()\nscratch_root.part = %part\n"
+    + "size = 4\npart/scratch_part.size = %size\n"
+    + "scratch_root.terms = (@entropy(), @aux/entropy())\naux/entropy.cost = 0.2\n"
+    + "scratch_root.table = {'a': 1, 'b': 2.5}\n"
+  )
+  again = load(getattr(loaded, kind))
+  assert again.root == loaded.root
+  assert again.flat == loaded.flat
+  assert getattr(again, kind) == getattr(loaded, kind)
+  used = {line.split(" =")[0] for line in loaded.operative.splitlines() if " =" in line}
+  assert {key for key in used if "." in key} == set(loaded.flat)
+
+
+@pytest.mark.parametrize(
+  "line, value",
+  [
+    ("number = 3", 3),
+    ("number = -1e-3", -1e-3),
+    ("count = 1_000_000", 1_000_000),
+    ("flag = True", True),
+    ("name = 'x'", "x"),
+    ("name = None", None),
+    ("mode = 'slow'", "slow"),
+    ("sizes = ()", ()),
+    ("sizes = (4, 5, 6)", (4, 5, 6)),
+    ("pair = (2, 'b')", (2, "b")),
+    ("table = {'a': 1}", {"a": 1}),
+    ("anything = [1, 'x', (2,)]", [1, "x", (2,)]),
+  ],
+)
+def test_values_that_fit(load, line, value):
+  root = load(BASE + f"scratch_root.{line}").root
+  assert getattr(root, line.split(" ")[0]) == value
+
+
+@pytest.mark.parametrize(
+  "line, words",
+  [
+    ("number = '3'", "takes float, not '3'."),
+    ("number = True", "takes float, not True."),
+    ("count = 1e6", "takes int, not 1000000.0. Write 1000000."),
+    ("count = True", "takes int, not True."),
+    ("flag = 1", "takes bool, not 1. Write True."),
+    ("name = 3", "takes str or None, not 3."),
+    ("mode = 'quick'", "takes one of 'fast', 'slow', not 'quick'."),
+    ("sizes = [4, 5]", "takes a tuple, each item int, not [4, 5]. Write (4, 5)."),
+    ("sizes = (4)", "not 4. A tuple of one needs a comma: (4,)."),
+    ("sizes = (4, 'a')", "not (4, 'a')."),
+    ("pair = (1, 2)", "takes tuple[int, str], not (1, 2)."),
+    ("pair = (1, 'a', 2)", "not (1, 'a', 2)."),
+    ("table = {'a': 'b'}", "not {'a': 'b'}."),
+    ("corrector = 'vtrace'", "takes a component of kind corrector, not 'vtrace'. "),
+    ("corrector = 'vtrace'", "A component is written @vtrace()."),
+    ("corrector = @entropy()", "takes a component of kind corrector, not @entropy()."),
+    ("corrector = None", "takes a component of kind corrector, not None."),
+    ("terms = @entropy()", "A tuple of one needs a comma: (@entropy(),)."),
+    ("terms = (@vtrace(),)", "each item a component of kind loss, not (@vtrace(),)."),
+    ("part = @vtrace()", "takes Part, not @vtrace()."),
+    ("count = @scratch_part()", "takes int, not @scratch_part()."),
+  ],
+)
+def test_values_that_do_not_fit(load, tmp_path, line, words):
+  found = message(load, BASE + f"scratch_root.{line}")
+  assert found.startswith(f"{tmp_path / 'x.gin'}:2: scratch_root.{line.split(' ')[0]} takes ")
+  assert words in found
+
+
+def test_a_macro_is_checked_as_what_it_holds(load):
+  assert load(BASE + "m = (1, 2)\nscratch_root.sizes = %m").root.sizes == (1, 2)
+  found = message(load, BASE + "m = 'a'\nn = (%m, 2)\nscratch_root.sizes = %n")
+  assert "x.gin:4: scratch_root.sizes takes a tuple, each item int, not ('a', 2)." in found
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("vtrase.gamma = 1.0", "2: no component is named 'vtrase'. Did you mean 'vtrace'?"),
+    ("vtrase:\n  gamma = 1.0", "2: no component is named 'vtrase'. Did you mean 'vtrace'?"),
+    ("scratch_root.corrector = @vtrase()", "2: no component is named 'vtrase'. Did you mean"),
+    ("scratch_root.terms = (\n  @entropi(),)", "2: no component is named 'entropi'. Did you"),
+    ("aux.entropy.cost = 1.0", "2: no component is named 'aux.entropy'. Did you mean 'entropy'"),
+    ("vtrace.gama = 1.0", "2: 'vtrace' has no parameter 'gama'. Did you mean 'gamma'? It has: ga"),
+    ("vtrace:\n  gamma = 0.5\n  gama = 1.0", "4: 'vtrace' has no parameter 'gama'."),
+    ("seed = 1\nscratch_root.count = %sed", "3: macro '%sed' is not defined. Did you mean 'seed'"),
+    ("seed = 1\nsead = 2\nscratch_root.count = %seed", "3: macro 'sead' is defined but never re"),
+    ("entropy.cost = 1.0", "2: 'entropy' is bound but never built. Refer to it as @entropy(), or"),
+    ("aux/vtrace.gamma = 1.0", "2: scope 'aux' is never opened for 'vtrace'. Write @aux/vtrace()"),
+    ("scratch_root.terms = (@aux/entropy(),)\nax/entropy.cost = 1.0", "3: scope 'ax' is never "),
+    ("scratch_root.terms = (@aux/entropy(),)\nax/entropy.cost = 1.0", "Did you mean 'aux'?"),
+    ("scratch_root.corrector = @vtrace", "2: @vtrace is not built. Write @vtrace()."),
+    ("scratch_root.count = %gin.REQUIRED", "2: scratch_root.count must be given (int). Write: s"),
+    ("n = %gin.REQUIRED\nscratch_root.count = %n", "2: n must be given. Write: n = ..."),
+    ("n = %n\nscratch_root.count = %n", "2: %n contains itself."),
+    (
+      "scratch_root.part = @scratch_part()\nscratch_part.inner = @scratch_part()",
+      "3: scratch_part contains itself.",
+    ),
+    (
+      "scratch_root.part = @scratch_part()\nscratch_part.rate = 1.0\nscratch_part.size = -1",
+      "4: scratch_part: size must not be negative, got -1",
+    ),
+    ("include 'no_such.gin'", "2: no file 'no_such.gin' in "),
+    ("import no_such_module_at_all", "2: cannot import no_such_module_at_all: No module named"),
+    ("from __gin__ import dynamic_registration", "2: gin's dynamic registration is not supported"),
+    ("scratch_root.count = ", "2: Unable to parse value"),
+    (
+      "scratch_root.name = fast",
+      "2: cannot read the value fast in 'scratch_root.name = fast'. A s",
+    ),
+    ("scratch_root.name = 'fast", "x.gin:2: "),
+    ("scratch_root.sizes = (1,", "a bracket or quote is not closed."),
+    ("scratch_root", "2: Couldn't parse statement"),
+    ("vtrace:\ngamma = 1.0", "x.gin:3: Expected indentation"),
+    ("vtrace:\n    gamma = 1.0\n  alpha = 1.0", "x.gin:4: "),
+  ],
+)
+def test_mistakes_in_a_file(load, text, words):
+  found = message(load, BASE + text)
+  assert words in found
+  assert "In call to configurable" not in found and "Traceback" not in found
+
+
+def test_a_parameter_without_default_must_be_given(load, tmp_path):
+  found = message(load, "scratch_root.count = 1")
+  assert found.startswith(f"{tmp_path / 'x.gin'}: scratch_root.corrector must be given ")
+  assert "@leaky_vtrace(), @vtrace()" in found
+  assert found.endswith("Write: scratch_root.corrector = ...")
+
+
+@pytest.mark.parametrize(
+  "bind, words",
+  [
+    ("scratch_root.cuont = 1", "has no parameter 'cuont'. Did you mean 'count'?"),
+    ("scratch_root.count = 1.5", "scratch_root.count takes int, not 1.5."),
+    ("scratch_root.name = pong", "A string needs quotes ('pong')"),
+    ("scratch_root.count", "Couldn't parse statement"),
+    ("scratch_root.count =", "Unable to parse value"),
+    ("", "write 'component.parameter = value' or 'macro = value'."),
+    ("include 'x.gin'", "write 'component.parameter = value' or 'macro = value'."),
+    ("sead = 3", "macro 'sead' is defined but never read. Did you mean 'seed'?"),
+  ],
+)
+def test_mistakes_in_a_bind(load, bind, words):
+  found = message(load, BASE + "seed = 1\nscratch_root.number = %seed", bind)
+  assert found.startswith(f"--bind '{bind}': ")
+  assert words in found
+
+
+def test_later_bindings_win(load):
+  text = BASE + "seed = 1\nscratch_root.count = %seed"
+  assert load(text, "seed = 2", "seed = 3").root.count == 3
+  assert load(text, "seed = 2", "scratch_root.count = %seed").root.count == 2
+
+
+def test_an_unknown_name_lists_the_experiments(monkeypatch, tmp_path):
+  monkeypatch.setattr(config, "ROOT", tmp_path)
+  (tmp_path / "experiments").mkdir()
+  (tmp_path / "experiments" / "one_stac.gin").write_text(BASE)
+  (tmp_path / "base.gin").write_text("")
+  with pytest.raises(ConfigError) as caught:
+    config.load("experiments/one_stak", root="scratch_root")
+  assert str(caught.value) == (
+    "no gin file or experiment 'experiments/one_stak'. Did you mean 'experiments/one_stac'? "
+    "Experiments: experiments/one_stac."
+  )
+  for name in ("experiments/one_stac", "experiments/one_stac.gin"):
+    assert config.load(name, root="scratch_root").root.corrector == VTrace()
+
+
+def test_includes(monkeypatch, tmp_path):
+  """Beside the file first, then packaged; a file included twice does not undo what came between."""
+  packaged, mine = tmp_path / "packaged", tmp_path / "mine"
+  (packaged / "algos").mkdir(parents=True)
+  mine.mkdir()
+  monkeypatch.setattr(config, "ROOT", packaged)
+  (packaged / "base.gin").write_text(BASE + "scratch_root.count = 1\nscratch_root.number = 1.0\n")
+  (packaged / "algos" / "a.gin").write_text("include 'base.gin'\nscratch_root.count = 2\n")
+  (mine / "own.gin").write_text("include 'base.gin'\nscratch_root.flag = True\n")
+  (mine / "x.gin").write_text("include 'algos/a.gin'\ninclude 'own.gin'\n")
+  root = config.load(mine / "x.gin", root="scratch_root").root
+  assert (root.count, root.number, root.flag) == (2, 1.0, True)
+  (packaged / "algos" / "a.gin").write_text("include 'base.gin'\nscratch_root.cuont = 2\n")
+  with pytest.raises(ConfigError, match=r"algos/a.gin:2: 'scratch_root' has no parameter 'cuont'"):
+    config.load(mine / "x.gin", root="scratch_root")
+  (mine / "x.gin").write_bytes(b"\xff\xfe")
+  with pytest.raises(ConfigError, match=r"cannot read .*x\.gin"):
+    config.load(mine / "x.gin", root="scratch_root")
+
+
+def test_imports_are_saved_with_the_configuration(load, monkeypatch, tmp_path):
+  (tmp_path / "scratch_imported.py").write_text("")
+  monkeypatch.syspath_prepend(tmp_path)
+  loaded = load("import scratch_imported\n" + BASE)
+  assert "import scratch_imported\n" in loaded.text
+  assert "import scratch_imported\n" in loaded.operative
+  assert load(loaded.operative).root == loaded.root
+
+
+def test_an_error_that_is_no_users_mistake_keeps_its_type(load):
+  @registry.configurable("scratch_buggy")
+  @dataclasses.dataclass(frozen=True)
+  class Buggy:
+    """Has a bug."""
+
+    def __post_init__(self):
+      raise KeyError("bug")
+
+  with pytest.raises(KeyError):
+    load("", root="scratch_buggy")
+
+
+@pytest.mark.parametrize(
+  "value, annotation, expected",
+  [
+    (1, int | None, True),
+    (None, int | None, True),
+    ([1, 2], list[int], True),
+    ((1, 2), list[int], False),
+    ({"a": (1, 2)}, dict[str, tuple[int, ...]], True),
+    ({"a": (1, "b")}, dict[str, tuple[int, ...]], False),
+    (True, Literal[1], False),
+    (True, bool | int, True),
+    ("abc", tuple[str, ...], False),
+    (values.Reference((), "entropy"), LossTerm | None, True),
+    (values.Reference((), "entropy"), Entropy, True),
+    (values.Reference((), "entropy"), VTrace, False),
+    ("entropy", LossTerm, False),
+  ],
+)
+def test_fits(value, annotation, expected):
+  registry.load_all()
+  assert values.fits(value, annotation) is expected
