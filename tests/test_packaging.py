@@ -1,0 +1,69 @@
+"""What an installed selftune holds: every package, every gin file, and nothing at top level."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import selftune
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("core", "plugins")
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_package_is_listed():
+  found = {"selftune"} | {
+    ".".join(("selftune", *folder.relative_to(ROOT).parts))
+    for top in SOURCES
+    for folder in (ROOT / top, *(ROOT / top).rglob("*"))
+    if folder.is_dir() and any(folder.glob("*.py"))
+  }
+  assert found == set(PYPROJECT["tool"]["setuptools"]["packages"])
+  for package in found:
+    assert (ROOT / Path(*package.split(".")[1:]) / "__init__.py").is_file(), package
+
+
+def test_the_version_is_written_once_more_and_equal():
+  assert PYPROJECT["project"]["version"] == selftune.__version__
+
+
+@pytest.mark.slow
+def test_the_wheel_built_from_the_sdist_holds_all(tmp_path):
+  tree = tmp_path / "tree"
+  skip = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "runs", "wandb")
+  shutil.copytree(ROOT, tree, ignore=skip)
+  build = "import setuptools.build_meta as b; b.build_sdist('../sdist')"
+  subprocess.run([sys.executable, "-c", build], cwd=tree, check=True, capture_output=True)
+  (sdist,) = (tmp_path / "sdist").iterdir()
+  pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+  subprocess.run([*pip, "--wheel-dir", str(tmp_path), str(sdist)], check=True)
+  (wheel,) = tmp_path.glob("*.whl")
+  with zipfile.ZipFile(wheel) as archive:
+    names = set(archive.namelist())
+    archive.extractall(tmp_path / "site")
+  expected = {Path("py.typed"), *(path.relative_to(ROOT) for path in ROOT.glob("*.py"))}
+  expected |= {path.relative_to(ROOT) for top in SOURCES for path in (ROOT / top).rglob("*.py")}
+  expected |= {path.relative_to(ROOT) for path in (ROOT / "gin_configs").rglob("*.gin")}
+  expected |= {path.relative_to(ROOT) for path in (ROOT / "data").glob("*.csv")}
+  held = {Path(name).relative_to("selftune") for name in names if name.startswith("selftune/")}
+  assert held == expected
+  info = f"selftune-{selftune.__version__}.dist-info"
+  assert {name.split("/")[0] for name in names} == {"selftune", info}
+  assert f"{info}/licenses/LICENSE" in names
+  # It runs from where it was installed, not from this checkout.
+  code = "import selftune.core.registry as r; print(r.__file__)"
+  out = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=tmp_path,
+    env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert out.stdout.strip() == str(tmp_path / "site" / "selftune" / "core" / "registry.py")
