@@ -1,0 +1,291 @@
+"""Checkpoints: the whole LearnerState and the host's counters; asynchronous, atomic, verified.
+
+A checkpoint is a directory `<directory>/<update>`, which Orbax writes under a temporary name and
+renames once it is whole. It holds the arrays by their path in the state, and one JSON document: the
+host's counters, and shape, dtype and CRC-32 of every array. Orbax notices files that are missing or
+short, but not every changed byte, nor does it sync to the disk before the rename: hence the sums.
+"""
+
+import contextlib
+import functools
+import json
+import logging
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .errors import UserError
+from .types import LearnerState, PyTree
+
+
+class Restored(NamedTuple):
+  """A checkpoint, read and verified."""
+
+  step: int  # updates made
+  state: LearnerState
+  host: dict[str, Any]
+  note: str  # one line for the user if newer checkpoints are damaged, else ""
+
+
+class Checkpointer:
+  """The checkpoints of one run, named by the number of updates made.
+
+  One process writes; others may restore meanwhile. Nothing is created before the first `save`.
+  """
+
+  def __init__(self, directory: Path, max_to_keep: int = 3):
+    if max_to_keep < 2:
+      raise UserError(
+        f"max_to_keep = {max_to_keep}: keep 2 checkpoints or more, so that one which a crash "
+        "damaged leaves another"
+      )
+    self.directory = Path(directory).absolute()
+    self._max_to_keep = max_to_keep
+    self._writer: Any = None  # the Orbax CheckpointManager, while saving
+    self._last: int | None = None  # the newest update that this object restored or saved
+
+  def save(self, step: int, state: LearnerState, host: Mapping[str, Any]) -> None:
+    """Starts to write a checkpoint; returns when `state` may be donated and `host` changed.
+
+    An update that has a checkpoint already is left alone.
+
+    Raises:
+      UserError: this checkpoint cannot be written, or the previous one could not; or the directory
+        holds checkpoints that were not restored.
+      TypeError: `host` is not JSON.
+    """
+    self.wait()
+    document = {"host": json.loads(json.dumps(dict(host)))}  # a copy, and fails here if it must
+    writer = self._writer or self._open_writer(step)
+    if step in self.all_steps():
+      return
+    arrays, entries = _to_host(state)
+    document["arrays"] = {name: entry._asdict() for name, entry in entries.items()}
+    document["crc32"] = _document_sum(document)
+    ocp = _orbax()
+    self._last = step
+    with self._failures_explained(step):
+      # Orbax copies NumPy arrays before it returns, so views of the device's memory are safe here.
+      saved = writer.save(
+        step,
+        args=ocp.args.Composite(
+          state=ocp.args.StandardSave({name: a for name, a in arrays.items() if a.size}),
+          document=ocp.args.JsonSave(document),
+        ),
+      )
+    if not saved:
+      raise ValueError(f"update {step} comes before the last one saved, {self.all_steps()[-1]}")
+
+  def restore(self, like: LearnerState, step: int | None = None) -> Restored | None:
+    """The newest checkpoint that is whole, or that of `step`; None if there are none at all.
+
+    `like` gives structure, shapes, dtypes and shardings: of concrete arrays, or of
+    `jax.ShapeDtypeStruct`. After this, the next `save` removes the checkpoints newer than the one
+    restored: they are damaged, or were given up by asking for an older one.
+
+    Raises:
+      UserError: every checkpoint is damaged; there is none of `step`; or it is of another agent.
+    """
+    self.close()
+    steps = self.all_steps()
+    if step is not None and step not in steps:
+      raise UserError(f"no checkpoint of update {step} in {self.directory}: there are {steps}")
+    if not steps:
+      return None
+    wanted = _flatten(like)
+    damaged = []
+    for candidate in reversed(steps) if step is None else [step]:
+      path = self.directory / str(candidate)
+      try:
+        host, entries = _read_document(self.directory, candidate)
+        difference = _first_difference(entries, wanted)
+        arrays = {} if difference else _read_arrays(self.directory, candidate, entries)
+      except Exception as error:  # a torn file may raise anything: in Orbax, JSON or the sums
+        damaged.append(f"{path} ({_reason(error)})")
+        continue
+      if difference:
+        raise UserError(
+          f"{path} was written by another agent: {difference}. Resume with the configuration "
+          "that the run was started with, or start anew with another --workdir"
+        )
+      leaves = [_to_device(arrays[name], entries[name], leaf) for name, leaf in wanted.items()]
+      self._last = candidate
+      note = f"damaged: {', '.join(damaged)}; going back to update {candidate}" if damaged else ""
+      return Restored(candidate, jax.tree.unflatten(jax.tree.structure(like), leaves), host, note)
+    raise UserError("no checkpoint is whole: " + ", ".join(damaged))
+
+  def all_steps(self) -> list[int]:
+    """The updates that have a checkpoint, ascending; damaged ones too, unfinished ones not."""
+    if not self.directory.is_dir():
+      return []
+    return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+  def wait(self) -> None:
+    """Waits until what was saved is on the disk.
+
+    Raises:
+      UserError: it could not be written.
+    """
+    if self._writer is not None:
+      with self._failures_explained(self._last):
+        self._writer.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and ends the writing threads; `save` and `restore` may still be called."""
+    self.wait()
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+  def _open_writer(self, step: int) -> Any:
+    newer = [old for old in self.all_steps() if self._last is None or old > self._last]
+    if newer and self._last is None:
+      raise UserError(
+        f"{self.directory} holds checkpoints of another run, up to update {newer[-1]}: go on "
+        "with it by --resume, or choose another --workdir"
+      )
+    ocp = _orbax()
+    with self._failures_explained(step):
+      for old in newer:
+        shutil.rmtree(self.directory / str(old))
+      self._writer = ocp.CheckpointManager(
+        self.directory,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=ocp.checkpoint_managers.LatestN(self._max_to_keep),
+          cleanup_tmp_directories=True,  # what a killed or failed save left
+        ),
+      )
+    return self._writer
+
+  @contextlib.contextmanager
+  def _failures_explained(self, step: int | None) -> Iterator[None]:
+    """Turns what Orbax raises into a UserError; the next save starts with a new writer."""
+    try:
+      yield
+    except Exception as error:
+      writer, self._writer = self._writer, None
+      if writer is not None:
+        with contextlib.suppress(Exception):  # its threads end; the error is known already
+          writer.close()
+      raise UserError(
+        f"cannot write the checkpoint of update {step} in {self.directory}: {_reason(error)}. "
+        f"Checkpoints that are there: {self.all_steps() or 'none'}"
+      ) from error
+
+
+class _Entry(NamedTuple):
+  """What the document says of one array."""
+
+  shape: list[int]  # of the data; a typed key's data has one axis more than the key
+  dtype: str
+  crc32: int
+  impl: str | None  # of a typed key, else None
+
+
+@functools.cache
+def _orbax() -> Any:
+  """Orbax, imported at first use (0.6 s), without its log: what matters of it is raised.
+
+  After one read or write has failed, the others that were under way have nobody to report to, and
+  each would print a traceback: by asyncio's log, or as an exception of a callback.
+  """
+  import orbax.checkpoint as ocp
+
+  for name in ("absl", "asyncio"):
+    logging.getLogger(name).addFilter(lambda it: "orbax" not in it.pathname + it.getMessage())
+  show = sys.unraisablehook
+  sys.unraisablehook = lambda it: None if str(it.exc_value) == "Event loop is closed" else show(it)
+  return ocp
+
+
+def _flatten(tree: PyTree) -> dict[str, Any]:
+  """Leaves by their path: `params['torso']['w']`."""
+  leaves, _ = jax.tree.flatten_with_path(tree)
+  return {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in leaves}
+
+
+def _is_key(leaf: Any) -> bool:
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _to_host(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, _Entry]]:
+  leaves = _flatten(state)
+  arrays = jax.device_get(
+    {name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()}
+  )
+  entries = {}
+  for name, leaf in leaves.items():
+    impl = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
+    array = arrays[name]
+    entries[name] = _Entry(list(array.shape), str(leaf.dtype), _sum(array), impl)
+  return arrays, entries
+
+
+def _to_device(array: np.ndarray, entry: _Entry, like: Any) -> jax.Array:
+  if entry.impl is None:
+    return jax.device_put(array, like.sharding)
+  key = jax.random.wrap_key_data(jax.device_put(array), impl=entry.impl)
+  return jax.device_put(key, like.sharding)
+
+
+def _first_difference(entries: dict[str, _Entry], wanted: dict[str, Any]) -> str:
+  """What is the first leaf that is not the same in the checkpoint; "" if all are."""
+  for name, leaf in wanted.items():
+    if name not in entries:
+      return f"it has no {name}"
+    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+    here = f"{leaf.dtype}{list(data.shape)}"
+    there = f"{entries[name].dtype}{entries[name].shape}"
+    if here != there:
+      return f"{name} is {there} there and {here} here"
+  return next((f"it has {name} besides" for name in entries if name not in wanted), "")
+
+
+def _read_document(directory: Path, step: int) -> tuple[dict[str, Any], dict[str, _Entry]]:
+  ocp = _orbax()
+  document = _read(directory, step, document=ocp.args.JsonRestore())["document"]
+  if document["crc32"] != _document_sum(document):
+    raise ValueError("the document does not match its checksum")
+  entries = {name: _Entry(**entry) for name, entry in document["arrays"].items()}
+  return document["host"], entries
+
+
+def _read_arrays(directory: Path, step: int, entries: dict[str, _Entry]) -> dict[str, np.ndarray]:
+  ocp = _orbax()
+  arrays = _read(directory, step, state=ocp.args.StandardRestore())["state"]
+  for name, entry in entries.items():
+    if 0 in entry.shape:  # Orbax does not store empty arrays
+      arrays[name] = np.zeros(entry.shape, np.uint32 if entry.impl else entry.dtype)
+    if _sum(arrays[name]) != entry.crc32:
+      raise ValueError(f"{name} does not match its checksum")
+  return arrays
+
+
+def _read(directory: Path, step: int, **items: Any) -> Any:
+  ocp = _orbax()
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with contextlib.closing(ocp.CheckpointManager(directory, options=options)) as reader:
+    return reader.restore(step, args=ocp.args.Composite(**items))
+
+
+def _sum(array: np.ndarray) -> int:
+  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+
+def _document_sum(document: Mapping[str, Any]) -> int:
+  """CRC-32 of the document without its own `crc32`."""
+  content = {key: value for key, value in document.items() if key != "crc32"}
+  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _reason(error: BaseException) -> str:
+  """The first line of an error, cut: Orbax's run over pages."""
+  lines = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
