@@ -1,0 +1,89 @@
+"""Composes a torso and heads to a network without recurrent state."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from ...core.interfaces import Network
+from ...core.types import Array, EnvSpec, HeadOut, PyTree, TimeStep
+from ._heads import GammaEmbedding, heads
+
+ComputeDtype = Literal["float32", "bfloat16"]
+
+
+def feed_forward(
+  torso: Callable[[Array], Array],
+  spec: EnvSpec,
+  policy_size: int,
+  total_heads: int,
+  gamma_embedding: GammaEmbedding,
+  compute_dtype: ComputeDtype,
+) -> Network:
+  """A network without memory; its parameters are `{'torso': ..., 'heads': ...}`.
+
+  Time and batch are flattened to one axis before the torso: a convolution mapped over time is many
+  times slower on CPU.
+
+  Args:
+    torso: [N, *observation] -> [N, D]; builds Haiku modules; sees bytes divided by 255.
+  """
+  torso_fn = hk.without_apply_rng(hk.transform(torso))
+
+  def call_heads(x: Array, gamma: Array) -> HeadOut:
+    return heads(
+      x, gamma, total=total_heads, policy_size=policy_size, gamma_embedding=gamma_embedding
+    )
+
+  heads_fn = hk.without_apply_rng(hk.transform(call_heads))
+
+  def init(key: Array) -> PyTree:
+    torso_key, heads_key = jax.random.split(key)
+    x = jnp.zeros((1, *spec.observation.shape), jnp.float32)
+    torso_params = torso_fn.init(torso_key, x)
+    features = jax.eval_shape(torso_fn.apply, torso_params, x)
+    x = jnp.zeros(features.shape, features.dtype)
+    return {"torso": torso_params, "heads": heads_fn.init(heads_key, x, jnp.zeros(total_heads))}
+
+  def unroll(
+    params: PyTree, timestep: TimeStep, core_state: PyTree, gamma: Array
+  ) -> tuple[HeadOut, PyTree]:
+    dtype = working_dtype(params, compute_dtype)
+    time_batch = timestep.first.shape
+    x = timestep.observation.reshape(-1, *timestep.observation.shape[2:])
+    torso_params = jax.tree.map(lambda p: p.astype(dtype), params["torso"])
+    x = torso_fn.apply(torso_params, as_input(x, dtype))
+    out = heads_fn.apply(params["heads"], x, gamma)  # casts its own: some of it is never rounded
+    out = jax.tree.map(lambda y: y.reshape(y.shape[0], *time_batch, *y.shape[2:]), out)
+    return out, core_state
+
+  return Network(init=init, initial_state=lambda batch: (), unroll=unroll)
+
+
+def working_dtype(params: PyTree, compute_dtype: ComputeDtype) -> jnp.dtype:
+  """What a network computes in: 'float32' is the parameters' own dtype, whatever it is."""
+  own = jax.tree.leaves(params)[0].dtype
+  return own if compute_dtype == "float32" else jnp.dtype(compute_dtype)
+
+
+def as_input(observation: Array, dtype: jnp.dtype) -> Array:
+  """Observations as floats; bytes, which only images have, are scaled to [0, 1]."""
+  x = jnp.asarray(observation).astype(dtype)
+  return x / 255 if observation.dtype == jnp.uint8 else x
+
+
+def check_image(spec: EnvSpec, network: str, smallest: int) -> None:
+  """Raises ValueError unless observations are images of at least that many rows and columns."""
+  shape = spec.observation.shape
+  if len(shape) != 3:
+    raise ValueError(
+      f"network '{network}' takes images [height, width, channels], but observations have shape "
+      f"{shape}; write agent.network = @mlp(), which takes any shape"
+    )
+  if min(shape[:2]) < smallest:
+    raise ValueError(
+      f"network '{network}' takes images of {smallest} x {smallest} and more, channels last, but "
+      f"observations have shape {shape}; write agent.network = @mlp(), which takes any shape"
+    )

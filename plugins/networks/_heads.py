@@ -1,0 +1,77 @@
+"""Policy and value heads, and the embedding of each head's discount, for every network."""
+
+from typing import Literal
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from ...core.types import Array, HeadOut
+
+GammaEmbedding = Literal["none", "shared", "per_head"]
+HIDDEN = 256
+EMBEDDING = 16
+
+
+def heads(
+  x: Array, gamma: Array, *, total: int, policy_size: int, gamma_embedding: GammaEmbedding
+) -> HeadOut:
+  """The first `len(gamma)` of `total` heads (STAC, Table 2); called inside a Haiku transform.
+
+    h_p = relu(W_p [x, E_p gamma_p] + b_p),   policy_p or value_p = U_p h_p + c_p
+
+  Each head has its own W, U, b, c for its policy and for its value, with one hidden layer of 256.
+  They are stacked along a leading axis and evaluated together. E is a linear embedding of size 16
+  (Xu et al. 2018), shared or one a head. Only W x is computed in the dtype of `x`, the small rest
+  in float32: bfloat16 cannot tell discounts of 0.991 and 0.992 apart.
+
+  Haiku's default initialisers, except for U of the policy: variance scale 0.01, so that every
+  head starts close to the uniform policy.
+
+  Args:
+    x: [N, D] output of the torso or core.
+    gamma: [P] discounts of the heads to evaluate.
+
+  Returns:
+    policy [P, N, policy_size] and value [P, N], in the parameters' dtype, float32.
+
+  Raises:
+    ValueError: `gamma` is longer than `total`.
+  """
+  count = gamma.shape[0]
+  if count > total:
+    raise ValueError(f"gamma holds {count} discounts, but the network was built with {total} heads")
+
+  def parameter(name: str, shape: tuple[int, ...], init: hk.initializers.Initializer) -> Array:
+    def independent(shape, dtype):
+      return jnp.stack([init(shape[1:], dtype) for _ in range(shape[0])])
+
+    return hk.get_parameter(name, (total, *shape), jnp.float32, independent)[:count]
+
+  def linear(x: Array, name: str, out: int, scale: float = 1.0) -> Array:
+    w = parameter(f"{name}_w", (x.shape[-1], out), hk.initializers.VarianceScaling(scale))
+    b = parameter(f"{name}_b", (out,), jnp.zeros)
+    equation = "nd,pdh->pnh" if x.ndim == 2 else "pnd,pdh->pnh"
+    return jnp.einsum(equation, x, w.astype(x.dtype)).astype(b.dtype) + b[:, None, :]
+
+  def embedded(name: str) -> Array | float:
+    if gamma_embedding == "none":
+      return 0.0
+    e = gamma[:, None] * embedding  # [P, EMBEDDING]
+    w = parameter(f"{name}_gamma_w", (EMBEDDING, HIDDEN), hk.initializers.VarianceScaling())
+    return jnp.einsum("pe,peh->ph", e, w)[:, None, :]
+
+  def mlp(name: str, out: int, scale: float) -> Array:
+    hidden = jax.nn.relu(linear(x, f"{name}_hidden", HIDDEN) + embedded(name))
+    return linear(hidden, f"{name}_output", out, scale)
+
+  init = hk.initializers.VarianceScaling()
+  match gamma_embedding:
+    case "shared":
+      embedding = hk.get_parameter("gamma_embedding", (1, EMBEDDING), jnp.float32, init)
+    case "per_head":
+      embedding = parameter("gamma_embedding", (1, EMBEDDING), init)[:, 0]
+  return HeadOut(
+    policy=mlp("policy", policy_size, 0.01),
+    value=mlp("value", 1, 1.0)[..., 0],
+  )

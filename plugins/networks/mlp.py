@@ -1,0 +1,30 @@
+"""Multi-layer perceptron."""
+
+import dataclasses
+import math
+
+import haiku as hk
+import jax
+
+from ...core.interfaces import Network
+from ...core.registry import register
+from ...core.types import Array, EnvSpec
+from ._feed_forward import ComputeDtype, feed_forward
+from ._heads import GammaEmbedding
+
+
+@register("network", "mlp")
+@dataclasses.dataclass(frozen=True)
+class Mlp:
+  """Multi-layer perceptron on the flattened observation (STAC, Table 2, without its LSTM)."""
+
+  hidden: tuple[int, ...] = (256, 256)
+  gamma_embedding: GammaEmbedding = "none"
+  compute_dtype: ComputeDtype = "float32"
+
+  def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    def torso(x: Array) -> Array:
+      x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+      return hk.nets.MLP(self.hidden, activation=jax.nn.relu, activate_final=True)(x)
+
+    return feed_forward(torso, spec, policy_size, heads, self.gamma_embedding, self.compute_dtype)

@@ -1,0 +1,31 @@
+"""The convolutional network of DQN."""
+
+import dataclasses
+
+import haiku as hk
+import jax
+
+from ...core.interfaces import Network
+from ...core.registry import register
+from ...core.types import Array, EnvSpec
+from ._feed_forward import ComputeDtype, check_image, feed_forward
+from ._heads import GammaEmbedding
+
+
+@register("network", "nature_cnn")
+@dataclasses.dataclass(frozen=True)
+class NatureCnn:
+  """Three convolutions and a dense layer of 512 (Mnih et al. 2015, Methods)."""
+
+  gamma_embedding: GammaEmbedding = "none"
+  compute_dtype: ComputeDtype = "float32"
+
+  def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    check_image(spec, "nature_cnn", smallest=36)
+
+    def torso(x: Array) -> Array:
+      for channels, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
+        x = jax.nn.relu(hk.Conv2D(channels, size, stride, padding="VALID")(x))
+      return jax.nn.relu(hk.Linear(512)(x.reshape(x.shape[0], -1)))
+
+    return feed_forward(torso, spec, policy_size, heads, self.gamma_embedding, self.compute_dtype)
