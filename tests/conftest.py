@@ -7,6 +7,6 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("WANDB_MODE", "offline")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
