@@ -214,7 +214,7 @@ def _build(root: str, reached: Reached) -> Any:
     return gin.get_configurable(root)()
   except (ValueError, UserError) as error:  # gin has appended the chain of calls to the message
     message, _, calls = str(error).partition("\n  In call to configurable '")
-    name = calls.partition("'")[0]
-    bound = {arg: b for (_, n), args in reached.items() if n == name for arg, b in args.items()}
-    named = [b.where for arg, b in bound.items() if re.search(rf"\b{arg}\b", message)]
+    name = calls.partition("'")[0]  # the innermost: the one that raised
+    seen = [item for (_, n), bound in reached.items() if n == name for item in bound.items()]
+    named = [binding.where for arg, binding in seen if re.search(rf"\b{arg}\b", message)]
     raise ConfigError(f"{named[0] if named else root}: {name}: {message}") from error
