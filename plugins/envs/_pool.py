@@ -12,9 +12,10 @@ from dm_env import specs
 
 from ...core.types import Array, EnvSpec, TimeStep
 
-Info = Mapping[str, Array]  # EnvPool's extra outputs, [B] each
+Info = Mapping[str, np.ndarray]  # EnvPool's extra outputs, [B] each
 Observe = Callable[[Any], Array]  # EnvPool's observation -> [B, *spec.observation.shape]
-Discount = Callable[[Array, Info, Info], Array]  # terminated [B], info_tm1, info_t -> [B] float32
+Discount = Callable[[np.ndarray, Info, Info], np.ndarray]
+# terminated [B], info_tm1, info_t -> fresh [B] float32
 
 
 def envpool() -> ModuleType:
@@ -33,10 +34,10 @@ def unknown(binding: str, name: str, known: Iterable[str]) -> str:
   return f"{binding} = {name!r} does not exist.{hint} Known: {', '.join(known)}."
 
 
-def until_terminated(terminated: Array, info_tm1: Info, info_t: Info) -> Array:
+def until_terminated(terminated: np.ndarray, info_tm1: Info, info_t: Info) -> np.ndarray:
   """d_t = 0 if the task ended, else 1; a time limit is no end."""
   del info_tm1, info_t
-  return np.where(terminated, np.float32(0), np.float32(1))
+  return (~terminated).astype(np.float32)
 
 
 class Pool:
@@ -102,12 +103,8 @@ class Pool:
     observation, reward, terminated, truncated, info = self._pool.recv()
     discount = self._discount(terminated, self._info, info)
     first, self._done, self._info = self._done, terminated | truncated, info
-    return TimeStep(
-      self._observe(observation),
-      np.where(first, np.float32(0), reward),
-      np.where(first, np.float32(1), discount),
-      first,
-    )
+    reward[first], discount[first] = 0, 1  # in place: EnvPool's arrays are fresh at each call
+    return TimeStep(self._observe(observation), reward, discount, first)
 
   def close(self) -> None:
     """Ends the threads; a step in flight is finished first."""

@@ -89,7 +89,9 @@ def _channels_last(frames: Array) -> Array:
   return out
 
 
-def _until_life_lost(terminated: Array, info_tm1: _pool.Info, info_t: _pool.Info) -> Array:
+def _until_life_lost(
+  terminated: np.ndarray, info_tm1: _pool.Info, info_t: _pool.Info
+) -> np.ndarray:
   """d_t = 0 if the game is over or a life was lost, else 1."""
   lost = info_t["lives"] < info_tm1["lives"]
   return _pool.until_terminated(terminated | lost, info_tm1, info_t)

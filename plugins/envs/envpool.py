@@ -14,6 +14,7 @@ from ...core.registry import register
 from . import _pool
 
 _FAMILIES = ("envpool.classic_control", "envpool.toy_text", "envpool.box2d")
+_UNLIMITED = 2**31 - 1  # the tasks with this default do not look at the limit
 _NOT_OPTIONS = {
   "num_envs",
   "batch_size",
@@ -55,12 +56,9 @@ class EnvPool:
     tasks = [task for task, family in families.items() if family in _FAMILIES]
     if self.task not in tasks:
       raise UserError(_pool.unknown("envpool.task", self.task, tasks))
-    if self.max_episode_steps is not None and self.max_episode_steps < 1:
-      raise UserError(
-        f"envpool.max_episode_steps = {self.max_episode_steps} must be at least 1, or None for "
-        f"the limit of {self.task} itself."
-      )
     defaults = library.make_spec(self.task).config._asdict()
+    if self.max_episode_steps is not None:
+      self._check_limit(self.max_episode_steps, defaults["max_episode_steps"])
     for option, value in self.options.items():
       if option not in defaults or option in _NOT_OPTIONS:
         known = defaults.keys() - _NOT_OPTIONS
@@ -77,6 +75,18 @@ class EnvPool:
     if not fits:
       raise UserError(
         f"envpool.options of {self.task}: {dict(self.options)!r} leaves no observation to make."
+      )
+
+  def _check_limit(self, limit: int, default: int):
+    if limit < 1:
+      raise UserError(
+        f"envpool.max_episode_steps = {limit} must be at least 1, or None for the limit of "
+        f"{self.task} itself, {default}."
+      )
+    if default == _UNLIMITED:
+      raise UserError(
+        f"envpool.max_episode_steps = {limit}: {self.task} has no time limit and EnvPool would "
+        "ignore one; leave it None."
       )
 
   def _config(self) -> dict[str, Any]:
@@ -102,6 +112,7 @@ def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:
   """What agents see of observations like `raw`, and the function from the one to the other."""
   if raw.dtype == np.uint8 or not np.issubdtype(raw.dtype, np.integer):
     return specs.Array(raw.shape, raw.dtype), lambda x: x
+  assert isinstance(raw, specs.BoundedArray), raw
   low, high = int(np.min(raw.minimum)), int(np.max(raw.maximum))
   one_hot = np.eye(high - low + 1, dtype=np.float32)
   size = math.prod(raw.shape) * len(one_hot)
