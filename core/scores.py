@@ -20,9 +20,7 @@ def atari57() -> Mapping[str, Game]:
   """The 57 games by snake_case name; scores as in dqn_zoo, the set MuZero and rliable use."""
   table = resources.files("selftune").joinpath("data", "atari57.csv").read_text("utf-8")
   return {
-    row["game"]: Game(
-      row["envpool_task_id"], float(row["random_score"]), float(row["human_score"])
-    )
+    row["game"]: Game(row["envpool_task_id"], float(row["random_score"]), float(row["human_score"]))
     for row in csv.DictReader(table.splitlines())
   }
 
