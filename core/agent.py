@@ -98,9 +98,7 @@ class BuiltAgent:
     own = {optimizer_name: self.agent.optimizer}
 
     def optimizer_step(params, grads, opt_state, step, values):
-      mine = {
-        name: v[0] for name, v in values.items() if name.rsplit(".", 1)[0] == optimizer_name
-      }
+      mine = {name: v[0] for name, v in values.items() if name.rsplit(".", 1)[0] == optimizer_name}
       optimizer = tunables.bind(own, mine)[optimizer_name]
       progress = jnp.minimum(step / total_updates, 1.0)
       return optimizer.update(grads, opt_state, params, progress)

@@ -7,7 +7,7 @@ differentiates through a collective: `accumulate` reduces after each derivative 
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -129,9 +129,7 @@ class Learner:
     self._metaopt = agent.agent.metaopt
     self._batch_size, self._unroll_length = batch_size, unroll_length
     micro_batches = share // micro_batch if micro_batch else 1
-    self._fns = agent.fns(
-      total_updates, functools.partial(accumulate, micro_batches=micro_batches)
-    )
+    self._fns = agent.fns(total_updates, functools.partial(accumulate, micro_batches=micro_batches))
 
   def init(self, key: Array, timestep: TimeStep) -> LearnerState:
     """The first state, replicated over the learner devices.
@@ -163,9 +161,12 @@ class Learner:
     """One update; `state` is donated. Metrics are scalars on the device."""
     return self._update(state, batch)
 
-  def actor_params(self, state: LearnerState, device: jax.Device) -> ActorParams:
-    """A copy, on `device`, of what an actor needs; safe when `state` is donated later."""
-    return jax.device_put(self._copy(state), device)
+  def actor_params(
+    self, state: LearnerState, devices: Iterable[jax.Device]
+  ) -> dict[jax.Device, ActorParams]:
+    """Copies, by device, of what an actor needs; safe when `state` is donated later."""
+    copy = self._copy(state)
+    return {device: jax.device_put(copy, device) for device in devices}
 
   def check(self, metrics: Metrics) -> None:
     """Raises NonFiniteError if any update so far met a number that was not finite.

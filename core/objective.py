@@ -93,9 +93,7 @@ def head_loss(
   return total, metrics
 
 
-def evaluate(
-  objective: Objective, params: PyTree, trajectory: Trajectory, gamma: Array
-) -> HeadOut:
+def evaluate(objective: Objective, params: PyTree, trajectory: Trajectory, gamma: Array) -> HeadOut:
   """All that the heads say of a trajectory, [P + extra, T+1, B, ...]."""
   out, _ = objective.network.unroll(params, trajectory.timestep, trajectory.core_state, gamma)
   return objective.behaviour.mixed(out)
@@ -103,7 +101,9 @@ def evaluate(
 
 def head_gamma(objective: Objective, values: Mapping[str, Array]) -> Array:
   """The discount of every head, [P + extra]: tuned where `values` has it, else configured."""
-  configured = jnp.full(objective.heads + objective.behaviour.extra_heads, objective.corrector.gamma)
+  configured = jnp.full(
+    objective.heads + objective.behaviour.extra_heads, objective.corrector.gamma
+  )
   tuned = values.get(f"{objective.corrector_name}.gamma")
   return configured if tuned is None else configured.astype(tuned.dtype).at[: len(tuned)].set(tuned)
 
@@ -130,9 +130,7 @@ def inner_loss(
   def one_head(values, policy, value):
     bound = tunables.bind(plugins, values)
     corrector = bound.pop(objective.corrector_name)
-    return head_loss(
-      objective, corrector, bound, trajectory, policy, value, trajectory.behaviour
-    )
+    return head_loss(objective, corrector, bound, trajectory, policy, value, trajectory.behaviour)
 
   own = slice(0, objective.heads)
   losses, metrics = jax.vmap(one_head, in_axes=(0, 0, 0), axis_size=objective.heads)(
@@ -177,9 +175,7 @@ def outer_loss(
 
   def one_head(policy, value, reference):
     terms = {**objective.terms, **extra_terms}
-    return head_loss(
-      objective, objective.corrector, terms, trajectory, policy, value, reference
-    )
+    return head_loss(objective, objective.corrector, terms, trajectory, policy, value, reference)
 
   losses, metrics = jax.vmap(one_head)(out.policy[heads], out.value[heads], reference)
   kept = {f"outer_{name}": jnp.mean(x) for name, x in metrics.items() if name.startswith("loss/")}

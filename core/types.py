@@ -29,7 +29,9 @@ class TimeStep(NamedTuple):
 
   observation: Array  # [..., B, *observation]
   reward: Array  # [..., B] float32, raw (never clipped); 0 where first
-  discount: Array  # [..., B] float32, without gamma: 0 at termination, 1 otherwise and at truncation
+  discount: (
+    Array  # [..., B] float32, without gamma: 0 at termination, 1 otherwise and at truncation
+  )
   first: Array  # [..., B] bool, this observation starts an episode
 
 

@@ -107,9 +107,7 @@ class Metagradient:
     reference = fns.accumulate(
       lambda t: ((), (), fns.inner_loss(before.params, values, t)[1][1]), batch
     )[2]
-    gradient, _, _, outer = self._metagradient(
-      fns, before, grads, previous.batch, batch, reference
-    )
+    gradient, _, _, outer = self._metagradient(fns, before, grads, previous.batch, batch, reference)
     tuned, meta = self._tune(old, gradient)
     # There is nothing to learn from before the first update.
     tuned = jax.tree.map(lambda new, old: jnp.where(state.step > 0, new, old), tuned, old)
@@ -117,9 +115,7 @@ class Metagradient:
     values = self.values(fns, tuned)
     grads, metrics, _ = inner_gradient(fns, state.params, values, batch)
     metrics["grad_norm"] = optax.tree.norm(grads)
-    params, opt_state = fns.optimizer_step(
-      state.params, grads, state.opt_state, state.step, values
-    )
+    params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, values)
     meta_state = tuned._replace(previous=Previous(state.params, state.opt_state, batch))
     return (
       state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
@@ -171,9 +167,7 @@ class Metagradient:
   def _tune(self, meta_state: MetaState, gradient: dict[str, Array]) -> tuple[MetaState, Metrics]:
     updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
     etas = optax.apply_updates(meta_state.etas, updates)
-    metrics = {
-      f"metagrad/{name}/{p}": g for name, gs in gradient.items() for p, g in enumerate(gs)
-    }
+    metrics = {f"metagrad/{name}/{p}": g for name, gs in gradient.items() for p, g in enumerate(gs)}
     metrics["metagrad_norm"] = optax.tree.norm(gradient)
     return meta_state._replace(etas=etas, opt_state=opt_state), metrics
 

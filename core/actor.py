@@ -1,0 +1,160 @@
+"""The actor: one batched rollout loop over one or more environment pools."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .agent import BuiltAgent
+from .episodes import Episode
+from .interfaces import Environment
+from .types import ActorParams, Array, PyTree, TimeStep, Trajectory
+
+
+class Rollout(NamedTuple):
+  """One trajectory of all of an actor's environments, and what happened on the way."""
+
+  trajectory: Trajectory  # NumPy, [T+1, B, ...]
+  episodes: list[tuple[float, int]]  # raw return and length of those that finished, in order
+  env_wait: float  # seconds spent waiting for environments
+  act_time: float  # seconds spent in the network
+
+
+class _Group:
+  """One pool and what the actor carries for it from trajectory to trajectory."""
+
+  def __init__(self, pool: Environment, core_state: PyTree, rows: slice):
+    self.pool = pool
+    self.rows = rows  # of the actor's batch
+    self.core_state = core_state
+    self.timestep = pool.reset()
+    self.returns = np.zeros(pool.num_envs)
+    self.lengths = np.zeros(pool.num_envs, np.int64)
+
+  def receive(self) -> list[tuple[float, int]]:
+    """Waits for the pool's next timestep; returns the episodes found to have finished."""
+    self.timestep = self.pool.recv()
+    first = self.timestep.first
+    finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(first)]
+    self.returns = np.where(first, 0.0, self.returns + self.timestep.reward)
+    self.lengths = np.where(first, 0, self.lengths + 1)
+    return finished
+
+
+class Actor:
+  """Steps its pools in turn: while the network acts for one, the others step their environments."""
+
+  def __init__(
+    self,
+    agent: BuiltAgent,
+    pools: Sequence[Environment],
+    device: jax.Device,
+    key: Array,
+    unroll_length: int,
+  ):
+    """Resets the pools.
+
+    Args:
+      agent: acts.
+      pools: of equal spec; their environments make up the actor's batch, in order.
+      device: the network acts there.
+      key: all that is drawn follows from it and the index of the trajectory.
+      unroll_length: T.
+    """
+    self.device = device
+    self._key = key
+    self._unroll_length = unroll_length
+    self._groups = []
+    start = 0
+    for pool in pools:
+      rows = slice(start, start + pool.num_envs)
+      core_state = jax.device_put(agent.network.initial_state(pool.num_envs), device)
+      self._groups.append(_Group(pool, core_state, rows))
+      start = rows.stop
+    self._batch_size = start
+    self._act = jax.jit(_acting(agent))
+
+  @property
+  def timestep(self) -> TimeStep:
+    """The last timestep of the first pool, [B, ...]."""
+    return self._groups[0].timestep
+
+  def unroll(self, actor_params: ActorParams, version: int, index: int) -> Rollout:
+    """The next T transitions of every environment.
+
+    Args:
+      actor_params: on this actor's device.
+      version: number of updates they have behind them.
+      index: of the trajectory, counted from the start of training; seeds what is drawn.
+    """
+    key = jax.random.fold_in(self._key, index)
+    trajectory = _Buffer(self._unroll_length, self._batch_size)
+    core_states = [group.core_state for group in self._groups]
+    episodes: list[tuple[float, int]] = []
+    waited = acted = 0.0
+    clock = time.perf_counter
+    for t in range(self._unroll_length + 1):
+      for number, group in enumerate(self._groups):
+        if t > 0:
+          start = clock()
+          episodes += group.receive()
+          waited += clock() - start
+        trajectory.timestep(t, group.rows, group.timestep)
+        if t < self._unroll_length:
+          start = clock()
+          action, sample, mu, group.core_state = self._act(
+            actor_params, group.timestep, group.core_state, key, np.int32(number), np.int32(t)
+          )
+          group.pool.send(np.asarray(action))
+          trajectory.decision(t, group.rows, np.asarray(sample), np.asarray(mu))
+          acted += clock() - start
+    core_state = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(core_states))
+    return Rollout(trajectory.finish(core_state, version), episodes, waited, acted)
+
+  def close(self) -> None:
+    for group in self._groups:
+      group.pool.close()
+
+
+class _Buffer:
+  """Arrays of one trajectory, filled row by row; new ones each time, as JAX may alias them."""
+
+  def __init__(self, unroll_length: int, batch_size: int):
+    self._length, self._batch_size = unroll_length, batch_size
+    self._arrays: dict[str, np.ndarray] = {}
+
+  def _write(self, name: str, time: int, t: int, rows: slice, x: np.ndarray) -> None:
+    if name not in self._arrays:
+      self._arrays[name] = np.empty((time, self._batch_size, *x.shape[1:]), x.dtype)
+    self._arrays[name][t, rows] = x
+
+  def timestep(self, t: int, rows: slice, timestep: TimeStep) -> None:
+    for name, x in timestep._asdict().items():
+      self._write(name, self._length + 1, t, rows, x)
+
+  def decision(self, t: int, rows: slice, sample: np.ndarray, mu: np.ndarray) -> None:
+    self._write("action", self._length, t, rows, sample)
+    self._write("behaviour", self._length, t, rows, mu)
+
+  def finish(self, core_state: PyTree, version: int) -> Trajectory:
+    a = self._arrays
+    return Trajectory(
+      timestep=TimeStep(a["observation"], a["reward"], a["discount"], a["first"]),
+      action=a["action"],
+      behaviour=a["behaviour"],
+      core_state=core_state,
+      params_version=np.full(self._batch_size, version, np.int32),
+    )
+
+
+def _acting(agent: BuiltAgent) -> Callable[..., tuple[Array, Array, Array, Any]]:
+  """agent.act with the key of a group, and the action as the environment takes it."""
+
+  def act(actor_params, timestep, core_state, key, group, t):
+    key = jax.random.fold_in(key, group)
+    sample, mu, core_state = agent.act(actor_params, timestep, core_state, key, t)
+    return agent.distribution.to_action(sample), sample, mu, core_state
+
+  return act

@@ -1,0 +1,174 @@
+"""Training, from a configuration to a trained agent; reads top to bottom."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from . import config, platform, plotting
+from .actor import Actor
+from .agent import Agent, BuiltAgent
+from .checkpoint import Checkpointer
+from .errors import UserError
+from .interfaces import Environment, EnvPlugin, RunInfo, WriterPlugin
+from .learner import Learner
+from .logging import Logger
+from .loop import Progress, run
+from .registry import configurable, name_of
+from .runtime import Runtime
+from .seeding import env_seeds
+from .workdir import Workdir
+
+
+@configurable("train")
+@dataclasses.dataclass(frozen=True)
+class Train:
+  """The root of a configuration: one training run.
+
+  Attributes:
+    env: the environment.
+    agent: what is trained.
+    runtime: `lockstep` or `sebulba`.
+    writers: where metrics go; `jsonl` should be among them, plots are drawn from it.
+    seed: of everything that is drawn.
+    total_env_steps: length of the run, in steps of single environments (not frames).
+    num_envs: environments, and so trajectories an update: the batch size.
+    unroll_length: transitions of a trajectory.
+    micro_batch: trajectories that a learner device takes at a time; None for its whole share.
+    log_seconds: time between rows of metrics.
+    checkpoint_seconds: time between checkpoints; one more is written at the end.
+    checkpoints_to_keep: the newest so many.
+  """
+
+  env: EnvPlugin
+  agent: Agent
+  runtime: Runtime
+  writers: tuple[WriterPlugin, ...]
+  total_env_steps: int
+  seed: int = 0
+  num_envs: int = 32
+  unroll_length: int = 20
+  micro_batch: int | None = None
+  log_seconds: float = 2.0
+  checkpoint_seconds: float = 120.0
+  checkpoints_to_keep: int = 3
+
+  def __post_init__(self):
+    for name in ("total_env_steps", "num_envs", "unroll_length"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+    if self.seed < 0:
+      raise ValueError(f"seed = {self.seed} must not be negative.")
+
+  @property
+  def steps_per_update(self) -> int:
+    return self.unroll_length * self.num_envs
+
+  @property
+  def total_updates(self) -> int:
+    return math.ceil(self.total_env_steps / self.steps_per_update)
+
+
+def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) -> Progress:
+  """Trains the agent that a configuration describes.
+
+  Args:
+    name: a gin file or the name of a packaged one.
+    bindings: further gin bindings.
+    path: the workdir: configs, logs, checkpoints and the final plot go there.
+    resume: go on with the run in the workdir, from its newest whole checkpoint.
+
+  Returns:
+    How far it came.
+
+  Raises:
+    UserError: a mistake in any of these; nothing was created then.
+    NonFiniteError: a loss or gradient was not finite; the last good checkpoint is intact.
+  """
+  loaded = config.load(name, bindings)
+  experiment: Train = loaded.root
+  workdir = Workdir(path)
+  workdir.check(loaded, resume)
+  platform.prepare(experiment.runtime)
+
+  with contextlib.ExitStack() as stack:
+    stopping = stack.enter_context(platform.stop_signals())
+    seeds = pool_seeds(experiment, workdir.restarts())
+    pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
+    agent = BuiltAgent(experiment.agent, pools[0][0].spec)
+    learner = make_learner(experiment, agent)
+    actors = make_actors(experiment, agent, pools)
+    state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
+
+    checkpoints = Checkpointer(workdir.checkpoints, experiment.checkpoints_to_keep)
+    restored = checkpoints.restore(state) if resume else None
+    progress = Progress()
+    if restored is not None:
+      state, progress = restored.state, Progress.from_json(restored.host)
+    workdir.create(loaded, seeds, progress.env_steps)
+    workdir.say_resumed(resume, restored)
+
+    stack.callback(checkpoints.close)
+    info = RunInfo(
+      str(path), loaded.flat, experiment.total_env_steps, progress.env_steps, progress.writer_ids
+    )
+    writers = {name_of(writer): writer for writer in experiment.writers}
+    logger = stack.enter_context(Logger(writers, info, progress.wall_time))
+    source = experiment.runtime.start(actors, progress.updates, stopping)
+    stack.callback(source.close)
+    progress = run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
+  if "jsonl" in writers:
+    plotting.plot([path], workdir.curves)
+  return progress
+
+
+def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
+  """Seeds of every environment, by actor and pool.
+
+  Raises:
+    UserError: the environments cannot be shared out evenly.
+  """
+  actors, groups = experiment.runtime.actors, experiment.runtime.groups
+  each, rest = divmod(experiment.num_envs, actors * groups)
+  if rest or not each:
+    raise UserError(
+      f"train.num_envs = {experiment.num_envs} is not divisible by actors x groups = "
+      f"{actors} x {groups} environment pools; choose a multiple of {actors * groups}."
+    )
+  return [
+    [env_seeds(experiment.seed, restart, a * groups + g, each) for g in range(groups)]
+    for a in range(actors)
+  ]
+
+
+def make_actors(
+  experiment: Train, agent: BuiltAgent, pools: Sequence[Sequence[Environment]]
+) -> list[Actor]:
+  """One actor for each row of pools, on the actor devices in turn."""
+  devices = platform.devices(experiment.runtime.actor_devices, "actor_devices")
+  key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
+  return [
+    Actor(
+      agent,
+      actor_pools,
+      devices[i % len(devices)],
+      jax.random.fold_in(key, i),
+      experiment.unroll_length,
+    )
+    for i, actor_pools in enumerate(pools)
+  ]
+
+
+def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
+  """The learner, on the learner devices."""
+  return Learner(
+    agent,
+    platform.devices(experiment.runtime.learner_devices, "learner_devices"),
+    experiment.num_envs,
+    experiment.unroll_length,
+    experiment.total_updates,
+    experiment.micro_batch,
+  )

@@ -1,0 +1,66 @@
+"""What the process asks of the machine: devices, and the signals that end a run."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+
+from .errors import UserError
+from .runtime import Runtime
+
+
+def prepare(runtime: Runtime) -> None:
+  """Makes one CPU device for each that the runtime names, before JAX starts.
+
+  With several learner devices on the CPU each computes in one thread: a shard a core is faster than
+  all cores on one operation after another. What XLA_FLAGS already says stands.
+  """
+  wanted = max((*runtime.actor_devices, *runtime.learner_devices), default=0) + 1
+  flags = os.environ.get("XLA_FLAGS", "")
+  if wanted > 1 and "xla_force_host_platform_device_count" not in flags:
+    with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
+      jax.config.update("jax_num_cpu_devices", wanted)
+  if len(runtime.learner_devices) > 1 and "xla_cpu_multi_thread_eigen" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+
+
+def devices(indices: Sequence[int], what: str) -> list[jax.Device]:
+  """The JAX devices of these indices.
+
+  Raises:
+    UserError: there is no such device, or none is asked for, or one twice.
+  """
+  known = jax.devices()
+  if not indices or len(set(indices)) < len(indices) or not set(indices) <= set(range(len(known))):
+    raise UserError(
+      f"{what} = {tuple(indices)}: give different numbers from 0 to {len(known) - 1}; "
+      f"this machine has {', '.join(map(str, known))}."
+    )
+  return [known[i] for i in indices]
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+  """Within it, Ctrl-C and SIGTERM ask the run to save and end; a second Ctrl-C ends it at once.
+
+  Yields:
+    A function that says whether the run was asked to end.
+  """
+  asked = False
+
+  def ask(number, frame):
+    nonlocal asked
+    if asked and number == signal.SIGINT:
+      raise KeyboardInterrupt
+    asked = True
+    print(f"\n{signal.Signals(number).name}: saving and stopping.", file=sys.stderr)
+
+  before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield lambda: asked
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

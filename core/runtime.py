@@ -1,0 +1,228 @@
+"""Where trajectories come from while the learner learns: in turn, or from actor threads.
+
+Both give the same numbers at lag 0. The parameters that act in trajectory k are always exactly those
+of update k - lag, so a run is deterministic at any lag.
+"""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import jax
+import numpy as np
+
+from .actor import Actor, Rollout
+from .registry import configurable
+from .types import ActorParams, Trajectory
+
+POLL = 0.1  # seconds between looks at the stop event
+JOIN = 5.0  # seconds that a thread is given to end
+
+Published = Mapping[jax.Device, ActorParams]  # a copy for every device that acts
+
+
+class Interrupted(Exception):
+  """The run was asked to stop while it waited."""
+
+
+class Source(Protocol):
+  """Gives the learner its batches."""
+
+  @property
+  def devices(self) -> set[jax.Device]: ...  # those that act: each wants its copy of parameters
+
+  def get(self, index: int) -> tuple[Rollout, float]: ...  # batch `index`, seconds waited for it
+  def publish(self, version: int, params: Published) -> None: ...
+  def close(self) -> None: ...
+
+
+class Runtime(Protocol):
+  """How actors and learner share devices and threads."""
+
+  @property
+  def actors(self) -> int: ...
+  @property
+  def groups(self) -> int: ...
+  @property
+  def actor_devices(self) -> tuple[int, ...]: ...
+  @property
+  def learner_devices(self) -> tuple[int, ...]: ...
+
+  def start(self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]) -> Source:
+    """Starts to act from batch `first` on; `stopping` says that the run is to end."""
+    ...
+
+
+@configurable("lockstep")
+@dataclasses.dataclass(frozen=True)
+class Lockstep:
+  """Act, learn, act, learn: one thread, no lag.
+
+  Attributes:
+    groups: environment pools that are stepped in turn, so that one steps while the network acts for
+      another.
+    actor_devices: index of the device that acts.
+    learner_devices: indices of the devices the batch is split over.
+  """
+
+  groups: int = 2
+  actor_devices: tuple[int, ...] = (0,)
+  learner_devices: tuple[int, ...] = (0,)
+  actors = 1
+
+  def start(
+    self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]
+  ) -> "LockstepSource":
+    del first, stopping
+    return LockstepSource(actors[0])
+
+
+class LockstepSource:
+  """Acts when asked for a batch."""
+
+  def __init__(self, actor: Actor):
+    self._actor = actor
+    self.devices = {actor.device}
+
+  def publish(self, version: int, params: Published) -> None:
+    self._version, self._params = version, params
+
+  def get(self, index: int) -> tuple[Rollout, float]:
+    start = time.perf_counter()
+    rollout = self._actor.unroll(self._params[self._actor.device], self._version, index)
+    return rollout, time.perf_counter() - start
+
+  def close(self) -> None:
+    self._actor.close()
+
+
+@configurable("sebulba")
+@dataclasses.dataclass(frozen=True)
+class Sebulba:
+  """Actor threads feed the learner (Podracer's Sebulba; Hessel et al. 2021).
+
+  Attributes:
+    actors: threads; each acts in its share of the environments.
+    groups: environment pools an actor steps in turn.
+    lag: trajectory k is acted by the parameters of update k - lag; 0 waits for the learner.
+    actor_devices: device indices, dealt out to the actors in turn.
+    learner_devices: indices of the devices the batch is split over; may overlap with the others.
+  """
+
+  actors: int = 1
+  groups: int = 2
+  lag: int = 1
+  actor_devices: tuple[int, ...] = (0,)
+  learner_devices: tuple[int, ...] = (0,)
+
+  def __post_init__(self):
+    for name, least in (("actors", 1), ("groups", 1), ("lag", 0)):
+      if getattr(self, name) < least:
+        raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}.")
+
+  def start(
+    self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]
+  ) -> "SebulbaSource":
+    return SebulbaSource(actors, first, self.lag, stopping)
+
+
+class SebulbaSource:
+  """Actor threads, a queue from each, and the parameters they wait for.
+
+  The first exception of any thread stops all of them and is raised by the next `get`.
+  """
+
+  def __init__(self, actors: Sequence[Actor], first: int, lag: int, stopping: Callable[[], bool]):
+    self._actors, self._first, self._lag, self._stopping = actors, first, lag, stopping
+    self.devices = {actor.device for actor in actors}
+    self._stop = threading.Event()
+    self._failure: BaseException | None = None
+    self._published = threading.Condition()
+    self._params: dict[int, Published] = {}  # the last lag + 1 versions
+    self._queues = [queue.Queue[Rollout](maxsize=lag + 1) for _ in actors]
+    self._threads = [
+      threading.Thread(target=self._run, args=pair, name=f"actor-{i}", daemon=True)
+      for i, pair in enumerate(zip(actors, self._queues, strict=True))
+    ]
+    for thread in self._threads:
+      thread.start()
+
+  def publish(self, version: int, params: Published) -> None:
+    with self._published:
+      self._params[version] = params
+      self._params.pop(version - self._lag - 1, None)
+      self._published.notify_all()
+
+  def get(self, index: int) -> tuple[Rollout, float]:
+    start = time.perf_counter()
+    rollouts = [self._take(q) for q in self._queues]
+    waited = time.perf_counter() - start
+    return concatenate(rollouts), waited
+
+  def close(self) -> None:
+    self._stop.set()
+    for thread in self._threads:
+      thread.join(JOIN)
+    for actor, thread in zip(self._actors, self._threads, strict=True):
+      if not thread.is_alive():  # a pool must not be closed under a thread that steps it
+        actor.close()
+
+  def _take(self, q: "queue.Queue[Rollout]") -> Rollout:
+    while True:
+      if self._failure is not None:
+        raise self._failure
+      if self._stopping():
+        raise Interrupted
+      try:
+        return q.get(timeout=POLL)
+      except queue.Empty:
+        continue
+
+  def _run(self, actor: Actor, q: "queue.Queue[Rollout]") -> None:
+    try:
+      index = self._first
+      while not self._stop.is_set():
+        version = max(self._first, index - self._lag)
+        params = self._wait_for(version)
+        if params is not None:
+          self._offer(q, actor.unroll(params[actor.device], version, index))
+          index += 1
+    except BaseException as failure:
+      self._failure = self._failure or failure
+      self._stop.set()
+
+  def _wait_for(self, version: int) -> Published | None:
+    """The parameters of that version, or None if they are not there yet."""
+    with self._published:
+      if version not in self._params:
+        self._published.wait(POLL)
+      return self._params.get(version)
+
+  def _offer(self, q: "queue.Queue[Rollout]", rollout: Rollout) -> None:
+    while not self._stop.is_set():
+      try:
+        return q.put(rollout, timeout=POLL)
+      except queue.Full:
+        continue
+
+
+def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
+  """One rollout of the environments of all actors."""
+  if len(rollouts) == 1:
+    return rollouts[0]
+  trajectories = [r.trajectory for r in rollouts]
+
+  def join(axis):
+    return lambda *x: np.concatenate(x, axis)
+
+  fields = [jax.tree.map(join(1), *x) for x in zip(*(t[:3] for t in trajectories), strict=True)]
+  fields += [jax.tree.map(join(0), *x) for x in zip(*(t[3:] for t in trajectories), strict=True)]
+  return Rollout(
+    Trajectory(*fields),
+    [episode for r in rollouts for episode in r.episodes],
+    sum(r.env_wait for r in rollouts) / len(rollouts),
+    sum(r.act_time for r in rollouts) / len(rollouts),
+  )

@@ -1,0 +1,103 @@
+"""The files of one run: `config.gin`, `operative_config.gin`, `restarts.jsonl`, logs, checkpoints."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import config
+from .checkpoint import Restored
+from .errors import UserError
+from .registry import kind_of
+
+# What a resumed run may change: how long and where it logs, not what it is.
+RESUME_MAY_CHANGE = (
+  "train.total_env_steps",
+  "train.log_seconds",
+  "train.checkpoint_seconds",
+  "train.checkpoints_to_keep",
+  "train.writers",
+)
+
+
+class Workdir:
+  """The folder of one run; nothing is created before `create`."""
+
+  def __init__(self, path: Path):
+    self.path = path
+    self.checkpoints = path / "checkpoints"
+    self.curves = path / "curves.png"
+    self._config = path / "config.gin"
+    self._restarts = path / "restarts.jsonl"
+
+  def load(self) -> config.Loaded:
+    """The configuration of the run.
+
+    Raises:
+      UserError: there is no run here.
+    """
+    if not self._config.is_file():
+      raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
+    return config.load(self._config)
+
+  def check(self, loaded: config.Loaded, resume: bool) -> None:
+    """Refuses to start over an earlier run, or to resume one of another configuration.
+
+    Raises:
+      UserError: says which, and what to do.
+    """
+    parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+      raise UserError(f"cannot write to {parent}: choose another --workdir.")
+    if self._config.exists() and not resume:
+      raise UserError(
+        f"{self.path} holds a run already: add --resume to go on with it, or choose another "
+        "--workdir."
+      )
+    if resume:
+      saved, wanted = _identity(self.load()), _identity(loaded)
+      for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+          raise UserError(
+            f"{self.path} is a run of another configuration: {name} is {saved.get(name)} there "
+            f"and {wanted.get(name)} here. Resume with the same bindings, or choose another "
+            "--workdir."
+          )
+
+  def restarts(self) -> int:
+    """How often the run has been started."""
+    return len(self._restarts.read_text().splitlines()) if self._restarts.exists() else 0
+
+  def create(
+    self, loaded: config.Loaded, seeds: Sequence[Sequence[tuple[int, ...]]], env_steps: int
+  ) -> None:
+    """Writes the configs, and the seeds of this start's environments: they begin anew each time.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      self._config.write_text(loaded.text)
+      (self.path / "operative_config.gin").write_text(loaded.operative)
+      with self._restarts.open("a") as file:
+        file.write(json.dumps({"env_steps": env_steps, "env_seeds": seeds}) + "\n")
+    except OSError as error:
+      raise UserError(f"cannot write to {self.path}: {error}. Choose another --workdir.") from error
+
+  def say_resumed(self, resume: bool, restored: Restored | None) -> None:
+    """Tells the user where a resumed run goes on, and what was damaged."""
+    if restored is not None:
+      print(f"selftune: resuming at update {restored.step}. {restored.note}", file=sys.stderr)
+    elif resume:
+      print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
+
+
+def _identity(loaded: config.Loaded) -> dict[str, str]:
+  """What makes the run what it is: its bindings, but for writers and lengths of time."""
+  return {
+    name: str(value)
+    for name, value in loaded.flat.items()
+    if name not in RESUME_MAY_CHANGE and kind_of(name.split("/")[-1].partition(".")[0]) != "writer"
+  }
