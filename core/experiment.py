@@ -166,7 +166,7 @@ def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
   """The learner, on the learner devices."""
   return Learner(
     agent,
-    platform.devices(experiment.runtime.learner_devices, "learner_devices"),
+    platform.learner_devices(experiment.runtime, experiment.num_envs),
     experiment.num_envs,
     experiment.unroll_length,
     experiment.total_updates,

@@ -18,12 +18,16 @@ def prepare(runtime: Runtime) -> None:
   With several learner devices on the CPU each computes in one thread: a shard a core is faster than
   all cores on one operation after another. What XLA_FLAGS already says stands.
   """
-  wanted = max((*runtime.actor_devices, *runtime.learner_devices), default=0) + 1
+  learners = runtime.learner_devices
+  cores = len(os.sched_getaffinity(0))
+  wanted = max(runtime.actor_devices, default=0) + 1
+  wanted = max(wanted, cores if learners is None else max(learners, default=0) + 1)
   flags = os.environ.get("XLA_FLAGS", "")
   if wanted > 1 and "xla_force_host_platform_device_count" not in flags:
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
       jax.config.update("jax_num_cpu_devices", wanted)
-  if len(runtime.learner_devices) > 1 and "xla_cpu_multi_thread_eigen" not in flags:
+  shards = cores if learners is None else len(learners)
+  if shards > 1 and "xla_cpu_multi_thread_eigen" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 
@@ -40,6 +44,14 @@ def devices(indices: Sequence[int], what: str) -> list[jax.Device]:
       f"this machine has {', '.join(map(str, known))}."
     )
   return [known[i] for i in indices]
+
+
+def learner_devices(runtime: Runtime, batch_size: int) -> list[jax.Device]:
+  """The devices that a batch is split over: those asked for, or as many as divide it."""
+  if runtime.learner_devices is not None:
+    return devices(runtime.learner_devices, "learner_devices")
+  known = jax.devices()
+  return known[: max(n for n in range(1, len(known) + 1) if batch_size % n == 0)]
 
 
 @contextlib.contextmanager
