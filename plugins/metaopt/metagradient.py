@@ -87,7 +87,7 @@ class Metagradient:
     gradient, params, opt_state, outer = self._metagradient(
       fns, state, grads, batch, batch, reference
     )
-    meta_state, meta = self._tune(state.meta_state, gradient)
+    meta_state, meta = self._tune(fns, state.meta_state, gradient)
     return (
       state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
       metrics | outer | meta,
@@ -108,7 +108,7 @@ class Metagradient:
       lambda t: ((), (), fns.inner_loss(before.params, values, t)[1][1]), batch
     )[2]
     gradient, _, _, outer = self._metagradient(fns, before, grads, previous.batch, batch, reference)
-    tuned, meta = self._tune(old, gradient)
+    tuned, meta = self._tune(fns, old, gradient)
     # There is nothing to learn from before the first update.
     tuned = jax.tree.map(lambda new, old: jnp.where(state.step > 0, new, old), tuned, old)
 
@@ -164,10 +164,18 @@ class Metagradient:
     )
     return jax.tree.map(jnp.add, direct, mixed), params, opt_state, metrics
 
-  def _tune(self, meta_state: MetaState, gradient: dict[str, Array]) -> tuple[MetaState, Metrics]:
+  def _tune(
+    self, fns: AgentFns, meta_state: MetaState, gradient: dict[str, Array]
+  ) -> tuple[MetaState, Metrics]:
     updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
     etas = optax.apply_updates(meta_state.etas, updates)
-    metrics = {f"metagrad/{name}/{p}": g for name, gs in gradient.items() for p, g in enumerate(gs)}
+    values = tunables.transform(etas, self._tuned(fns))
+    metrics = {
+      f"{kind}/{name}/{p}": x
+      for kind, tree in (("metagrad", gradient), ("eta", values), ("eta_raw", etas))
+      for name, xs in tree.items()
+      for p, x in enumerate(xs)
+    }
     metrics["metagrad_norm"] = optax.tree.norm(gradient)
     return meta_state._replace(etas=etas, opt_state=opt_state), metrics
 
