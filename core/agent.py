@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from . import distributions, objective, tunables
 from .behaviour import BehaviourName, behaviour
+from .errors import plugin_mistakes
 from .interfaces import (
   AgentFns,
   Corrector,
@@ -70,15 +71,15 @@ class BuiltAgent:
     """Builds the network.
 
     Raises:
-      UserError: no policy serves the action space.
-      ValueError: the network cannot take the observations.
+      UserError: no policy serves the action space, or the network cannot take the observations.
     """
     self.agent = agent
     self.distribution = distributions.for_action_spec(spec.action)
     self.behaviour = behaviour(agent.behaviour, agent.heads)
-    self.network: Network = agent.network.build(
-      spec, self.distribution.size, agent.heads + self.behaviour.extra_heads
-    )
+    with plugin_mistakes():
+      self.network: Network = agent.network.build(
+        spec, self.distribution.size, agent.heads + self.behaviour.extra_heads
+      )
     self.objective = objective.Objective(
       network=self.network,
       distribution=self.distribution,

@@ -1,7 +1,8 @@
 """The errors that a user's mistake or a sick run ends with: one clear message, no traceback."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(Exception):
@@ -14,6 +15,18 @@ class ConfigError(UserError):
 
 class NonFiniteError(Exception):
   """A loss or gradient became NaN or infinite; the message names the term and the update."""
+
+
+@contextlib.contextmanager
+def plugin_mistakes() -> Iterator[None]:
+  """Around calls of plugins whose contract says ValueError: that is a UserError to whoever runs it.
+
+  No wider than such a call: a ValueError of anything else is a bug and keeps its traceback.
+  """
+  try:
+    yield
+  except ValueError as error:
+    raise UserError(str(error)) from error
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

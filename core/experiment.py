@@ -57,11 +57,17 @@ class Train:
   checkpoints_to_keep: int = 3
 
   def __post_init__(self):
-    for name in ("total_env_steps", "num_envs", "unroll_length"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+    for name in ("total_env_steps", "num_envs", "unroll_length", "micro_batch"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name} = {value} must be at least 1.")
     if self.seed < 0:
       raise ValueError(f"seed = {self.seed} must not be negative.")
+    if self.checkpoints_to_keep < 2:
+      raise ValueError(
+        f"checkpoints_to_keep = {self.checkpoints_to_keep} must be at least 2: a crash may damage "
+        "the newest."
+      )
 
   @property
   def steps_per_update(self) -> int:
@@ -120,7 +126,7 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
     source = experiment.runtime.start(actors, progress.updates, stopping)
     stack.callback(source.close)
     progress = run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
-  if "jsonl" in writers:
+  if "jsonl" in writers and progress.updates >= experiment.total_updates:
     plotting.plot([path], workdir.curves)
   return progress
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .agent import BuiltAgent
-from .errors import NonFiniteError, UserError
+from .errors import NonFiniteError, UserError, plugin_mistakes
 from .types import ActorParams, Array, LearnerState, Metrics, PyTree, TimeStep, Trajectory
 
 AXIS = "learners"
@@ -136,7 +136,10 @@ class Learner:
 
     Args:
       key: PRNG key.
-      timestep: shapes and dtypes of one step, [B, ...].
+      timestep: shapes and dtypes of one step; its batch axis may have any size.
+
+    Raises:
+      UserError: the meta-optimiser cannot tune what it is asked to.
     """
     batch = self._batch_shapes(timestep)
 
@@ -146,7 +149,8 @@ class Learner:
       opt_state = self._agent.agent.optimizer.init(params)
       zero = jnp.zeros((), jnp.int32)
       state = LearnerState(params, opt_state, (), zero, key, zero - 1)
-      return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
+      with plugin_mistakes():
+        return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
 
     specs = state_specs(jax.eval_shape(init, key))
     shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -187,6 +191,8 @@ class Learner:
     def shape(x, time):
       return jax.ShapeDtypeStruct((time, *x.shape), x.dtype)
 
+    # An actor's first pool may hold a part of the environments only.
+    timestep = jax.tree.map(lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype), timestep)
     core_state = jax.eval_shape(lambda: self._agent.network.initial_state(b))
     params = jax.eval_shape(self._agent.network.init, jax.random.key(0))
     gamma = jnp.zeros(self._agent.behaviour.acting_heads)

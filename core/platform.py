@@ -13,7 +13,7 @@ from .runtime import Runtime
 
 
 def prepare(runtime: Runtime) -> None:
-  """Makes one CPU device for each that the runtime names, before JAX starts.
+  """Makes as many CPU devices as the runtime names, before JAX starts.
 
   With several learner devices on the CPU each computes in one thread: a shard a core is faster than
   all cores on one operation after another. What XLA_FLAGS already says stands.

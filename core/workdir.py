@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import config
+from . import config, jsonl
 from .checkpoint import Restored
 from .errors import UserError
 from .registry import kind_of
@@ -47,7 +47,8 @@ class Workdir:
     Raises:
       UserError: says which, and what to do.
     """
-    parent = next(p for p in (self.path, *self.path.absolute().parents) if p.exists())
+    # os.path: Path.exists raises where a folder above may not be read.
+    parent = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
       raise UserError(f"cannot write to {parent}: choose another --workdir.")
     if self._config.exists() and not resume:
@@ -55,6 +56,8 @@ class Workdir:
         f"{self.path} holds a run already: add --resume to go on with it, or choose another "
         "--workdir."
       )
+    if resume and not self._config.exists():
+      raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
     if resume:
       saved, wanted = _identity(self.load()), _identity(loaded)
       for name in sorted(saved.keys() | wanted.keys()):
@@ -68,6 +71,11 @@ class Workdir:
   def restarts(self) -> int:
     """How often the run has been started."""
     return len(self._restarts.read_text().splitlines()) if self._restarts.exists() else 0
+
+  def env_seeds(self) -> set[int]:
+    """The seeds of all environments that the run has been trained in."""
+    starts = jsonl.read(self._restarts) if self._restarts.exists() else ()
+    return {s for start in starts for pools in start["env_seeds"] for p in pools for s in p}
 
   def create(
     self, loaded: config.Loaded, seeds: Sequence[Sequence[tuple[int, ...]]], env_steps: int
