@@ -19,7 +19,8 @@ class LeakyVTrace:
 
   `alpha` ties both: it multiplies alpha_rho and alpha_c, which stay 1 unless tuned apart; likewise
   `truncation` multiplies rho_bar and c_bar. alpha = 1 is V-trace, alpha = 0 importance sampling.
-  A contraction if alpha_rho >= alpha_c and rho_bar >= c_bar (Theorem 1).
+  A contraction if alpha_rho <= alpha_c and rho_bar >= c_bar: then rho_t >= c_t, which the proof of
+  Theorem 1 needs. (As printed, with alpha_rho >= alpha_c, it has counterexamples.)
   """
 
   gamma: float = tunable(0.99, UNIT, "γ")

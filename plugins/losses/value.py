@@ -10,7 +10,7 @@ from ...core.types import Array, LossInputs, Metrics
 @register("loss", "value")
 @dataclasses.dataclass(frozen=True)
 class Value:
-  """Squared value error, g_v (v_t - V(x_t))^2, without a factor 1/2 (STAC, Algorithm 1, line 17)."""
+  """Squared value error, g_v (v_t - V(x_t))^2, without a factor 1/2 (STAC, Alg. 1, line 17)."""
 
   cost: float = tunable(0.25, SCALE, "g_v")
 
