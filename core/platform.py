@@ -19,15 +19,14 @@ def prepare(runtime: Runtime) -> None:
   all cores on one operation after another. What XLA_FLAGS already says stands.
   """
   learners = runtime.learner_devices
-  cores = len(os.sched_getaffinity(0))
-  wanted = max(runtime.actor_devices, default=0) + 1
-  wanted = max(wanted, cores if learners is None else max(learners, default=0) + 1)
+  if learners is None:
+    learners = range(len(os.sched_getaffinity(0)))
+  wanted = len({*runtime.actor_devices, *learners})
   flags = os.environ.get("XLA_FLAGS", "")
   if wanted > 1 and "xla_force_host_platform_device_count" not in flags:
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
       jax.config.update("jax_num_cpu_devices", wanted)
-  shards = cores if learners is None else len(learners)
-  if shards > 1 and "xla_cpu_multi_thread_eigen" not in flags:
+  if len(learners) > 1 and "xla_cpu_multi_thread_eigen" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 

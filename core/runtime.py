@@ -74,6 +74,10 @@ class Lockstep:
   learner_devices: tuple[int, ...] | None = (0,)
   actors = 1
 
+  def __post_init__(self):
+    if self.groups < 1:
+      raise ValueError(f"groups = {self.groups} must be at least 1.")
+
   def start(
     self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]
   ) -> "LockstepSource":
