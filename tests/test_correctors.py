@@ -213,8 +213,8 @@ def test_on_policy_all_are_the_lambda_return(corrector):
 # own. (With lambda = 1; rate and fixed point hold for any number of steps >= 1.)
 #
 # The proof needs rho_t >= c_t, which it infers from rho_bar >= c_bar and alpha_rho >= alpha_c. But
-# alpha is the weight of the truncated ratio: the more of it, the smaller the coefficient. What gives
-# rho_t >= c_t is alpha_rho <= alpha_c; the last test shows that it matters.
+# alpha is the weight of the truncated ratio: the more of it, the smaller the coefficient. It is
+# alpha_rho <= alpha_c that gives rho_t >= c_t; the last test shows that it matters.
 
 STATES, ACTIONS, STEPS, GAMMA = 3, 2, 3, 0.9
 

@@ -1,0 +1,243 @@
+"""Loss terms by hand; the loss and its gradient against NumPy; what is stopped and what is not."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+
+from selftune.core.agent import BuiltAgent
+from selftune.core.distributions import Categorical
+from selftune.core.interfaces import Network
+from selftune.core.types import HeadOut, LossInputs, Targets
+from selftune.plugins.losses.entropy import Entropy
+from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
+from selftune.plugins.losses.policy_gradient import PolicyGradient
+from selftune.plugins.losses.policy_kl import PolicyKL
+from selftune.plugins.losses.value import Value
+
+LN2 = np.log(2)
+
+
+# One transition of one environment: pi = (1/2, 1/4, 1/4), mu uniform, V = 3, v = 5, adv = -2.
+
+
+def one_transition():
+  one = jnp.ones((1, 1))
+  uniform = jnp.zeros((1, 1, 3))
+  return LossInputs(
+    policy=jnp.log(jnp.array([[[0.5, 0.25, 0.25]]])) + 7,  # logits have no scale
+    value=3 * one,
+    targets=Targets(5 * one, -2 * one),
+    action=jnp.array([[1]]),
+    behaviour=uniform,
+    reference=uniform,
+    reward=one,
+    discount=one,
+    distribution=Categorical(3),
+  )
+
+
+@pytest.mark.parametrize(
+  "term, expected, metrics",
+  [
+    (PolicyGradient(3.0), -3 * np.log(1 / 4) * -2, {}),
+    (Value(0.25), 0.25 * 2**2, {}),
+    (Entropy(0.1), -0.1 * 1.5 * LN2, {"entropy": 1.5 * LN2}),
+    # KL(pi || uniform) = ln 3 - H; the other way round it would be (5 ln 2) / 3 - ln 3
+    (PolicyKL(2.0), 2 * (np.log(3) - 1.5 * LN2), {"kl": np.log(3) - 1.5 * LN2}),
+  ],
+)
+def test_terms_by_hand(term, expected, metrics):
+  loss, actual = term(one_transition())
+  np.testing.assert_allclose(loss, [[expected]], rtol=1e-5)
+  assert actual.keys() == metrics.keys()
+  for name, value in metrics.items():
+    np.testing.assert_allclose(actual[name], [[value]], rtol=1e-5)
+
+
+def test_categorical_equals_distrax():
+  import distrax
+
+  rng = np.random.default_rng(0)
+  logits, other = rng.normal(size=(2, 5, 4, 3)).astype(np.float32) * 3
+  action = rng.integers(0, 3, (5, 4))
+  ours, theirs = Categorical(3), distrax.Categorical(logits)
+  for actual, expected in (
+    (ours.log_prob(logits, action), theirs.log_prob(action)),
+    (ours.entropy(logits), theirs.entropy()),
+    (ours.kl(logits, other), theirs.kl_divergence(distrax.Categorical(other))),
+    (ours.mode(logits), theirs.mode()),
+  ):
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_are_distributed_as_the_policy():
+  logits = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
+  keys = jax.random.split(jax.random.key(0), 4000)
+  samples = jax.vmap(lambda key: Categorical(3).sample(key, logits))(keys)
+  for b in range(2):
+    frequencies = np.bincount(samples[:, b], minlength=3) / 4000
+    np.testing.assert_allclose(frequencies, jnp.exp(logits[b]), atol=0.03)
+
+
+# The whole loss. The parameters are the network's outputs themselves, so that the gradient can be
+# written down.
+
+HEADS, T, B = 2, 6, 5
+GAMMA, LAMBDA = np.array([0.9, 0.7]), np.array([0.95, 0.5])
+ALPHA, G_V, G_E = np.array([0.6, 0.9]), np.array([0.5, 0.25]), np.array([0.02, 0.1])
+MAX_REWARD = 1.0
+VALUES = {
+  "leaky_vtrace.gamma": GAMMA,
+  "leaky_vtrace.lambda_": LAMBDA,
+  "leaky_vtrace.alpha": ALPHA,
+  "value.cost": G_V,
+  "entropy.cost": G_E,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """A network whose parameters are its outputs."""
+
+  def build(self, spec, policy_size, heads):
+    unroll = lambda params, timestep, core_state, gamma: (HeadOut(**params), core_state)
+    return Network(lambda key: (), lambda batch: (), unroll)
+
+
+def table(seed=0):
+  rng = np.random.default_rng(seed)
+  return {
+    "policy": rng.normal(size=(HEADS, T + 1, B, small.ACTIONS)),
+    "value": rng.normal(size=(HEADS, T + 1, B)),
+  }
+
+
+def batch():
+  data = small.trajectory(3, T, B, np.float64)
+  reward = np.abs(data.timestep.reward)
+  assert (reward > MAX_REWARD).any() and data.timestep.first[1:].any()
+  assert (data.timestep.discount == 0).any()
+  return data
+
+
+def objective_of(**options):
+  corrector = LeakyVTrace(gamma=0.99, lambda_=1.0)
+  agent = small.agent(network=Table(), corrector=corrector, heads=HEADS, **options)
+  return BuiltAgent(agent, small.SPEC).fns(1, lambda f, batch: f(batch)).inner_loss
+
+
+def softmax(x):
+  exp = np.exp(x - x.max(-1, keepdims=True))
+  return exp / exp.sum(-1, keepdims=True)
+
+
+def numpy_loss(params, values, data, max_reward=MAX_REWARD):
+  """(1/P) sum_p L (Algorithm 1 of STAC), and its gradient by policy logits and values."""
+  value_of = lambda name, p: values[name][p]
+  total, grad = 0.0, {name: np.zeros_like(x) for name, x in params.items()}
+  for p in range(HEADS):
+    gamma, lambda_, alpha = (
+      value_of(f"leaky_vtrace.{name}", p) for name in ("gamma", "lambda_", "alpha")
+    )
+    g_v, g_e = value_of("value.cost", p), value_of("entropy.cost", p)
+    pi, mu = softmax(params["policy"][p]), softmax(data.behaviour)
+    value = params["value"][p]
+    for b in range(B):
+      error, bootstrap = 0.0, value[T, b]
+      for t in reversed(range(T)):
+        a = data.action[t, b]
+        ratio = pi[t, b, a] / mu[t, b, a]
+        rho = (1 - alpha) * ratio + alpha * min(1, ratio)
+        discount = gamma * data.timestep.discount[t + 1, b]
+        reward = np.clip(data.timestep.reward[t + 1, b], -max_reward, max_reward)
+        valid = not data.timestep.first[t + 1, b]
+        delta = rho * (reward + discount * value[t + 1, b] - value[t, b])
+        error = valid * (delta + discount * lambda_ * rho * error)
+        advantage = rho * (reward + discount * bootstrap - value[t, b])
+        bootstrap = value[t, b] + error
+        log_pi = np.log(pi[t, b])
+        entropy = -np.sum(pi[t, b] * log_pi)
+        if valid:
+          total += g_v * error**2 - log_pi[a] * advantage - g_e * entropy
+          grad["value"][p, t, b] = -2 * g_v * error
+          grad["policy"][p, t, b] = (pi[t, b] - np.eye(small.ACTIONS)[a]) * advantage
+          grad["policy"][p, t, b] += g_e * pi[t, b] * (log_pi + entropy)
+  return total / HEADS, jax.tree.map(lambda x: x / HEADS, grad)
+
+
+def test_loss_and_gradient_in_numpy():
+  # All at once: losses are summed; masked steps count nothing; targets and ratios are stopped (else
+  # more than -2 g_v e_t would reach V); the loss of the policy does not reach V.
+  with jax.enable_x64(True):
+    loss = objective_of(max_abs_reward=MAX_REWARD)
+    (actual, (metrics, _)), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(
+      table(), VALUES, batch()
+    )
+    per_head = np.asarray(metrics["loss/total"])
+  expected, expected_grad = numpy_loss(table(), VALUES, batch())
+  np.testing.assert_allclose(actual, expected, rtol=1e-10)
+  np.testing.assert_allclose(per_head.mean(), expected, rtol=1e-10)
+  jax.tree.map(
+    lambda a, e: np.testing.assert_allclose(a, e, rtol=1e-9, atol=1e-12), grad, expected_grad
+  )
+
+
+def test_rewards_are_raw_unless_clipped():
+  loss = jax.jit(objective_of())(table(), VALUES, batch())[0]
+  raw, _ = numpy_loss(table(), VALUES, batch(), np.inf)
+  np.testing.assert_allclose(loss, raw, rtol=1e-5)
+
+
+def test_derivative_by_metaparameters_reaches_through_the_targets():
+  # They are not stopped: what stays fixed is V and the ratios only.
+  with jax.enable_x64(True):
+    loss = objective_of(max_abs_reward=MAX_REWARD)
+    gradient = jax.jit(jax.grad(lambda values: loss(table(), values, batch())[0]))(VALUES)
+    gradient = jax.tree.map(np.asarray, gradient)
+  for name, value in VALUES.items():
+    for p in range(HEADS):
+      step = 1e-6 * np.eye(HEADS)[p]
+      up, down = (
+        numpy_loss(table(), VALUES | {name: moved}, batch())[0]
+        for moved in (value + step, value - step)
+      )
+      assert abs(gradient[name][p]) > 1e-3
+      np.testing.assert_allclose(gradient[name][p], (up - down) / 2e-6, rtol=1e-6)
+
+
+def test_metrics_are_means_over_valid_transitions():
+  data = batch()
+  metrics = jax.jit(objective_of())(table(), VALUES, data)[1][0]
+  valid = ~data.timestep.first[1:]
+  pi = softmax(table()["policy"][:, :-1])
+  entropy = -np.sum(pi * np.log(pi), axis=-1)
+  for p in range(HEADS):
+    np.testing.assert_allclose(metrics["entropy"][p], entropy[p][valid].mean(), rtol=1e-5)
+    expected = -G_E[p] * entropy[p][valid].mean()
+    np.testing.assert_allclose(metrics["loss/entropy"][p], expected, rtol=1e-5)
+
+
+def test_ratios_are_capped():
+  params, data = table(), batch()
+  params["policy"][..., 0] += 40  # log IS of about 40
+  data = data._replace(action=np.zeros_like(data.action))
+  ratio_max = jax.jit(objective_of(max_log_is=3.0))(params, {}, data)[1][0]["is_ratio/max"]
+  np.testing.assert_allclose(ratio_max, np.exp(3.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "term, name, sign",
+  [(Entropy(), "entropy", 1), (PolicyKL(), "kl", -1), (Value(), "loss/value", -1)],
+)
+def test_a_step_down_the_gradient(term, name, sign):
+  # raises the entropy; lowers the KL to the behaviour policy; lowers the value error.
+  loss = objective_of(losses=(term,), max_abs_reward=MAX_REWARD)
+  grad = jax.jit(jax.grad(lambda params: loss(params, {}, batch()), has_aux=True))
+  params = table()
+  step, (before, _) = grad(params)
+  _, (after, _) = grad(jax.tree.map(lambda p, g: p - 0.1 * g, params, step))
+  assert np.all(sign * (after[name] - before[name]) > 0)
