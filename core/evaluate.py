@@ -15,7 +15,7 @@ from .checkpoint import Checkpointer
 from .episodes import Episode
 from .errors import UserError
 from .experiment import Train
-from .interfaces import Environment
+from .interfaces import Environment, EnvPlugin
 from .learner import Learner
 from .registry import name_of
 from .scores import human_normalised
@@ -55,14 +55,14 @@ def evaluate(path: Path, episodes: int, greedy: bool = False, seed: int = 0) -> 
     env_steps, actor_params = _restore(workdir, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     played = play(agent, actor_params, pool, episodes, unroll_length, key, greedy)
-  return summary(experiment, played) | {
+  return summary(experiment.env, played) | {
     "env_steps": env_steps,
     "greedy": greedy,
     "seed": seed,
   }
 
 
-def summary(experiment: Train, played: list[Episode]) -> dict[str, Any]:
+def summary(env: EnvPlugin, played: list[Episode]) -> dict[str, Any]:
   """What the played episodes say."""
   returns = np.array([episode.episode_return for episode in played])
   result = {
@@ -73,8 +73,8 @@ def summary(experiment: Train, played: list[Episode]) -> dict[str, Any]:
     "episodes": len(played),
     "length": float(np.mean([episode.length for episode in played])),
   }
-  if name_of(experiment.env) == "atari":  # the only environment with published human scores
-    result["human_normalized"] = human_normalised(vars(experiment.env)["game"], result["mean"])
+  if name_of(env) == "atari":  # the only environment with published human scores
+    result["human_normalized"] = human_normalised(vars(env)["game"], result["mean"])
   return result
 
 

@@ -1,0 +1,409 @@
+"""The command line: every command, and every mistake with its one message and nothing lost."""
+
+import dataclasses
+import json
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import jax
+import numpy as np
+import pytest
+
+from selftune.core import config, evaluate, jsonl, loop, registry
+from selftune.core.cli import main
+from selftune.core.workdir import Workdir
+from selftune.plugins.envs.envpool import EnvPool
+
+SMALL = """
+train.env = @envpool()
+train.agent = @agent()
+train.runtime = @lockstep()
+train.writers = (@jsonl(), @terminal())
+train.total_env_steps = 800
+train.num_envs = 8
+train.unroll_length = 10
+train.log_seconds = 0.0
+agent.network = @mlp()
+agent.corrector = @vtrace()
+agent.losses = (@policy_gradient(), @value(), @entropy())
+agent.optimizer = @rmsprop()
+agent.metaopt = @fixed()
+"""
+
+
+@registry.register("writer", "unopened")
+@dataclasses.dataclass(frozen=True)
+class Unopened:
+  """Does not open."""
+
+  required: ClassVar[bool] = False
+
+  def open(self, run):
+    raise OSError("no network\nat all")
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  code: int
+  out: str
+  err: str
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+  """Runs a command in this process."""
+  monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # restored: a run may add to it
+
+  def run(*arguments):
+    capsys.readouterr()
+    code = main([str(argument) for argument in arguments])
+    return Result(code, *capsys.readouterr())
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+  path = tmp_path_factory.mktemp("configs") / "small.gin"
+  path.write_text(SMALL)
+  return path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, small):
+  """A run of 800 env steps, resumed to 1600: two checkpoints; and its last parameters."""
+  saved = []
+
+  def save(learner, checkpoints, state, *rest):
+    saved.append(jax.device_get(state.params))
+    original(learner, checkpoints, state, *rest)
+
+  original, loop.save = loop.save, save
+  try:
+    workdir = tmp_path_factory.mktemp("runs") / "trained"
+    assert main(["train", str(small), "--workdir", str(workdir)]) == 0
+    more = ["--bind", "train.total_env_steps = 1600", "--resume"]
+    assert main(["train", str(small), "--workdir", str(workdir), *more]) == 0
+  finally:
+    loop.save = original
+  return workdir, saved[-1]
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+  """A copy of the trained run."""
+  return shutil.copytree(trained[0], tmp_path / "run")
+
+
+def contents(folder):
+  return {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def assert_refused(result, *words):
+  assert result.code == 2
+  assert result.out == ""
+  assert result.err.startswith("selftune: ") and result.err.count("\n") == 1, result.err
+  for word in words:
+    assert word in result.err
+
+
+MISTAKES = {
+  "component": (["train.env = @envpol()"], ["no component is named 'envpol'", "'envpool'"]),
+  "parameter": (["train.num_env = 3"], ["'train' has no parameter 'num_env'", "'num_envs'"]),
+  "macro": (["seed = 1", "train.seed = %sed"], ["macro '%sed' is not defined", "'seed'"]),
+  "unread macro": (["sed = 1"], ["macro 'sed' is defined but never read"]),
+  "scope": (["aux/entropy.cost = 0.1"], ["scope 'aux' is never opened for 'entropy'"]),
+  "type": (["train.num_envs = '8'"], ["train.num_envs takes int, not '8'"]),
+  "range": (["train.micro_batch = 0"], ["micro_batch = 0 must be at least 1"]),
+  "groups": (["lockstep.groups = 0"], ["groups = 0 must be at least 1"]),
+  "keep": (["train.checkpoints_to_keep = 1"], ["checkpoints_to_keep = 1 must be at least 2"]),
+  "heads": (["agent.heads = 0"], ["at least 1 head"]),
+  "game": (["train.env = @atari()", "atari.game='brekout'"], ["'brekout'", "'breakout'"]),
+  "task": (["envpool.task = 'Catch'"], ["envpool.task = 'Catch' does not exist", "'Catch-v0'"]),
+  "tune": (
+    ["agent.metaopt = @metagradient()", "metagradient.tune = ('vtrace.gama',)"],
+    ["'vtrace.gama' matches no tunable", "'vtrace.gamma'", "entropy.cost", "rmsprop.learning_rate"],
+  ),
+  "actions": (["envpool.task = 'Pendulum-v1'"], ["no policy serves the action space", "discrete"]),
+  "network": (["agent.network = @impala_resnet()"], ["'impala_resnet' takes images", "@mlp()"]),
+  "environments": (["train.num_envs = 33"], ["num_envs = 33", "choose a multiple of 2"]),
+  "batch": (
+    ["train.num_envs = 33", "lockstep.groups = 1", "lockstep.learner_devices = (0, 1)"],
+    ["33", "not divisible by 2 learner devices"],
+  ),
+  "micro_batch": (["train.micro_batch = 3"], ["micro_batch = 3 does not divide the 8"]),
+  "learner device": (["lockstep.learner_devices = (7,)"], ["learner_devices = (7,)", "0 to 1"]),
+  "actor device": (["lockstep.actor_devices = (-1,)"], ["actor_devices = (-1,)", "0 to 1"]),
+  "nonsense": (["nonsense"], ["--bind 'nonsense'"]),
+  "no value": (["train.seed ="], ["--bind 'train.seed ='"]),
+  "no quotes": (["x.y = z"], ["--bind 'x.y = z'", "needs quotes"]),
+  "empty": ([""], ["--bind ''"]),
+  "two values": (["train.seed = 1 2"], ["--bind 'train.seed = 1 2'"]),
+}
+
+
+@pytest.mark.parametrize("bindings, words", MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_in_the_configuration_creates_nothing(cli, small, tmp_path, bindings, words):
+  binds = [f"--bind={binding}" for binding in bindings]
+  workdir = tmp_path / "new"
+  assert_refused(cli("train", small, *binds, "--workdir", workdir), *words)
+  assert not workdir.exists()
+
+
+def test_a_mistake_in_a_resumed_run_loses_nothing(cli, small, run):
+  before = contents(run)
+  for binding in ("entropy.cst = 1", "agent.network = @impala_resnet()", "train.seed = 1"):
+    result = cli("train", small, f"--bind={binding}", "--workdir", run, "--resume")
+    assert_refused(result)
+  assert contents(run) == before
+
+
+def test_a_configuration_that_is_not_there(cli, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for command in ("train", "config"):
+    assert_refused(cli(command, "experiments/catch_stax"), "'experiments/catch_stacx'")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_there_is_not_started_over(cli, small, run):
+  before = contents(run)
+  assert_refused(cli("train", small, "--workdir", run), "holds a run already", "--resume")
+  assert contents(run) == before
+
+
+def test_resuming_with_another_configuration(cli, small, run):
+  before = contents(run)
+  result = cli("train", small, "--bind=entropy.cost = 0.5", "--workdir", run, "--resume")
+  assert_refused(result, "another configuration", "entropy.cost is 0.01 there and 0.5 here")
+  assert contents(run) == before
+
+
+def test_resuming_where_there_is_no_run(cli, small, tmp_path):
+  (tmp_path / "empty").mkdir()
+  for name in ("empty", "absent"):
+    result = cli("train", small, "--workdir", tmp_path / name, "--resume")
+    assert_refused(result, "no run to resume", "leave out --resume")
+  assert contents(tmp_path) == {} and not (tmp_path / "absent").exists()
+
+
+def test_workdirs_that_cannot_be_written(cli, small, tmp_path):
+  file = tmp_path / "file"
+  file.write_text("mine")
+  for workdir in (file, file / "below", Path("/proc/selftune")):
+    result = cli("train", small, "--workdir", workdir)
+    assert_refused(result, "cannot write to", "another --workdir")
+  assert file.read_text() == "mine"
+
+
+def test_folders_without_a_run(cli, tmp_path):
+  assert_refused(cli("eval", tmp_path), "holds no run")
+  assert_refused(cli("plot", tmp_path), "not the workdir of a training run")
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_checkpoint(cli, run):
+  shutil.rmtree(run / "checkpoints")
+  assert_refused(cli("eval", run), "has no checkpoint yet")
+
+
+ARGUMENTS = {
+  "nothing": ([], ["COMMAND", "selftune --help"]),
+  "command": (["trian", "x"], ["invalid choice: 'trian'", "train"]),
+  "no config": (["train"], ["required: CONFIG", "selftune train --help"]),
+  "flag": (["eval", "x", "--gredy"], ["unrecognized arguments: --gredy"]),
+  "no number": (["eval", "x", "--episodes", "ten"], ["--episodes", "'ten'"]),
+  "no episodes": (["eval", "x", "--episodes", "0"], ["--episodes 0 must be at least 1"]),
+  "seed": (["eval", "x", "--seed", "-1"], ["--seed -1 must be at least 0"]),
+  "kind": (["plugins", "losses"], ["'losses'", "Did you mean 'loss'?", "corrector"]),
+  "format": (["plot", "x", "--out", "a.pdf"], ["a.pdf", "a.png"]),
+}
+
+
+@pytest.mark.parametrize("arguments, words", ARGUMENTS.values(), ids=ARGUMENTS)
+def test_mistakes_in_the_arguments(cli, arguments, words):
+  assert_refused(cli(*arguments), *words)
+
+
+def newest_array_file(workdir):
+  newest = max((workdir / "checkpoints").iterdir(), key=lambda p: int(p.name))
+  return max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def test_a_truncated_checkpoint_falls_back_says_so_and_trains_on(cli, small, run):
+  os.truncate(newest_array_file(run), 100)
+  result = cli("eval", run, "--episodes", 2)
+  assert result.code == 0 and json.loads(result.out)["env_steps"] == 800
+  assert "damaged" in result.err and "going back to update 10" in result.err
+  more = "--bind=train.total_env_steps = 2400"
+  result = cli("train", small, more, "--workdir", run, "--resume")
+  assert result.code == 0, result.err
+  assert "resuming at update 10. damaged: " in result.err and "going back" in result.err
+  steps = [row["env_steps"] for row in jsonl.read(run / "metrics.jsonl")]
+  assert steps == list(range(80, 2480, 80))
+  assert json.loads(cli("eval", run, "--episodes", 2).out)["env_steps"] == 2400
+
+
+def test_training_reports_where_everything_is(cli, small, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  writers = "--bind=train.writers = (@jsonl(), @unopened())"
+  result = cli("train", small, "--bind=train.seed = 3", writers)
+  assert result.code == 0
+  assert "Trained 800 env steps" in result.out and "Mean return of the last" in result.out
+  assert "selftune eval runs/small_seed3" in result.out
+  assert result.err == (
+    "selftune: writer 'unopened' did not open, going on without it: no network at all\n"
+  )
+  assert not logging.getLogger("selftune.core").handlers
+  assert Path("runs/small_seed3/curves.png").stat().st_size > 1000
+  assert "more train.total_env_steps" not in result.out
+
+
+def test_sigterm_saves_and_tells_how_to_go_on(cli, small, tmp_path):
+  workdir = tmp_path / "a run"
+
+  def stop():
+    metrics = workdir / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
+      time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  threading.Thread(target=stop, daemon=True).start()
+  total = "--bind=train.total_env_steps = 80_000_000"
+  result = cli("train", small, total, "--workdir", workdir)
+  assert result.code == 0 and "SIGTERM: saving and stopping." in result.err
+  command = shlex.split(result.out.splitlines()[-1])
+  assert command == ["selftune", "train", str(small), total, "--workdir", str(workdir), "--resume"]
+  rows = list(jsonl.read(workdir / "metrics.jsonl"))
+  saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
+  assert saved == [len(rows)]  # a row an update
+  result = cli(*command[1:], f"--bind=train.total_env_steps = {rows[-1]['env_steps'] + 80}")
+  assert result.code == 0 and f"resuming at update {len(rows)}" in result.err
+
+
+def test_numbers_that_are_not_finite_end_the_run_with_the_term(cli, small, tmp_path):
+  result = cli("train", small, "--bind=value.cost = 1e39", "--workdir", tmp_path / "new")
+  assert result.code == 1 and "Traceback" not in result.err
+  assert result.err.splitlines()[-1].startswith("selftune: 'loss/value/0' was not finite in update")
+
+
+def test_bugs_keep_their_traceback_and_ctrl_c_does_not(cli, small, trained, monkeypatch):
+  def fail(*_):
+    raise failure
+
+  monkeypatch.setattr(evaluate, "evaluate", fail)
+  failure = ValueError("a bug")
+  with pytest.raises(ValueError, match="a bug"):
+    cli("eval", trained[0])
+  failure = KeyboardInterrupt()
+  assert cli("eval", trained[0]) == Result(130, "", "selftune: interrupted.\n")
+
+
+def test_eval_scores_the_newest_parameters(cli, trained, monkeypatch):
+  played_with = []
+
+  def play(agent, actor_params, pool, *rest):
+    played_with.append((actor_params.params, pool.num_envs))
+    return original(agent, actor_params, pool, *rest)
+
+  original = evaluate.play
+  monkeypatch.setattr(evaluate, "play", play)
+  workdir, params = trained
+  before = contents(workdir)
+  result = cli("eval", workdir, "--episodes", 18, "--seed", 5)
+  assert result.code == 0 and result.out.count("\n") == 1
+  scored = json.loads(result.out)
+  assert scored["env_steps"] == 1600 and scored["episodes"] == 18 and scored["length"] == 9.0
+  assert -1 <= scored["min"] <= scored["mean"] <= scored["max"] <= 1
+  assert (scored["greedy"], scored["seed"]) == (False, 5) and "human_normalized" not in scored
+  jax.tree.map(np.testing.assert_array_equal, played_with[0][0], params)
+  assert played_with[0][1] == 16
+  assert json.loads(cli("eval", workdir, "--episodes", 18, "--seed", 5).out) == scored
+  assert json.loads(cli("eval", workdir, "--greedy", "--episodes", 3).out)["greedy"] is True
+  assert contents(workdir) == before
+
+
+def test_eval_plays_in_environments_that_training_has_not_seen(trained, monkeypatch):
+  made = []
+  make = EnvPool.make
+  monkeypatch.setattr(EnvPool, "make", lambda self, seeds: made.append(seeds) or make(self, seeds))
+  evaluate.evaluate(trained[0], episodes=16)
+  seen = Workdir(trained[0]).env_seeds()
+  assert len(seen) == 2 * 8 and not seen & set(made[0])
+
+
+def test_plot(cli, run, tmp_path, monkeypatch):
+  (run / "curves.png").unlink()
+  assert cli("plot", run) == Result(0, f"{run / 'curves.png'}\n", "")
+  assert (run / "curves.png").exists()
+  monkeypatch.chdir(tmp_path)
+  assert cli("plot", run, run).out == "curves.png\n"
+  assert cli("plot", run, "--out", "b.png").out == "b.png\n"
+  assert_refused(cli("plot", run, "--out", "absent/b.png"), "cannot write the plot")
+
+
+def test_plugins(cli, monkeypatch):
+  monkeypatch.setattr(registry, "unavailable", lambda: {"lost.module": "ImportError: no hope"})
+  found = json.loads(cli("plugins", "--json").out)
+  assert list(found["plugins"]) == list(registry.KINDS)
+  assert found["unavailable"] == {"lost.module": "ImportError: no hope"}
+  (entropy,) = [p for p in found["plugins"]["loss"] if p["name"] == "entropy"]
+  (cost,) = entropy["tunables"]
+  assert cost["name"] == "entropy.cost" and (cost["domain"], cost["default"]) == ("scale", 0.01)
+  text = cli("plugins", "loss").out
+  assert f"  @entropy(): {entropy['doc']}\n" in text
+  assert f"    tunable entropy.cost ({cost['symbol']}): scale, default 0.01\n" in text
+  assert "unavailable: lost.module: ImportError: no hope\n" in text
+  assert "vtrace" not in text
+
+
+def test_config_prints_what_loads_back_and_makes_no_environment(cli, small, tmp_path, monkeypatch):
+  monkeypatch.setattr(EnvPool, "make", None)
+  result = cli("config", small, "--bind", "entropy.cost = 0.5")
+  assert result.code == 0 and result.err == ""
+  printed = tmp_path / "printed.gin"
+  printed.write_text(result.out)
+  expected = config.load(small, ["entropy.cost = 0.5"])
+  assert config.load(printed).root == expected.root
+  assert "vtrace.gamma = 0.99" in result.out  # a default
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["plugins"], ["config"]])
+def test_help_imports_nothing_heavy(command):
+  code = f"""
+import sys
+from selftune.core.cli import main
+try:
+  main({[*command, "--help"]})
+except SystemExit as end:
+  assert end.code == 0
+heavy = {{"jax", "numpy", "gin", "orbax", "envpool", "matplotlib", "rich", "wandb"}}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert "examples:" in done.stdout or "first steps:" in done.stdout
+
+
+def test_help_answers_in_half_a_second():
+  def seconds():
+    start = time.monotonic()
+    subprocess.run([sys.executable, "-m", "selftune", "--help"], check=True, capture_output=True)
+    return time.monotonic() - start
+
+  assert min(seconds() for _ in range(3)) < 0.5
+
+
+def test_a_process_exits_with_the_code():
+  command = [sys.executable, "-m", "selftune", "train"]
+  done = subprocess.run(command, capture_output=True, text=True)
+  assert done.returncode == 2
+  assert done.stderr.startswith("selftune: the following arguments are required: CONFIG")

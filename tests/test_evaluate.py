@@ -1,0 +1,122 @@
+"""Evaluation: which episodes count, how the agent acts, and in which environments."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from selftune.core import evaluate, seeding
+from selftune.core.distributions import Categorical
+from selftune.core.episodes import Episode
+from selftune.core.types import TimeStep
+from selftune.plugins.envs.atari import Atari
+from selftune.plugins.envs.envpool import EnvPool
+
+
+class ScriptedPool:
+  """Environments whose episodes have the given lengths, and a reward of 1 a step."""
+
+  def __init__(self, lengths):
+    self.lengths = [list(one) for one in lengths]
+    self.num_envs = len(lengths)
+    self.age = np.zeros(self.num_envs, int)
+    self.actions = []
+
+  def reset(self):
+    return self._timestep(np.zeros(self.num_envs), np.ones(self.num_envs, bool))
+
+  def send(self, actions):
+    self.actions.append(actions)
+
+  def recv(self):
+    first = self.age == [one[0] for one in self.lengths]
+    for i in np.flatnonzero(first):
+      self.lengths[i].pop(0)
+    self.age = np.where(first, 0, self.age + 1)
+    return self._timestep(np.where(first, 0.0, 1.0), first)
+
+  def _timestep(self, reward, first):
+    ones = np.ones(self.num_envs, np.float32)
+    return TimeStep(self.age.astype(np.float32), reward.astype(np.float32), ones, first)
+
+
+def agent(act, size=2):
+  network = types.SimpleNamespace(initial_state=lambda batch: ())
+  return types.SimpleNamespace(network=network, distribution=Categorical(size), act=act)
+
+
+def still(actor, timestep, core_state, key, t, greedy):
+  return jnp.zeros(timestep.first.shape, jnp.int32), None, core_state
+
+
+def play(pool, episodes, act=still, unroll_length=4, greedy=False):
+  key = jax.random.key(0)
+  return evaluate.play(agent(act), None, pool, episodes, unroll_length, key, greedy)
+
+
+def test_every_environment_contributes_its_quota_however_long_its_episodes_are():
+  pool = ScriptedPool([[2, 1, 9, 99], [7, 3, 99], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 99]])
+  played = play(pool, episodes=7)
+  assert sorted(e.length for e in played) == [1, 1, 1, 2, 3, 7, 9]
+  assert [e.episode_return for e in played] == [e.length for e in played]
+
+
+def test_one_episode_of_one_environment():
+  assert [e[1:] for e in play(ScriptedPool([[5, 99]]), episodes=1)] == [(5.0, 5)]
+
+
+def test_greedy_takes_the_mode_and_a_sample_does_not():
+  logits = jnp.log(jnp.array([0.4, 0.6]))
+  distribution = Categorical(2)
+
+  def act(actor, timestep, core_state, key, t, greedy):
+    mu = jnp.broadcast_to(logits, (timestep.first.shape[0], 2))
+    sample = distribution.sample(jax.random.fold_in(key, t), mu)
+    return distribution.mode(mu) if greedy else sample, mu, core_state
+
+  pools = [ScriptedPool([[200, 9]] * 8) for _ in range(2)]
+  for pool, greedy in zip(pools, (True, False), strict=True):
+    play(pool, 8, act, greedy=greedy)
+  assert np.unique(pools[0].actions) == [1]
+  assert abs(np.mean(pools[1].actions) - 0.6) < 0.05
+
+
+def test_a_random_head_acts_for_a_trajectory_as_in_training():
+  def act(actor, timestep, core_state, key, t, greedy):
+    drawn = jax.random.randint(key, timestep.first.shape, 0, 2**30)
+    return drawn + 0 * t, None, core_state
+
+  pool = ScriptedPool([[12, 9]])
+  play(pool, 1, act, unroll_length=4)
+  drawn = np.array(pool.actions).reshape(-1)[:12].reshape(3, 4)
+  assert (drawn == drawn[:, :1]).all() and len(np.unique(drawn)) == 3
+
+
+def test_recurrent_state_is_carried():
+  def act(actor, timestep, core_state, key, t, greedy):
+    return core_state, None, core_state + 1
+
+  it = agent(act)
+  it.network.initial_state = lambda batch: jnp.zeros(batch, jnp.int32)
+  pool = ScriptedPool([[5, 9]] * 2)
+  evaluate.play(it, None, pool, 2, 4, jax.random.key(0))
+  np.testing.assert_array_equal(pool.actions, np.stack([np.arange(6)] * 2, 1))
+
+
+def test_summary():
+  played = [Episode(0, 1.0, 10), Episode(0, 2.0, 20), Episode(0, 6.0, 60)]
+  expected = {"mean": 3.0, "std": np.sqrt(14 / 3), "min": 1.0, "max": 6.0}
+  assert evaluate.summary(EnvPool(), played) == expected | {"episodes": 3, "length": 30.0}
+  atari = evaluate.summary(Atari(game="breakout"), played)
+  assert atari["human_normalized"] == pytest.approx((3.0 - 1.7) / (30.5 - 1.7))
+
+
+def test_seeds_are_different_ones_that_training_has_not_seen():
+  free = seeding.evaluation_seeds(3, 8, set())
+  assert len(set(free)) == 8 and all(0 <= seed < 2**31 for seed in free)
+  assert not set(free) & set(seeding.env_seeds(3, 0, 0, 1000))
+  kept = seeding.evaluation_seeds(3, 8, set(free[:5]))
+  assert kept[:3] == free[5:] and not set(kept) & set(free[:5])
+  assert seeding.evaluation_seeds(3, 8, set()) == free != seeding.evaluation_seeds(4, 8, set())
