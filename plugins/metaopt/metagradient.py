@@ -64,7 +64,7 @@ class Metagradient:
     for pattern, value in self.eta_init_of.items():
       start |= dict.fromkeys(tunables.select(tuned, (pattern,)), value)
     etas = {
-      name: jnp.full(fns.tunable_shapes[name], t.domain.initial(start[name], t.value))
+      name: jnp.full(fns.tunable_shapes[name], t.domain.initial(start[name], t.value), float)
       for name, t in tuned.items()
     }
     previous: Previous | tuple[()] = ()
