@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import ClassVar
@@ -17,6 +16,7 @@ from typing import ClassVar
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from selftune.core import config, evaluate, jsonl, loop, registry
 from selftune.core.cli import main
@@ -28,10 +28,11 @@ train.env = @envpool()
 train.agent = @agent()
 train.runtime = @lockstep()
 train.writers = (@jsonl(), @terminal())
-train.total_env_steps = 800
+train.total_env_steps = 320
 train.num_envs = 8
 train.unroll_length = 10
 train.log_seconds = 0.0
+train.checkpoint_seconds = 0.0
 agent.network = @mlp()
 agent.corrector = @vtrace()
 agent.losses = (@policy_gradient(), @value(), @entropy())
@@ -78,9 +79,26 @@ def small(tmp_path_factory):
   return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+  """The runs of this file share their compiled programs."""
+  options = {
+    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+  }
+  before = {name: getattr(jax.config, name) for name in options}
+  for values in (options, before):
+    for name, value in values.items():
+      jax.config.update(name, value)
+    compilation_cache.reset_cache()  # else JAX keeps to what it found when it first compiled
+    if values is options:
+      yield
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, small):
-  """A run of 800 env steps, resumed to 1600: two checkpoints; and its last parameters."""
+  """A run of four updates with the checkpoints of the last three; and its last parameters."""
   saved = []
 
   def save(learner, checkpoints, state, *rest):
@@ -91,8 +109,6 @@ def trained(tmp_path_factory, small):
   try:
     workdir = tmp_path_factory.mktemp("runs") / "trained"
     assert main(["train", str(small), "--workdir", str(workdir)]) == 0
-    more = ["--bind", "train.total_env_steps = 1600", "--resume"]
-    assert main(["train", str(small), "--workdir", str(workdir), *more]) == 0
   finally:
     loop.save = original
   return workdir, saved[-1]
@@ -241,15 +257,14 @@ def newest_array_file(workdir):
 def test_a_truncated_checkpoint_falls_back_says_so_and_trains_on(cli, small, run):
   os.truncate(newest_array_file(run), 100)
   result = cli("eval", run, "--episodes", 2)
-  assert result.code == 0 and json.loads(result.out)["env_steps"] == 800
-  assert "damaged" in result.err and "going back to update 10" in result.err
-  more = "--bind=train.total_env_steps = 2400"
-  result = cli("train", small, more, "--workdir", run, "--resume")
+  assert result.code == 0 and json.loads(result.out)["env_steps"] == 240
+  assert "damaged" in result.err and "going back to update 3" in result.err
+  result = cli("train", small, "--workdir", run, "--resume")
   assert result.code == 0, result.err
-  assert "resuming at update 10. damaged: " in result.err and "going back" in result.err
-  steps = [row["env_steps"] for row in jsonl.read(run / "metrics.jsonl")]
-  assert steps == list(range(80, 2480, 80))
-  assert json.loads(cli("eval", run, "--episodes", 2).out)["env_steps"] == 2400
+  assert "selftune: resuming at update 3. damaged: " in result.err
+  assert [row["env_steps"] for row in jsonl.read(run / "metrics.jsonl")] == [80, 160, 240, 320]
+  result = cli("eval", run, "--episodes", 2)
+  assert json.loads(result.out)["env_steps"] == 320 and "damaged" not in result.err
 
 
 def test_training_reports_where_everything_is(cli, small, tmp_path, monkeypatch):
@@ -257,7 +272,7 @@ def test_training_reports_where_everything_is(cli, small, tmp_path, monkeypatch)
   writers = "--bind=train.writers = (@jsonl(), @unopened())"
   result = cli("train", small, "--bind=train.seed = 3", writers)
   assert result.code == 0
-  assert "Trained 800 env steps" in result.out and "Mean return of the last" in result.out
+  assert "Trained 320 env steps" in result.out and "Mean return of the last" in result.out
   assert "selftune eval runs/small_seed3" in result.out
   assert result.err == (
     "selftune: writer 'unopened' did not open, going on without it: no network at all\n"
@@ -267,30 +282,29 @@ def test_training_reports_where_everything_is(cli, small, tmp_path, monkeypatch)
   assert "more train.total_env_steps" not in result.out
 
 
-def test_sigterm_saves_and_tells_how_to_go_on(cli, small, tmp_path):
-  workdir = tmp_path / "a run"
-
-  def stop():
-    metrics = workdir / "metrics.jsonl"
-    while not metrics.exists() or metrics.read_bytes().count(b"\n") < 3:
-      time.sleep(0.01)
+def test_sigterm_saves_and_tells_how_to_go_on(cli, small, tmp_path, monkeypatch):
+  def save(*arguments):
+    original(*arguments)
     os.kill(os.getpid(), signal.SIGTERM)
 
-  threading.Thread(target=stop, daemon=True).start()
-  total = "--bind=train.total_env_steps = 80_000_000"
-  result = cli("train", small, total, "--workdir", workdir)
+  original = loop.save
+  workdir = tmp_path / "a run"
+  bind = "--bind=train.seed = 7"
+  with monkeypatch.context() as patched:
+    patched.setattr(loop, "save", save)
+    result = cli("train", small, bind, "--workdir", workdir)
   assert result.code == 0 and "SIGTERM: saving and stopping." in result.err
+  assert result.out.startswith("Stopped after 80 env steps. Resume with:\n")
+  assert [path.name for path in (workdir / "checkpoints").iterdir()] == ["1"]
   command = shlex.split(result.out.splitlines()[-1])
-  assert command == ["selftune", "train", str(small), total, "--workdir", str(workdir), "--resume"]
-  rows = list(jsonl.read(workdir / "metrics.jsonl"))
-  saved = [int(path.name) for path in (workdir / "checkpoints").iterdir()]
-  assert saved == [len(rows)]  # a row an update
-  result = cli(*command[1:], f"--bind=train.total_env_steps = {rows[-1]['env_steps'] + 80}")
-  assert result.code == 0 and f"resuming at update {len(rows)}" in result.err
+  assert command == ["selftune", "train", str(small), bind, "--workdir", str(workdir), "--resume"]
+  result = cli(*command[1:])
+  assert result.code == 0 and "resuming at update 1." in result.err
+  assert [row["env_steps"] for row in jsonl.read(workdir / "metrics.jsonl")] == [80, 160, 240, 320]
 
 
 def test_numbers_that_are_not_finite_end_the_run_with_the_term(cli, small, tmp_path):
-  result = cli("train", small, "--bind=value.cost = 1e39", "--workdir", tmp_path / "new")
+  result = cli("train", small, "--bind=value.cost = 3e38", "--workdir", tmp_path / "new")
   assert result.code == 1 and "Traceback" not in result.err
   assert result.err.splitlines()[-1].startswith("selftune: 'loss/value/0' was not finite in update")
 
@@ -321,7 +335,7 @@ def test_eval_scores_the_newest_parameters(cli, trained, monkeypatch):
   result = cli("eval", workdir, "--episodes", 18, "--seed", 5)
   assert result.code == 0 and result.out.count("\n") == 1
   scored = json.loads(result.out)
-  assert scored["env_steps"] == 1600 and scored["episodes"] == 18 and scored["length"] == 9.0
+  assert scored["env_steps"] == 320 and scored["episodes"] == 18 and scored["length"] == 9.0
   assert -1 <= scored["min"] <= scored["mean"] <= scored["max"] <= 1
   assert (scored["greedy"], scored["seed"]) == (False, 5) and "human_normalized" not in scored
   jax.tree.map(np.testing.assert_array_equal, played_with[0][0], params)
@@ -337,7 +351,7 @@ def test_eval_plays_in_environments_that_training_has_not_seen(trained, monkeypa
   monkeypatch.setattr(EnvPool, "make", lambda self, seeds: made.append(seeds) or make(self, seeds))
   evaluate.evaluate(trained[0], episodes=16)
   seen = Workdir(trained[0]).env_seeds()
-  assert len(seen) == 2 * 8 and not seen & set(made[0])
+  assert len(seen) == 8 and not seen & set(made[0])
 
 
 def test_plot(cli, run, tmp_path, monkeypatch):
