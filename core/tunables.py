@@ -80,8 +80,15 @@ def collect(components: Components) -> dict[str, Tunable]:
   return {t.name: t for name, plugin in components.items() for t in declared(name, plugin)}
 
 
-def select(tunables: Mapping[str, Tunable], patterns: tuple[str, ...]) -> dict[str, Tunable]:
+def select(
+  tunables: Mapping[str, Tunable], patterns: tuple[str, ...], setting: str = "tune"
+) -> dict[str, Tunable]:
   """The tunables that match any of the patterns (`fnmatch`: `*.cost`), in declared order.
+
+  Args:
+    tunables: to choose from, by name.
+    patterns: what to choose.
+    setting: the setting that holds the patterns, for messages.
 
   Raises:
     ValueError: a pattern matches nothing; the message lists what exists.
@@ -90,9 +97,10 @@ def select(tunables: Mapping[str, Tunable], patterns: tuple[str, ...]) -> dict[s
     if not fnmatch.filter(tunables, pattern):
       close = difflib.get_close_matches(pattern, tunables, n=1)
       hint = f" Did you mean '{close[0]}'?" if close else ""
+      there = "This agent has" if setting == "tune" else "Tuned are"
       raise ValueError(
-        f"tune pattern '{pattern}' matches no tunable.{hint} "
-        f"This agent has: {', '.join(tunables) or 'none'}."
+        f"{setting} pattern '{pattern}' matches no tunable.{hint} "
+        f"{there}: {', '.join(tunables) or 'none'}."
       )
   return {
     name: t

@@ -41,8 +41,9 @@ class Metagradient:
   Attributes:
     tune: patterns over `component.field`; () tunes nothing and equals `fixed` to the bit.
     learning_rate: of Adam on eta; b1, b2, eps likewise.
-    eta_init: initial eta where a sigmoid maps it (4.6: sigmoid = 0.99).
-    eta_init_of: initial eta by pattern, where it differs from `eta_init`.
+    eta_init: initial eta where a sigmoid maps it (4.6: sigmoid = 0.99); elsewhere the first value
+      is the configured one.
+    eta_init_of: initial eta of any tuned number, by pattern, where it is to differ.
     outer_losses: terms that only the outer loss has.
     outer_batch: the outer loss is taken on the `same` batch as the update (Algorithm 2), or on the
       `next` one (Xu et al. 2018), at the cost of one more gradient.
@@ -60,13 +61,10 @@ class Metagradient:
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
     tuned = self._tuned(fns)
-    start = dict.fromkeys(tuned, self.eta_init)
-    for pattern, value in self.eta_init_of.items():
-      start |= dict.fromkeys(tunables.select(tuned, (pattern,)), value)
-    etas = {
-      name: jnp.full(fns.tunable_shapes[name], t.domain.initial(start[name], t.value), float)
-      for name, t in tuned.items()
-    }
+    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
+    for pattern, eta in self.eta_init_of.items():
+      start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
+    etas = {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
     previous: Previous | tuple[()] = ()
     if self.outer_batch == "next" and tuned:
       empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
