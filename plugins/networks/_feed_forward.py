@@ -15,7 +15,7 @@ ComputeDtype = Literal["float32", "bfloat16"]
 
 
 def feed_forward(
-  torso: Callable[[Array], Array],
+  torso: Callable[[jax.Array], jax.Array],
   spec: EnvSpec,
   policy_size: int,
   total_heads: int,
@@ -32,7 +32,7 @@ def feed_forward(
   """
   torso_fn = hk.without_apply_rng(hk.transform(torso))
 
-  def call_heads(x: Array, gamma: Array) -> HeadOut:
+  def call_heads(x: jax.Array, gamma: jax.Array) -> HeadOut:
     return heads(
       x, gamma, total=total_heads, policy_size=policy_size, gamma_embedding=gamma_embedding
     )
@@ -68,7 +68,7 @@ def working_dtype(params: PyTree, compute_dtype: ComputeDtype) -> jnp.dtype:
   return own if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
 
-def as_input(observation: Array, dtype: jnp.dtype) -> Array:
+def as_input(observation: Array, dtype: jnp.dtype) -> jax.Array:
   """Observations as floats; bytes, which only images have, are scaled to [0, 1]."""
   x = jnp.asarray(observation).astype(dtype)
   return x / 255 if observation.dtype == jnp.uint8 else x

@@ -7,8 +7,7 @@ elementwise selections between shifted arrays, and so are its derivatives in bot
 
 import jax
 import jax.numpy as jnp
-
-from ...core.types import Array
+from jax import Array
 
 
 def max_pool(x: Array) -> Array:
@@ -40,16 +39,19 @@ def _max_along(x: Array, axis: int) -> Array:
 def _windows(x: Array, axis: int, fill: float) -> tuple[Array, Array, Array]:
   """The first, second and third element of every window along `axis`.
 
-  SAME pads an odd size by one on both sides, an even one on the right only. The padded axis is seen
-  as pairs, so that stride 2 becomes an index and the transpose of this function no scatter.
+  The axis is seen as pairs, one a window: its first two elements; the third is the next pair's
+  first. So stride 2 becomes an index, and the transpose of this function no scatter. SAME pads an
+  odd size by one on both sides, an even one on the right.
   """
   n = x.shape[axis]
-  out = (n + 1) // 2
+  x = _pad(x, axis, (n % 2, 0), fill)
+  pairs = x.reshape(*x.shape[:axis], -1, 2, *x.shape[axis + 1 :])
+  first, second = (jnp.squeeze(y, axis + 1) for y in jax.lax.split(pairs, (1, 1), axis + 1))
+  rest = jax.lax.slice_in_dim(first, 1, None, axis=axis)
+  return first, second, _pad(rest, axis, (0, 1), fill)
+
+
+def _pad(x: Array, axis: int, width: tuple[int, int], fill: float) -> Array:
   padding = [(0, 0, 0)] * x.ndim
-  padding[axis] = (n % 2, 2 * (out + 1) - n - n % 2, 0)
-  padded = jax.lax.pad(x, jnp.asarray(fill, x.dtype), padding)
-  pairs = padded.reshape(*x.shape[:axis], out + 1, 2, *x.shape[axis + 1 :])
-  even = jax.lax.index_in_dim(pairs, 0, axis + 1, keepdims=False)
-  odd = jax.lax.index_in_dim(pairs, 1, axis + 1, keepdims=False)
-  first, third = (jax.lax.slice_in_dim(even, i, i + out, axis=axis) for i in (0, 1))
-  return first, jax.lax.slice_in_dim(odd, 0, out, axis=axis), third
+  padding[axis] = (*width, 0)
+  return jax.lax.pad(x, jnp.asarray(fill, x.dtype), padding)

@@ -5,10 +5,12 @@ from typing import Literal
 
 import haiku as hk
 import jax
+from jax import Array
 
 from ...core.interfaces import Network
 from ...core.registry import register
-from ...core.types import Array, EnvSpec
+from ...core.types import EnvSpec
+from ._convolution import conv3x3
 from ._feed_forward import ComputeDtype, check_image, feed_forward
 from ._heads import GammaEmbedding
 from ._pooling import max_pool
@@ -38,7 +40,7 @@ class ImpalaResnet:
       for block, channels in enumerate(self.channels):
 
         def conv(x: Array, name: str, channels: int = channels, block: int = block) -> Array:
-          return hk.Conv2D(channels, 3, name=f"block_{block}_{name}")(x)
+          return conv3x3(x, channels, f"block_{block}_{name}")
 
         x = pool(conv(x, "in"))
         for unit in range(2):

@@ -5,10 +5,11 @@ import math
 
 import haiku as hk
 import jax
+from jax import Array
 
 from ...core.interfaces import Network
 from ...core.registry import register
-from ...core.types import Array, EnvSpec
+from ...core.types import EnvSpec
 from ._feed_forward import ComputeDtype, feed_forward
 from ._heads import GammaEmbedding
 
