@@ -141,12 +141,9 @@ def _restore(
   learner = Learner(
     agent, [device], experiment.num_envs, experiment.unroll_length, experiment.total_updates
   )
-  timestep = TimeStep(
-    jax.ShapeDtypeStruct((1, *spec.observation.shape), spec.observation.dtype),
-    reward=jax.ShapeDtypeStruct((1,), np.float32),
-    discount=jax.ShapeDtypeStruct((1,), np.float32),
-    first=jax.ShapeDtypeStruct((1,), bool),
-  )
+  one = np.zeros(1, np.float32)
+  observation = np.zeros((1, *spec.observation.shape), spec.observation.dtype)
+  timestep = TimeStep(observation, reward=one, discount=one, first=one > 0)
   state = learner.init(jax.random.key(experiment.seed), timestep)
   restored = Checkpointer(workdir.checkpoints).restore(state)
   if restored is None:

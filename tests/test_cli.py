@@ -60,14 +60,14 @@ class Result:
 
 
 @pytest.fixture
-def cli(capsys, monkeypatch):
+def cli(capfd, monkeypatch):
   """Runs a command in this process."""
   monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # restored: a run may add to it
 
   def run(*arguments):
-    capsys.readouterr()
+    capfd.readouterr()
     code = main([str(argument) for argument in arguments])
-    return Result(code, *capsys.readouterr())
+    return Result(code, *capfd.readouterr())
 
   return run
 
@@ -277,7 +277,7 @@ def test_training_reports_where_everything_is(cli, small, tmp_path, monkeypatch)
   assert result.err == (
     "selftune: writer 'unopened' did not open, going on without it: no network at all\n"
   )
-  assert not logging.getLogger("selftune.core").handlers
+  assert not logging.getLogger("selftune").handlers
   assert Path("runs/small_seed3/curves.png").stat().st_size > 1000
   assert "more train.total_env_steps" not in result.out
 
@@ -421,3 +421,13 @@ def test_a_process_exits_with_the_code():
   done = subprocess.run(command, capture_output=True, text=True)
   assert done.returncode == 2
   assert done.stderr.startswith("selftune: the following arguments are required: CONFIG")
+
+
+def test_the_outer_loss_on_the_next_batch_with_several_pools(cli, small, tmp_path):
+  """The meta state keeps a whole batch, though the first pool holds half of the environments."""
+  binds = ["agent.metaopt = @metagradient()", "metagradient.outer_batch = 'next'"]
+  binds += ["metagradient.tune = ('vtrace.gamma',)", "train.total_env_steps = 160"]
+  workdir = tmp_path / "next"
+  arguments = [f"--bind={bind}" for bind in binds]
+  assert cli("train", small, *arguments, "--workdir", workdir).code == 0
+  assert json.loads(cli("eval", workdir, "--episodes", 2).out)["env_steps"] == 160

@@ -1,0 +1,144 @@
+"""What the command line takes, and its help.
+
+Imports nothing heavy: `--help` answers at once.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from .errors import UserError
+
+CONFIG_HELP = "a gin file, or the name of a packaged one, such as experiments/catch_stacx"
+BIND_HELP = "override one parameter; repeat for more, the last one of a name counts"
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+  """The arguments; `command` is the name of the command.
+
+  Raises:
+    UserError: says what is wrong with them.
+  """
+  return _parser().parse_args(argv)
+
+
+class _Parser(argparse.ArgumentParser):
+  """Says what is wrong in one line, like every other mistake."""
+
+  def error(self, message: str) -> NoReturn:
+    raise UserError(f"{message}. See '{self.prog} --help'.")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = _Parser(
+    prog="selftune",
+    description="Trains reinforcement-learning agents that tune their own hyperparameters.",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    epilog="""\
+first steps:
+  selftune train experiments/catch_stacx        about a minute on two cores
+  selftune eval runs/catch_stacx_seed0          score what was trained
+  selftune plot runs/catch_stacx_seed0          the return, and every number that tuned itself
+  selftune plugins loss                         what losses there are, and what of them is tunable
+
+'selftune COMMAND --help' tells more of each.
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 interrupted.""",
+  )
+  commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
+
+  def command(name: str, help: str, examples: str) -> argparse.ArgumentParser:
+    added = commands.add_parser(
+      name,
+      help=help,
+      description=f"{help[0].upper()}{help[1:]}.",
+      epilog=f"examples:\n{examples}",
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    return added
+
+  it = command(
+    "train",
+    "train an agent",
+    """\
+  selftune train experiments/catch_stacx
+  selftune train experiments/atari_stacx --bind "atari.game = 'space_invaders'"
+  selftune train my.gin --bind 'train.seed = 1' --bind 'entropy.cost = 0.02' --workdir runs/try
+  selftune train my.gin --workdir runs/try --resume     go on from its newest whole checkpoint
+
+Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
+  )
+  _add_config(it)
+  it.add_argument(
+    "--workdir",
+    type=Path,
+    metavar="DIR",
+    help="where configs, logs, checkpoints and plots go (default: runs/<config>_seed<seed>)",
+  )
+  it.add_argument(
+    "--resume",
+    action="store_true",
+    help="go on with the run in the workdir; it may be given more train.total_env_steps",
+  )
+
+  it = command(
+    "eval",
+    "play full episodes with a trained agent and print one line of JSON",
+    """\
+  selftune eval runs/catch_stacx_seed0
+  selftune eval runs/catch_stacx_seed0 --episodes 1000 --greedy --seed 7
+
+Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
+an episode; human_normalized is there for Atari. Progress goes to stderr.""",
+  )
+  it.add_argument("workdir", type=Path, metavar="WORKDIR", help="of a run, finished or not")
+  it.add_argument("--episodes", type=int, default=100, metavar="N", help="default: 100")
+  it.add_argument(
+    "--greedy", action="store_true", help="take the policy's mode (default: sample, as in training)"
+  )
+  it.add_argument(
+    "--seed", type=int, default=0, metavar="S", help="of environments and actions (default: 0)"
+  )
+
+  it = command(
+    "plot",
+    "draw the return and every self-tuned number against env steps",
+    """\
+  selftune plot runs/catch_stacx_seed0
+  selftune plot runs/stacx_seed* runs/impala_seed* --out compare.png     seeds are averaged""",
+  )
+  it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
+  it.add_argument(
+    "--out",
+    type=Path,
+    metavar="FILE",
+    help="the PNG (default: WORKDIR/curves.png for one run, ./curves.png for several)",
+  )
+
+  it = command(
+    "plugins",
+    "list what an agent can be made of, and what of it can be self-tuned",
+    """\
+  selftune plugins
+  selftune plugins corrector
+  selftune plugins --json""",
+  )
+  it.add_argument("kind", nargs="?", metavar="KIND", help="env, network, corrector, loss, ...")
+  it.add_argument("--json", action="store_true", help="one line of JSON")
+
+  it = command(
+    "config",
+    "check a configuration and print it with every default, without training",
+    """\
+  selftune config experiments/catch_stacx
+  selftune config experiments/catch_stacx --bind 'agent.heads = 1' > mine.gin""",
+  )
+  _add_config(it)
+  return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument("config", metavar="CONFIG", help=CONFIG_HELP)
+  parser.add_argument(
+    "--bind", action="append", default=[], metavar="'NAME.FIELD = VALUE'", help=BIND_HELP
+  )
