@@ -423,6 +423,7 @@ def test_a_process_exits_with_the_code():
   assert done.stderr.startswith("selftune: the following arguments are required: CONFIG")
 
 
+@pytest.mark.slow
 def test_the_outer_loss_on_the_next_batch_with_several_pools(cli, small, tmp_path):
   """The meta state keeps a whole batch, though the first pool holds half of the environments."""
   binds = ["agent.metaopt = @metagradient()", "metagradient.outer_batch = 'next'"]
