@@ -1,0 +1,184 @@
+"""Env steps per second of training on Breakout, beside what its parts allow.
+
+  python benchmarks/end_to_end.py [--config experiments/atari_stac] [--updates 6]
+
+Parts, each measured alone in the same process: stepping the environments, acting (the actor's loop
+over environments that cost nothing), and the update. On a CPU they share the cores, so the bound is
+one over the sum of their times; with learners on an accelerator, acting and stepping overlap with
+the update and the bound is the slower of the two. The plain form trains on one thread, without
+overlap, and with XLA's own gradient of max-pooling; raw EnvPool steps with random actions.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import env_throughput
+import jax
+import numpy as np
+
+from selftune.core import config, experiment, platform
+from selftune.core.actor import Rollout
+from selftune.core.agent import BuiltAgent
+from selftune.core.checkpoint import Checkpointer
+from selftune.core.loop import Progress, run
+from selftune.core.runtime import concatenate
+
+PLAIN = (
+  "train.runtime = @lockstep()",
+  "lockstep.groups = 1",
+  "lockstep.learner_devices = (0,)",
+  "impala_resnet.pooling = 'xla'",
+  "train.micro_batch = None",
+)
+
+
+class FreePool:
+  """Environments that cost nothing: the first timestep of real ones, for ever."""
+
+  def __init__(self, spec, timestep):
+    self.spec, self._timestep = spec, timestep
+    self.num_envs = len(timestep.first)
+
+  def reset(self):
+    return self._timestep
+
+  def send(self, actions):
+    pass
+
+  def recv(self):
+    return self._timestep._replace(first=np.zeros(self.num_envs, bool))
+
+  def close(self):
+    pass
+
+
+class TimedSource:
+  """A source that notes when the learner asked for each batch."""
+
+  def __init__(self, source):
+    self._source, self.devices, self.publish = source, source.devices, source.publish
+    self.asked: list[float] = []
+
+  def get(self, index):
+    self.asked.append(time.perf_counter())
+    return self._source.get(index)
+
+
+class NoLog:
+  """Takes the place of a logger."""
+
+  wall_time = 0.0
+
+  def log(self, row, env_steps):
+    pass
+
+  def log_episodes(self, episodes):
+    pass
+
+
+def measure(name: str, bindings: list[str], updates: int) -> dict[str, float]:
+  """Seconds that an update's worth of env steps takes: each part alone, and end to end."""
+  steps = f"train.total_env_steps = {10**9}"
+  loaded = config.load(name, [*bindings, steps, "train.log_seconds = 1e9"]).root
+  platform.prepare(loaded.runtime)
+  seeds = experiment.pool_seeds(loaded, 0)
+  pools = [[loaded.env.make(s) for s in row] for row in seeds]
+  agent = BuiltAgent(loaded.agent, pools[0][0].spec)
+  learner = experiment.make_learner(loaded, agent)
+  actors = experiment.make_actors(loaded, agent, pools)
+  state = learner.init(jax.random.key(0), actors[0].timestep)
+  params = learner.actor_params(state, {actor.device for actor in actors})
+  first = actors[0].timestep
+  free = experiment.make_actors(
+    loaded, agent, [[FreePool(p.spec, first) for p in row] for row in pools]
+  )
+
+  def step() -> None:
+    flat = [pool for row in pools for pool in row]
+    for _ in range(loaded.unroll_length):
+      for pool in flat:
+        pool.send(np.zeros(pool.num_envs, np.int32))
+      for pool in flat:
+        pool.recv()
+
+  def act() -> list[Rollout]:
+    return [actor.unroll(params[actor.device], 0, 0, lambda: False) for actor in free]
+
+  batch = learner.put(concatenate(act()).trajectory)
+
+  def update() -> None:
+    nonlocal state
+    state, _ = jax.block_until_ready(learner.update(state, batch))
+
+  seconds = {f.__name__: median_seconds(f, updates) for f in (step, act, update)}
+
+  warm_up = 2
+  total = (warm_up + updates) * loaded.steps_per_update
+  short = dataclasses.replace(loaded, total_env_steps=total)
+  source = TimedSource(short.runtime.start(actors, 0, lambda: False))
+  with tempfile.TemporaryDirectory() as folder:
+    checkpoints = Checkpointer(Path(folder))
+    run(short, learner, source, NoLog(), checkpoints, state, Progress(), lambda: False)
+    checkpoints.close()
+  seconds["end to end"] = (source.asked[-1] - source.asked[warm_up - 1]) / updates
+  return {"steps": loaded.steps_per_update, "cpu": jax.default_backend() == "cpu", **seconds}
+
+
+def median_seconds(f: Callable[[], Any], times: int) -> float:
+  """Median seconds of `f()`, after one call that compiles."""
+  f()
+  seconds = []
+  for _ in range(times):
+    start = time.perf_counter()
+    f()
+    seconds.append(time.perf_counter() - start)
+  return statistics.median(seconds)
+
+
+def in_subprocess(name: str, bindings: Sequence[str], updates: int) -> dict[str, float]:
+  """`measure` in a process of its own, as device settings belong to a process."""
+  command = [sys.executable, __file__, "--json", "--config", name, "--updates", str(updates)]
+  command += [word for binding in bindings for word in ("--bind", binding)]
+  done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--config", default="experiments/atari_stac")
+  parser.add_argument("--bind", action="append", default=[], help="a gin binding")
+  parser.add_argument("--updates", type=int, default=6, help="updates that are timed")
+  parser.add_argument("--json", action="store_true", help="print one measurement and end")
+  args = parser.parse_args()
+  if args.json:
+    print(json.dumps(measure(args.config, args.bind, args.updates)))
+    return
+  ours = in_subprocess(args.config, args.bind, args.updates)
+  plain = in_subprocess(args.config, [*args.bind, *PLAIN], args.updates)
+  raw = env_throughput.measure("Breakout").raw
+
+  rate = {part: ours["steps"] / ours[part] for part in ("step", "act", "update", "end to end")}
+  parts = [ours[part] for part in ("step", "act", "update")]
+  bound = ours["steps"] / (sum(parts) if ours["cpu"] else max(parts[0] + parts[1], parts[2]))
+  plain_rate = plain["steps"] / plain["end to end"]
+  for what, value in {**rate, "bound": bound, "plain form": plain_rate, "raw EnvPool": raw}.items():
+    print(f"{what:<14}{value:>12,.1f} env steps/s")
+  reached = rate["end to end"]
+  print(f"end to end / bound:       {reached / bound:.2f} (at least 0.9 wanted)")
+  print(f"end to end / plain form:  {reached / plain_rate:.2f} (at least 2 wanted)")
+  print(f"end to end / raw EnvPool: {reached / raw:.4f}")
+
+
+if __name__ == "__main__":
+  main()
