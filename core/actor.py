@@ -1,16 +1,23 @@
 """The actor: one batched rollout loop over one or more environment pools."""
 
+import functools
+import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from .agent import BuiltAgent
-from .episodes import Episode
 from .interfaces import Environment
 from .types import ActorParams, Array, PyTree, TimeStep, Trajectory
+
+_LOG = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+  """The run was asked to stop, or stops, while this waited or acted."""
 
 
 class Rollout(NamedTuple):
@@ -74,20 +81,26 @@ class Actor:
       self._groups.append(_Group(pool, core_state, rows))
       start = rows.stop
     self._batch_size = start
-    self._act = jax.jit(_acting(agent))
+    self._agent = agent
 
   @property
   def timestep(self) -> TimeStep:
     """The last timestep of the first pool, [B, ...]."""
     return self._groups[0].timestep
 
-  def unroll(self, actor_params: ActorParams, version: int, index: int) -> Rollout:
+  def unroll(
+    self, actor_params: ActorParams, version: int, index: int, stopping: Callable[[], bool]
+  ) -> Rollout:
     """The next T transitions of every environment.
 
     Args:
       actor_params: on this actor's device.
       version: number of updates they have behind them.
       index: of the trajectory, counted from the start of training; seeds what is drawn.
+      stopping: says that the run is to end; asked at every step, as a trajectory may take seconds.
+
+    Raises:
+      Interrupted: it is; after that the actor can only be closed.
     """
     key = jax.random.fold_in(self._key, index)
     trajectory = _Buffer(self._unroll_length, self._batch_size)
@@ -96,6 +109,8 @@ class Actor:
     waited = acted = 0.0
     clock = time.perf_counter
     for t in range(self._unroll_length + 1):
+      if stopping():
+        raise Interrupted
       for number, group in enumerate(self._groups):
         if t > 0:
           start = clock()
@@ -104,9 +119,8 @@ class Actor:
         trajectory.timestep(t, group.rows, group.timestep)
         if t < self._unroll_length:
           start = clock()
-          action, sample, mu, group.core_state = self._act(
-            actor_params, group.timestep, group.core_state, key, np.int32(number), np.int32(t)
-          )
+          step = (group.timestep, group.core_state, key, np.int32(number), np.int32(t))
+          action, sample, mu, group.core_state = _act(self._agent, actor_params, *step)
           group.pool.send(np.asarray(action))
           trajectory.decision(t, group.rows, np.asarray(sample), np.asarray(mu))
           acted += clock() - start
@@ -114,8 +128,12 @@ class Actor:
     return Rollout(trajectory.finish(core_state, version), episodes, waited, acted)
 
   def close(self) -> None:
+    """Closes the pools; one that fails to is a warning, as it must not hide why the run ended."""
     for group in self._groups:
-      group.pool.close()
+      try:
+        group.pool.close()
+      except Exception as error:
+        _LOG.warning("an environment pool could not be closed: %r", error)
 
 
 class _Buffer:
@@ -149,12 +167,9 @@ class _Buffer:
     )
 
 
-def _acting(agent: BuiltAgent) -> Callable[..., tuple[Array, Array, Array, Any]]:
+@functools.partial(jax.jit, static_argnums=0)  # one function, so that actors share compilations
+def _act(agent, actor_params, timestep, core_state, key, group, t):
   """agent.act with the key of a group, and the action as the environment takes it."""
-
-  def act(actor_params, timestep, core_state, key, group, t):
-    key = jax.random.fold_in(key, group)
-    sample, mu, core_state = agent.act(actor_params, timestep, core_state, key, t)
-    return agent.distribution.to_action(sample), sample, mu, core_state
-
-  return act
+  key = jax.random.fold_in(key, group)
+  sample, mu, core_state = agent.act(actor_params, timestep, core_state, key, t)
+  return agent.distribution.to_action(sample), sample, mu, core_state

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from .actor import Interrupted
 from .checkpoint import Checkpointer
 from .episodes import Episode, EpisodeStats
 from .learner import Learner
 from .logging import Logger
-from .runtime import Interrupted, Source
+from .runtime import Source
 from .types import LearnerState, Metrics
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Progress:
 
   updates: int = 0
   env_steps: int = 0  # of single environments, reset steps included
-  episodes: EpisodeStats = EpisodeStats()
+  episodes: EpisodeStats = dataclasses.field(default_factory=EpisodeStats)
   wall_time: float = 0.0  # seconds, over all starts
   writer_ids: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -60,8 +61,12 @@ def run(
       rollout, waited = source.get(progress.updates)
     except Interrupted:
       break
+    previous = metrics
     state, metrics = learner.update(state, learner.put(rollout.trajectory))
     source.publish(progress.updates + 1, learner.actor_params(state, devices))
+    # At most two updates are under way. XLA lets a CPU device have 32 computations under way, and
+    # two devices whose shares of an update wait for each other behind those would wait forever.
+    jax.block_until_ready(previous)
     env_steps = progress.env_steps + experiment.steps_per_update
     finished = [Episode(env_steps, *episode) for episode in rollout.episodes]
     logger.log_episodes(finished)

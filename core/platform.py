@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -65,9 +64,11 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
   def ask(number, frame):
     nonlocal asked
     if asked and number == signal.SIGINT:
+      signal.signal(number, signal.SIG_DFL)  # a third one does not wait for anything to be closed
       raise KeyboardInterrupt
     asked = True
-    print(f"\n{signal.Signals(number).name}: saving and stopping.", file=sys.stderr)
+    # Not print: the signal may have come while stderr's buffer was being written.
+    os.write(2, f"\n{signal.Signals(number).name}: saving and stopping.\n".encode())
 
   before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
   try:

@@ -1,10 +1,12 @@
 """Where trajectories come from while the learner learns: in turn, or from actor threads.
 
-Both give the same numbers at lag 0. The parameters that act in trajectory k are always exactly those
-of update k - lag, so a run is deterministic at any lag.
+Both give the same numbers at lag 0. The parameters that act in trajectory k are always exactly
+those of update k - lag, so a run is deterministic at any lag.
 """
 
 import dataclasses
+import itertools
+import logging
 import queue
 import threading
 import time
@@ -14,18 +16,16 @@ from typing import Protocol
 import jax
 import numpy as np
 
-from .actor import Actor, Rollout
+from .actor import Actor, Interrupted, Rollout
 from .registry import configurable
 from .types import ActorParams, Trajectory
 
 POLL = 0.1  # seconds between looks at the stop event
-JOIN = 5.0  # seconds that a thread is given to end
+JOIN = 3.0  # seconds that threads are given to end
 
 Published = Mapping[jax.Device, ActorParams]  # a copy for every device that acts
 
-
-class Interrupted(Exception):
-  """The run was asked to stop while it waited."""
+_LOG = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -34,7 +34,15 @@ class Source(Protocol):
   @property
   def devices(self) -> set[jax.Device]: ...  # those that act: each wants its copy of parameters
 
-  def get(self, index: int) -> tuple[Rollout, float]: ...  # batch `index`, seconds waited for it
+  def get(self, index: int) -> tuple[Rollout, float]:
+    """Batch `index`, and the seconds waited for it.
+
+    Raises:
+      Interrupted: the run was asked to stop.
+      BaseException: whatever an actor or its environments failed with.
+    """
+    ...
+
   def publish(self, version: int, params: Published) -> None: ...
   def close(self) -> None: ...
 
@@ -81,15 +89,15 @@ class Lockstep:
   def start(
     self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]
   ) -> "LockstepSource":
-    del first, stopping
-    return LockstepSource(actors[0])
+    del first
+    return LockstepSource(actors[0], stopping)
 
 
 class LockstepSource:
   """Acts when asked for a batch."""
 
-  def __init__(self, actor: Actor):
-    self._actor = actor
+  def __init__(self, actor: Actor, stopping: Callable[[], bool]):
+    self._actor, self._stopping = actor, stopping
     self.devices = {actor.device}
 
   def publish(self, version: int, params: Published) -> None:
@@ -97,7 +105,8 @@ class LockstepSource:
 
   def get(self, index: int) -> tuple[Rollout, float]:
     start = time.perf_counter()
-    rollout = self._actor.unroll(self._params[self._actor.device], self._version, index)
+    params = self._params[self._actor.device]
+    rollout = self._actor.unroll(params, self._version, index, self._stopping)
     return rollout, time.perf_counter() - start
 
   def close(self) -> None:
@@ -145,7 +154,7 @@ class SebulbaSource:
     self._actors, self._first, self._lag, self._stopping = actors, first, lag, stopping
     self.devices = {actor.device for actor in actors}
     self._stop = threading.Event()
-    self._failure: BaseException | None = None
+    self._failures: list[BaseException] = []
     self._published = threading.Condition()
     self._params: dict[int, Published] = {}  # the last lag + 1 versions
     self._queues = [queue.Queue[Rollout](maxsize=lag + 1) for _ in actors]
@@ -169,17 +178,21 @@ class SebulbaSource:
     return concatenate(rollouts), waited
 
   def close(self) -> None:
+    """Ends the threads and closes their pools; one whose environment hangs is left behind."""
     self._stop.set()
+    deadline = time.monotonic() + JOIN
     for thread in self._threads:
-      thread.join(JOIN)
+      thread.join(max(0.0, deadline - time.monotonic()))
     for actor, thread in zip(self._actors, self._threads, strict=True):
-      if not thread.is_alive():  # a pool must not be closed under a thread that steps it
+      if thread.is_alive():  # a pool must not be closed under a thread that steps it
+        _LOG.warning("%s did not end within %.0f s: does its environment hang?", thread.name, JOIN)
+      else:
         actor.close()
 
   def _take(self, q: "queue.Queue[Rollout]") -> Rollout:
     while True:
-      if self._failure is not None:
-        raise self._failure
+      if self._failures:
+        raise self._failures[0]
       if self._stopping():
         raise Interrupted
       try:
@@ -189,23 +202,24 @@ class SebulbaSource:
 
   def _run(self, actor: Actor, q: "queue.Queue[Rollout]") -> None:
     try:
-      index = self._first
-      while not self._stop.is_set():
+      for index in itertools.count(self._first):
         version = max(self._first, index - self._lag)
-        params = self._wait_for(version)
-        if params is not None:
-          self._offer(q, actor.unroll(params[actor.device], version, index))
-          index += 1
+        params = self._wait_for(version)[actor.device]
+        self._offer(q, actor.unroll(params, version, index, self._stop.is_set))
+    except Interrupted:
+      pass
     except BaseException as failure:
-      self._failure = self._failure or failure
+      self._failures.append(failure)
       self._stop.set()
 
-  def _wait_for(self, version: int) -> Published | None:
-    """The parameters of that version, or None if they are not there yet."""
+  def _wait_for(self, version: int) -> Published:
+    """The parameters of that version, once they are there."""
     with self._published:
-      if version not in self._params:
+      while version not in self._params:
+        if self._stop.is_set():
+          raise Interrupted
         self._published.wait(POLL)
-      return self._params.get(version)
+      return self._params[version]
 
   def _offer(self, q: "queue.Queue[Rollout]", rollout: Rollout) -> None:
     while not self._stop.is_set():
@@ -213,6 +227,7 @@ class SebulbaSource:
         return q.put(rollout, timeout=POLL)
       except queue.Full:
         continue
+    raise Interrupted
 
 
 def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
