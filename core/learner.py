@@ -21,7 +21,7 @@ from .types import ActorParams, Array, LearnerState, Metrics, PyTree, TimeStep, 
 
 AXIS = "learners"
 BATCH_AXES = Trajectory(timestep=1, action=1, behaviour=1, core_state=0, params_version=0)
-CHECK_ORDER = ("loss/", "outer_loss/", "metagrad/", "grad_norm", "metagrad_norm")
+CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
 
 
 def batch_specs(trajectory: Trajectory) -> Trajectory:
@@ -179,7 +179,7 @@ class Learner:
     """
     failure = int(metrics["failure"])
     if failure >= 0:
-      names = check_order([name for name in metrics if name != "failure"])
+      names = check_order([name for name in metrics if name not in ("failure", "updates")])
       raise NonFiniteError(
         f"'{names[failure]}' was not finite in update {int(metrics['updates']) + 1}; "
         "the state before that update is kept."

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -107,8 +107,10 @@ class Metagradient:
     )[2]
     gradient, _, _, outer = self._metagradient(fns, before, grads, previous.batch, batch, reference)
     tuned, meta = self._tune(fns, old, gradient)
-    # There is nothing to learn from before the first update.
-    tuned = jax.tree.map(lambda new, old: jnp.where(state.step > 0, new, old), tuned, old)
+    # There is nothing to learn from before the first update; and a metagradient that is not finite
+    # would spoil the losses below too, and so hide that it was the first.
+    keep = (state.step > 0) & jnp.isfinite(meta["metagrad_norm"])
+    tuned = jax.tree.map(lambda new, old: jnp.where(keep, new, old), tuned, old)
 
     values = self.values(fns, tuned)
     grads, metrics, _ = inner_gradient(fns, state.params, values, batch)
@@ -166,7 +168,7 @@ class Metagradient:
     self, fns: AgentFns, meta_state: MetaState, gradient: dict[str, Array]
   ) -> tuple[MetaState, Metrics]:
     updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
-    etas = optax.apply_updates(meta_state.etas, updates)
+    etas: Any = optax.apply_updates(meta_state.etas, updates)
     values = tunables.transform(etas, self._tuned(fns))
     metrics = {
       f"{kind}/{name}/{p}": x

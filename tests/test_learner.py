@@ -1,0 +1,265 @@
+"""The learner: devices and micro-batches, donation, failures, resuming; `tune = ()` is `fixed`."""
+
+import contextlib
+import functools
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from selftune.core.checkpoint import Checkpointer
+from selftune.core.errors import NonFiniteError, UserError
+from selftune.core.learner import check_order
+from selftune.plugins.losses.policy_kl import PolicyKL
+from selftune.plugins.metaopt.fixed import Fixed
+from selftune.plugins.metaopt.metagradient import Metagradient
+
+T, B = 3, 4
+tuned = functools.partial(
+  Metagradient,
+  tune=("leaky_vtrace.gamma", "value.cost", "rmsprop.*"),
+  outer_losses=(PolicyKL(),),
+  learning_rate=0.1,
+)
+AGENTS = {
+  "fixed": lambda: small.agent(Fixed()),
+  "untuned": lambda: small.agent(Metagradient()),
+  "stac": lambda: small.agent(tuned()),
+  "stacx": lambda: small.agent(tuned(), heads=3),
+  "next": lambda: small.agent(tuned(outer_batch="next"), heads=2),
+}
+BATCHES = [small.trajectory(seed, T, B) for seed in range(4)]
+
+
+@functools.cache
+def compiled(name, devices, micro_batch):
+  learner = small.learner(AGENTS[name](), devices, B, T, micro_batch)
+  return learner, small.first_state(learner, BATCHES[0])
+
+
+def start(name, devices=1, micro_batch=None):
+  """A learner, compiled once for all tests, and its first state."""
+  learner, state = compiled(name, devices, micro_batch)
+  return learner, jax.tree.map(lambda x: x.copy(), state)
+
+
+def train(learner, state, batches):
+  for batch in batches:
+    state, metrics = learner.update(state, learner.put(batch))
+  return state, jax.device_get(metrics)
+
+
+def on_host(state):
+  return jax.device_get(state._replace(key=jax.random.key_data(state.key)))
+
+
+def assert_equal(actual, expected, **tolerance):
+  """Of LearnerStates; to the bit unless there is a tolerance."""
+  check = np.testing.assert_allclose if tolerance else np.testing.assert_array_equal
+  actual, expected = on_host(actual), on_host(expected)
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  jax.tree.map(lambda a, e: check(a, e, **tolerance), actual, expected)
+
+
+def moved(learner, before, after):
+  """How far the parameters and etas went."""
+  etas = lambda state: getattr(state.meta_state, "etas", {})
+  distance = lambda a, b: float(np.max(np.abs(a - b)))
+  before, after = on_host(before), on_host(after)
+  return jax.tree.map(distance, (before.params, etas(before)), (after.params, etas(after)))
+
+
+@contextlib.contextmanager
+def compilations():
+  """The list of what XLA compiles meanwhile."""
+  compiled = []
+
+  def listener(event, duration, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+      compiled.append(duration)
+
+  jax.monitoring.register_event_duration_secs_listener(listener)
+  try:
+    yield compiled
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listener)
+
+
+# One device, two devices, micro-batches.
+
+
+@pytest.mark.parametrize(
+  "name, devices, micro_batch",
+  [
+    ("fixed", 2, 1),
+    ("stacx", 2, 1),
+    pytest.param("fixed", 2, None, marks=pytest.mark.slow),
+    pytest.param("fixed", 1, 2, marks=pytest.mark.slow),
+    pytest.param("stac", 2, None, marks=pytest.mark.slow),
+    pytest.param("stac", 2, 1, marks=pytest.mark.slow),
+    pytest.param("stacx", 2, None, marks=pytest.mark.slow),
+    pytest.param("stacx", 1, 2, marks=pytest.mark.slow),
+    pytest.param("next", 2, None, marks=pytest.mark.slow),
+    pytest.param("next", 2, 1, marks=pytest.mark.slow),
+  ],
+)
+def test_devices_and_micro_batches_change_nothing(name, devices, micro_batch):
+  learner, first = start(name)
+  expected, metrics = train(*start(name), BATCHES[:3])
+  state, split_metrics = train(*start(name, devices, micro_batch), BATCHES[:3])
+  assert_equal(state, expected, rtol=1e-4, atol=1e-5)
+  assert min(jax.tree.leaves(moved(learner, first, expected))) > 1e-3  # there is something to see
+  # Sums are exact; means are of means over micro-batches, so only they may differ.
+  sums = [n for n in metrics if n.startswith("metagrad") or n in ("grad_norm", "param_norm")]
+  assert len(sums) >= 2
+  for name in sums:
+    np.testing.assert_allclose(split_metrics[name], metrics[name], rtol=1e-3, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  "devices, batch, micro_batch, message",
+  [
+    (2, 5, None, "a batch of 5 .* not divisible by 2 learner devices; choose a multiple of 2"),
+    (2, 8, 3, "micro_batch = 3 does not divide the 4 trajectories .* of 2 learner devices"),
+  ],
+)
+def test_batches_that_do_not_split(devices, batch, micro_batch, message):
+  with pytest.raises(UserError, match=message):
+    small.learner(AGENTS["fixed"](), devices, batch, T, micro_batch)
+
+
+# Tuning nothing.
+
+
+def test_tuning_nothing_is_fixed_to_the_bit():
+  learner, first = start("fixed")
+  fixed, fixed_metrics = train(*start("fixed"), BATCHES)
+  untuned, metrics = train(*start("untuned"), BATCHES)
+  assert_equal(untuned._replace(meta_state=()), fixed)
+  assert metrics.keys() == fixed_metrics.keys()
+  for name in metrics:
+    np.testing.assert_array_equal(metrics[name], fixed_metrics[name], err_msg=name)
+  assert min(jax.tree.leaves(moved(learner, first, fixed)[0])) > 1e-3
+
+
+# Metrics.
+
+
+def test_metrics():
+  learner, state = start("stacx")
+  etas = on_host(state).meta_state.etas
+  state, metrics = train(learner, state, BATCHES[:3])
+  assert all(np.isfinite(x) and np.shape(x) == () for x in metrics.values())
+  assert (metrics["updates"], metrics["failure"], metrics["policy_lag"]) == (3, -1, 2)
+  for name, eta in on_host(state).meta_state.etas.items():
+    assert np.all(eta != etas[name])
+    for p, x in enumerate(eta):
+      assert metrics[f"eta_raw/{name}/{p}"] == x
+  norm = lambda prefix: np.sqrt(sum(x**2 for n, x in metrics.items() if n.startswith(prefix)))
+  np.testing.assert_allclose(metrics["metagrad_norm"], norm("metagrad/"), rtol=1e-5)
+  params = [np.sum(x**2) for x in jax.tree.leaves(on_host(state).params)]
+  np.testing.assert_allclose(metrics["param_norm"], np.sqrt(sum(params)), rtol=1e-5)
+
+
+# Buffers.
+
+
+def test_published_parameters_outlive_the_state():
+  learner, state = start("stacx", 2, 1)
+  device = jax.devices()[1]
+  expected = on_host(start("stacx", 2, 1)[1])  # to look at a buffer keeps it from being donated
+  old, published = state, learner.actor_params(state, [device])[device]
+  state, _ = learner.update(state, learner.put(BATCHES[0]))
+  assert all(x.is_deleted() for x in jax.tree.leaves((old.params, old.opt_state)))  # donated
+  assert all(x.devices() == {device} for x in jax.tree.leaves(published))
+  jax.tree.map(np.testing.assert_array_equal, jax.device_get(published.params), expected.params)
+  gamma = 1 / (1 + np.exp(-expected.meta_state.etas["leaky_vtrace.gamma"]))
+  np.testing.assert_allclose(published.gamma, gamma, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name, devices, micro_batch", [("stacx", 2, 1), ("next", 2, None)])
+def test_updates_transfer_nothing_unasked_and_compile_once(name, devices, micro_batch, tmp_path):
+  learner, state = start(name, devices, micro_batch)
+  state, _ = train(learner, state, BATCHES[:1])
+  learner.actor_params(state, jax.devices()[:1])
+  checkpoints = Checkpointer(tmp_path)
+  checkpoints.save(1, state, {})
+  checkpoints.close()
+  restored = Checkpointer(tmp_path).restore(state)
+  assert restored is not None
+  with jax.transfer_guard("disallow"), compilations() as compiled:
+    for current in (state, restored.state):
+      for batch in BATCHES[1:]:
+        current, _ = learner.update(current, learner.put(batch))
+        learner.actor_params(current, jax.devices()[:1])
+  assert not compiled
+  with compilations() as compiled:
+    jax.jit(lambda x: x + 1)(0)
+  assert compiled  # they are seen
+
+
+# Failures.
+
+
+def poisoned(batch, b=0):
+  """A reward that is not a number, at the first valid transition of environment `b`."""
+  t = int(np.argmin(batch.timestep.first[1:, b])) + 1
+  assert not batch.timestep.first[t, b]
+  reward = batch.timestep.reward.copy()
+  reward[t, b] = np.nan
+  return batch._replace(timestep=batch.timestep._replace(reward=reward))
+
+
+@pytest.mark.parametrize("name, devices, micro_batch", [("stacx", 2, 1), ("next", 2, None)])
+def test_a_number_that_is_not_finite(name, devices, micro_batch):
+  learner, state = start(name, devices, micro_batch)
+  state, metrics = train(learner, state, BATCHES[:2])
+  learner.check(metrics)
+  good = jax.tree.map(lambda x: x.copy(), state)
+  # Later good batches do not hide it, and do not change the state.
+  for batches in ([poisoned(BATCHES[2], b=3)], BATCHES[:2]):
+    state, metrics = train(learner, state, batches)
+    message = "'loss/policy_gradient/0' was not finite in update 3; the state before that update"
+    with pytest.raises(NonFiniteError, match=message):
+      learner.check(metrics)
+    assert_equal(state._replace(failure=good.failure), good)
+
+
+def test_the_earliest_cause_is_named():
+  poisoned_by = [  # each makes all that follow not finite
+    "loss/value/0",
+    "loss/total/0",
+    "grad_norm",
+    "outer_loss/value",
+    "outer_loss/total",
+    "metagrad/value.cost/0",
+    "metagrad_norm",
+    "entropy/0",
+    "param_norm",
+  ]
+  assert check_order(sorted(poisoned_by)) == poisoned_by
+  learner, _ = compiled("fixed", 1, None)
+  names = ["grad_norm", "loss/value/0", "variance/0", "policy_lag"]
+  metrics = dict.fromkeys(names, 0.0) | {"updates": 5}
+  for i, name in enumerate(check_order(names)):
+    with pytest.raises(NonFiniteError, match=f"^'{name}' was not finite in update 6;"):
+      learner.check(metrics | {"failure": i})
+
+
+# Resuming.
+
+
+@pytest.mark.parametrize("name, devices, micro_batch", [("stacx", 2, 1), ("next", 2, None)])
+def test_n_plus_m_updates_are_n_then_m(name, devices, micro_batch, tmp_path):
+  expected, expected_metrics = train(*start(name, devices, micro_batch), BATCHES)
+  learner, state = start(name, devices, micro_batch)
+  state, _ = train(learner, state, BATCHES[:2])
+  checkpoints = Checkpointer(tmp_path)
+  checkpoints.save(2, state, {})
+  checkpoints.close()
+  restored = Checkpointer(tmp_path).restore(start(name, devices, micro_batch)[1])
+  assert restored is not None and restored.step == 2
+  resumed, metrics = train(learner, restored.state, BATCHES[2:])
+  assert_equal(resumed, expected)
+  assert metrics == expected_metrics
