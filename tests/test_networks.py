@@ -11,6 +11,7 @@ from dm_env import specs
 from jax import test_util
 
 from selftune.core.types import EnvSpec, TimeStep
+from selftune.plugins.networks._convolution import convolve
 from selftune.plugins.networks._pooling import max_pool
 from selftune.plugins.networks.impala_resnet import ImpalaResnet
 from selftune.plugins.networks.mlp import Mlp
@@ -309,6 +310,63 @@ def test_bfloat16_still_tells_discounts_apart():
   steps = timesteps("mlp", 1, 1)
   values = [unroll(params, steps, np.full(1, g)).value.item() for g in gammas]
   assert len(set(values)) == 3
+
+
+# Convolution.
+
+
+def lax_convolve(x, w, stride, padding):
+  layout = ("NHWC", "HWIO", "NHWC")
+  return jax.lax.conv_general_dilated(x, w, (stride,) * 2, padding, dimension_numbers=layout)
+
+
+every_convolution = pytest.mark.parametrize(
+  "size, kernel, stride, padding",
+  [(5, 3, 1, "SAME"), (9, 4, 2, "SAME"), (10, 3, 2, "VALID"), (12, 8, 4, "VALID")],
+)
+
+
+@every_convolution
+def test_convolution_and_its_derivatives_equal_lax(size, kernel, stride, padding):
+  rng = np.random.default_rng(0)
+  x, dx = (rng.normal(size=(2, size, size + 1, 3)).astype(np.float32) for _ in range(2))
+  w, dw = (rng.normal(size=(kernel, kernel, 3, 4)).astype(np.float32) for _ in range(2))
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def everything(f):
+    f = functools.partial(f, stride=stride, padding=padding)
+    loss = lambda x, w: jnp.sum(jnp.sin(f(x, w)))
+    gradient = jax.grad(loss, (0, 1))
+    return f(x, w), jax.jvp(f, (x, w), (dx, dw)), jax.jvp(gradient, (x, w), (dx, dw))
+
+  close(everything(convolve), everything(lax_convolve), rtol=1e-4, atol=1e-3)
+
+
+def test_convolution_under_vmap():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 5, 3, 6, 2)).astype(np.float32)
+  w = rng.normal(size=(2, 3, 3, 2, 4)).astype(np.float32)
+  gradient = jax.grad(lambda x, w: jnp.sum(convolve(x, w) ** 2), (0, 1))
+  runs = jax.jit(jax.vmap(gradient))(x, w)
+  for run in range(2):
+    expected = jax.jit(gradient)(x[run], w[run])
+    close(jax.tree.map(lambda g, run=run: g[run], runs), expected, rtol=1e-4, atol=1e-3)
+  inputs_only = jax.vmap(convolve, (2, None))(np.moveaxis(x, 0, 2), w[0])
+  close(inputs_only, np.stack([convolve(y, w[0]) for y in x]), rtol=1e-5, atol=1e-5)
+  kernels_only = jax.vmap(convolve, (None, 3))(x[0], np.moveaxis(w, 0, 3))
+  close(kernels_only, np.stack([convolve(x[0], v) for v in w]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nature_cnn", "impala_resnet"])
+def test_every_convolution_in_a_loop_has_the_layout_that_is_fast_on_cpu(name):
+  unroll, params = build(name)
+  steps = timesteps(name, 2, 3)
+  loss = lambda p, s: jnp.sum(unroll(p, jax.tree.map(lambda x: x[None], s), GAMMA).value)
+  looped = jax.jit(lambda p: jax.lax.map(lambda s: jax.grad(loss)(p, s), steps))
+  convolutions = [line for line in looped.lower(params).as_text().splitlines() if "dim_num" in line]
+  assert len(convolutions) >= 3 * 3 - 1  # forward, and both derivatives but the first layer's input
+  for line in convolutions:
+    assert "dim_numbers = [b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
 
 
 # Pooling.

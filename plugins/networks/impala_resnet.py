@@ -10,9 +10,9 @@ from jax import Array
 from ...core.interfaces import Network
 from ...core.registry import register
 from ...core.types import EnvSpec
-from ._convolution import conv3x3
 from ._feed_forward import ComputeDtype, check_image, feed_forward
 from ._heads import GammaEmbedding
+from ._layers import conv2d
 from ._pooling import max_pool
 
 
@@ -40,7 +40,7 @@ class ImpalaResnet:
       for block, channels in enumerate(self.channels):
 
         def conv(x: Array, name: str, channels: int = channels, block: int = block) -> Array:
-          return conv3x3(x, channels, f"block_{block}_{name}")
+          return conv2d(x, f"block_{block}_{name}", channels, 3)
 
         x = pool(conv(x, "in"))
         for unit in range(2):

@@ -11,6 +11,7 @@ from ...core.registry import register
 from ...core.types import EnvSpec
 from ._feed_forward import ComputeDtype, check_image, feed_forward
 from ._heads import GammaEmbedding
+from ._layers import conv2d
 
 
 @register("network", "nature_cnn")
@@ -25,8 +26,8 @@ class NatureCnn:
     check_image(spec, "nature_cnn", smallest=36)
 
     def torso(x: Array) -> Array:
-      for channels, size, stride in ((32, 8, 4), (64, 4, 2), (64, 3, 1)):
-        x = jax.nn.relu(hk.Conv2D(channels, size, stride, padding="VALID")(x))
+      for i, (channels, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
+        x = jax.nn.relu(conv2d(x, f"conv_{i}", channels, size, stride, padding="VALID"))
       return jax.nn.relu(hk.Linear(512)(x.reshape(x.shape[0], -1)))
 
     return feed_forward(torso, spec, policy_size, heads, self.gamma_embedding, self.compute_dtype)
