@@ -10,6 +10,8 @@ import numpy as np
 from dm_env import specs
 
 Array = jax.Array | np.ndarray
+Scalar = float | Array  # [], a configured number or a tuned value
+Device = Any  # a jax.Device, which type checkers do not take for a type
 PyTree = Any
 Metrics = dict[str, Array]
 

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from ...core.types import Array, CorrectorInputs, Targets
+from ...core.types import Array, CorrectorInputs, Scalar, Targets
 
 
 def corrected_targets(
-  x: CorrectorInputs, gamma: Array, lambda_: Array, rho: Array, c: Array
+  x: CorrectorInputs, gamma: Scalar, lambda_: Scalar, rho: Array, c: Array
 ) -> Targets:
   """Value targets and advantages from weighted TD errors (Algorithm 1, lines 7-14 and 20, STAC).
 
