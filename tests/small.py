@@ -54,6 +54,24 @@ class SmallNetwork:
     return Network(init, lambda batch: (), unroll)
 
 
+@dataclasses.dataclass(frozen=True)
+class TableNetwork:
+  """A network whose parameters are its outputs, as a dict of HeadOut's fields."""
+
+  def build(self, spec, policy_size, heads):
+    unroll = lambda params, timestep, core_state, gamma: (HeadOut(**params), core_state)
+    return Network(lambda key: {}, lambda batch: (), unroll)
+
+
+def table(heads: int, t: int, b: int, seed: int = 0):
+  """Random parameters of a TableNetwork."""
+  rng = np.random.default_rng(seed)
+  return {
+    "policy": rng.normal(size=(heads, t + 1, b, ACTIONS)),
+    "value": rng.normal(size=(heads, t + 1, b)),
+  }
+
+
 def trajectory(seed: int, t: int = 5, b: int = 4, dtype=np.float32, lag: int = 0) -> Trajectory:
   """A random trajectory with terminations, a truncation and their reset steps."""
   rng = np.random.default_rng(seed)

@@ -1,7 +1,5 @@
 """Loss terms by hand; the loss and its gradient against NumPy; what is stopped and what is not."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +8,7 @@ import small
 
 from selftune.core.agent import BuiltAgent
 from selftune.core.distributions import Categorical
-from selftune.core.interfaces import Network
-from selftune.core.types import HeadOut, LossInputs, Targets
+from selftune.core.types import LossInputs, Targets
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.policy_gradient import PolicyGradient
@@ -99,21 +96,8 @@ VALUES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """A network whose parameters are its outputs."""
-
-  def build(self, spec, policy_size, heads):
-    unroll = lambda params, timestep, core_state, gamma: (HeadOut(**params), core_state)
-    return Network(lambda key: (), lambda batch: (), unroll)
-
-
-def table(seed=0):
-  rng = np.random.default_rng(seed)
-  return {
-    "policy": rng.normal(size=(HEADS, T + 1, B, small.ACTIONS)),
-    "value": rng.normal(size=(HEADS, T + 1, B)),
-  }
+def table():
+  return small.table(HEADS, T, B)
 
 
 def batch():
@@ -126,7 +110,7 @@ def batch():
 
 def objective_of(**options):
   corrector = LeakyVTrace(gamma=0.99, lambda_=1.0)
-  agent = small.agent(network=Table(), corrector=corrector, heads=HEADS, **options)
+  agent = small.agent(network=small.TableNetwork(), corrector=corrector, heads=HEADS, **options)
   return BuiltAgent(agent, small.SPEC).fns(1, lambda f, batch: f(batch)).inner_loss
 
 

@@ -1,0 +1,273 @@
+"""The contract of every registered plugin, new ones included; nothing here lists their names."""
+
+import dataclasses
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import small
+from dm_env import specs
+
+from selftune.core import registry, tunables
+from selftune.core.agent import BuiltAgent
+from selftune.core.distributions import Categorical
+from selftune.core.types import (
+  CorrectorInputs,
+  EnvSpec,
+  LearnerState,
+  LossInputs,
+  Targets,
+  TimeStep,
+)
+from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
+from selftune.plugins.losses.policy_kl import PolicyKL
+from selftune.plugins.metaopt.metagradient import Metagradient
+from selftune.plugins.optimizers.rmsprop import RMSProp
+
+T, B, HEADS = 3, 4, 2
+
+registry.load_all()
+PLUGINS = {
+  kind: {name: cls for name, cls in of_kind.items() if cls.__module__.startswith("selftune")}
+  for kind, of_kind in registry.plugins().items()  # other tests register some of their own
+}
+
+
+def every(*kinds):
+  named = [(kind, name) for kind in kinds for name in PLUGINS[kind]]
+  return pytest.mark.parametrize("kind, name", named, ids=[name for _, name in named])
+
+
+def test_every_plugin_could_be_imported():
+  assert registry.unavailable() == {}
+  for kind in registry.KINDS:
+    assert PLUGINS[kind], f"no plugin of kind {kind}"
+
+
+@every(*registry.KINDS)
+def test_plugin_is_a_documented_frozen_dataclass(kind, name):
+  cls = PLUGINS[kind][name]
+  assert dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
+  first_line = inspect.getdoc(cls).splitlines()[0]
+  assert first_line.endswith(".") and len(first_line) <= 98
+  for tunable in tunables.declared(name, cls):
+    assert tunable.domain in (tunables.UNIT, tunables.SCALE, tunables.POSITIVE)
+    value = tunable.domain.transform(np.float32(4.6), np.float32(tunable.value))
+    assert np.isfinite(value) and value > 0
+
+
+# Correctors and losses: [T, B] in and out, finite, one trace whatever the tuned values.
+
+
+def corrector_inputs():
+  data = small.trajectory(0, T, B)
+  rng = np.random.default_rng(1)
+  step_t = jax.tree.map(lambda x: x[1:], data.timestep)
+  return CorrectorInputs(
+    log_is=rng.normal(size=(T, B)).astype(np.float32),
+    value=rng.normal(size=(T + 1, B)).astype(np.float32),
+    reward=step_t.reward,
+    discount=step_t.discount,
+    mask=1 - step_t.first.astype(np.float32),
+  )
+
+
+def loss_inputs():
+  data = small.trajectory(0, T, B)
+  rng = np.random.default_rng(1)
+  normal = lambda *shape: rng.normal(size=(T, B, *shape)).astype(np.float32)
+  return LossInputs(
+    policy=normal(small.ACTIONS),
+    value=normal(),
+    targets=Targets(normal(), normal()),
+    action=data.action,
+    behaviour=data.behaviour,
+    reference=data.behaviour,
+    reward=data.timestep.reward[1:],
+    discount=data.timestep.discount[1:],
+    distribution=None,
+  )
+
+
+@every("corrector", "loss")
+def test_arrays_of_transitions(kind, name):
+  plugin = PLUGINS[kind][name]()
+  inputs = corrector_inputs() if kind == "corrector" else loss_inputs()
+  traces = []
+
+  @jax.jit
+  def call(values, x):
+    traces.append(None)
+    if kind == "loss":
+      x = x._replace(distribution=Categorical(small.ACTIONS))
+    return tunables.bind({name: plugin}, values)[name](x)
+
+  values = {t.name: np.float32(0.5) for t in tunables.declared(name, plugin)}
+  for scale in (1.0, 0.5):
+    out, metrics = call({key: np.float32(scale * x) for key, x in values.items()}, inputs)
+    assert isinstance(metrics, dict)
+    for array in jax.tree.leaves((out, metrics)):
+      assert (array.shape, array.dtype) == ((T, B), np.float32)
+      assert np.all(np.isfinite(array))
+  assert len(traces) == 1
+  assert isinstance(out, Targets) == (kind == "corrector")
+
+
+# Every tunable: a metagradient that is not zero, and equals central differences. One agent a
+# corrector and one an optimiser; every loss is part of each.
+
+
+@functools.cache
+def metagradients(corrector, optimizer):
+  """By tunable: the metagradient, and <grad L_outer(theta'), d theta' / d eta> by differences."""
+  metaopt = Metagradient(tune=("*",), outer_losses=(PolicyKL(),))
+  cls = PLUGINS["optimizer"][optimizer]
+  fields = {f.name for f in dataclasses.fields(cls)}
+  # With a small learning rate the differences would drown in rounding.
+  fast = cls(learning_rate=1.0) if "learning_rate" in fields else cls()
+  agent = small.agent(
+    metaopt,
+    network=small.TableNetwork(),
+    corrector=PLUGINS["corrector"][corrector](),
+    losses=tuple(cls() for cls in PLUGINS["loss"].values()),
+    optimizer=fast,
+    heads=HEADS,
+  )
+  built = BuiltAgent(agent, small.SPEC)
+
+  def whole_batch(f, batch, *stacked):
+    sums, means, out = f(batch, *jax.tree.map(lambda x: x[0], stacked))
+    return sums, means, jax.tree.map(lambda x: x[None], out)
+
+  fns = built.fns(100, whole_batch)
+  data = small.trajectory(3, T, B, np.float64)
+  params = small.table(HEADS, T, B)
+  state = LearnerState(params, agent.optimizer.init(params), (), np.int32(1), (), np.int32(-1))
+  state = state._replace(meta_state=metaopt.init(fns, state, data))
+  rng = np.random.default_rng(0)
+  etas = jax.tree.map(lambda eta: 0.5 + 0.5 * rng.normal(size=eta.shape), state.meta_state.etas)
+
+  @jax.jit
+  def step(etas):
+    new, metrics = metaopt.step(
+      fns, state._replace(meta_state=state.meta_state._replace(etas=etas)), data
+    )
+    return new.params, {key: x for key, x in metrics.items() if key.startswith("metagrad/")}
+
+  reference = params["policy"][:1, :-1]
+  outer = lambda params: fns.outer_loss(
+    params, jnp.zeros(HEADS), {"policy_kl": PolicyKL()}, reference, data
+  )
+  new_params, metagradient = step(etas)
+  direction = jax.jit(jax.grad(outer, has_aux=True))(new_params)[0]
+  found = {}
+  for name, eta in etas.items():
+    for p in range(len(eta)):
+      move = 1e-5 * np.eye(len(eta))[p]
+      up, down = (step(etas | {name: eta + s * move})[0] for s in (1, -1))
+      change = jax.tree.map(lambda d, u, v: np.vdot(d, u - v) / 2e-5, direction, up, down)
+      found[name, p] = (metagradient[f"metagrad/{name}/{p}"], sum(jax.tree.leaves(change)))
+  return found
+
+
+@every("corrector", "loss", "optimizer")
+def test_every_tunable_has_its_metagradient(kind, name):
+  corrector = name if kind == "corrector" else registry.name_of(LeakyVTrace)
+  optimizer = name if kind == "optimizer" else registry.name_of(RMSProp)
+  with jax.enable_x64(True):
+    found = metagradients(corrector, optimizer)
+  for tunable in tunables.declared(name, PLUGINS[kind][name]):
+    for p in range(1 if kind == "optimizer" else HEADS):
+      actual, expected = found[tunable.name, p]
+      # All but the acting head's own move nothing that L_outer sees: here heads share nothing.
+      if kind == "optimizer" or p == 0:
+        assert abs(expected) > 1e-7, tunable.name
+      np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-12, err_msg=tunable.name)
+
+
+# Optimisers and meta-optimisers keep the structure of their state, and so compile once.
+
+
+def described(tree):
+  """Structure, and what a compiled function depends on."""
+  leaves = jax.tree.leaves(tree)
+  return jax.tree.structure(tree), [
+    (x.shape, x.dtype, getattr(x, "weak_type", False)) for x in leaves
+  ]
+
+
+@every("optimizer")
+def test_optimizer(kind, name):
+  optimizer = PLUGINS[kind][name]()
+  params = {"w": jnp.array([1.0, -2.0, 3.0]), "b": jnp.ones(())}
+  opt_state = optimizer.init(params)
+  declared = {t.name: jnp.float32(t.value) for t in tunables.declared(name, optimizer)}
+
+  @jax.jit
+  def update(grads, values):
+    bound = tunables.bind({name: optimizer}, values)[name]
+    return bound.update(grads, opt_state, params, jnp.float32(0.5))
+
+  grads = {"w": jnp.array([0.1, 0.0, -0.2]), "b": jnp.array(0.0)}
+  new_params, new_opt_state = update(grads, declared)
+  assert described(new_params) == described(params)
+  assert described(new_opt_state) == described(opt_state)
+  assert new_params["w"][0] < 1.0 and new_params["w"][2] > 3.0  # down the gradient
+  np.testing.assert_array_equal(new_params["b"], params["b"])
+  zeros = jax.tree.map(jnp.zeros_like, grads)
+  for g in (grads, zeros):
+    derivative = jax.jacobian(lambda *args: update(*args)[0], (0, 1))(g, declared)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(derivative))
+
+
+@every("metaopt")
+def test_metaopt(kind, name):
+  cls = PLUGINS[kind][name]
+  tunes = "tune" in {f.name for f in dataclasses.fields(cls)}
+  data = small.trajectory(0, T, B)
+  for options in [{}] + [{"tune": ("*",)}] * tunes:
+    metaopt = cls(**options)
+    built = BuiltAgent(small.agent(metaopt, heads=HEADS), small.SPEC)
+    learner = small.learner(built.agent, b=B, t=T)
+    state = jax.eval_shape(lambda learner=learner: small.first_state(learner, data))
+    new, metrics = jax.eval_shape(learner.update, state, data)
+    assert described(new) == described(state)
+    assert all(x.shape == () for x in metrics.values())
+    fns = built.fns(100, None)
+    values = jax.eval_shape(functools.partial(metaopt.values, fns), state.meta_state)
+    assert {n: x.shape for n, x in values.items()}.items() <= fns.tunable_shapes.items()
+    assert not tunes or len(values) in (0, len(fns.tunable_shapes))
+
+
+# Networks: a policy and a value for each of the first heads asked for.
+
+OBSERVATIONS = (specs.Array((7,), np.float32), specs.Array((36, 36, 4), np.uint8))
+
+
+@every("network")
+def test_network(kind, name):
+  served = []
+  for observation in OBSERVATIONS:
+    try:
+      network = PLUGINS[kind][name]().build(EnvSpec(observation, small.SPEC.action), 5, heads=3)
+    except ValueError as error:
+      assert str(observation.shape) in str(error)
+      continue
+    served.append(observation)
+    params = jax.eval_shape(network.init, jax.random.key(0))
+    assert {x.dtype for x in jax.tree.leaves(params)} == {np.dtype(np.float32)}
+    scalars = jnp.zeros((T, B))
+    timestep = TimeStep(
+      jnp.zeros((T, B, *observation.shape), observation.dtype), scalars, scalars, scalars > 0
+    )
+    core_state = jax.eval_shape(lambda network=network: network.initial_state(B))
+    assert all(x.shape[0] == B for x in jax.tree.leaves(core_state))
+    for heads in (1, 3):
+      out, state = jax.eval_shape(network.unroll, params, timestep, core_state, jnp.zeros(heads))
+      assert (out.policy.shape, out.value.shape) == ((heads, T, B, 5), (heads, T, B))
+      assert out.policy.dtype == out.value.dtype == np.float32
+      assert described(state) == described(core_state)
+  assert served
