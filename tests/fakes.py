@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from dm_env import specs
 from jax.experimental.compilation_cache import compilation_cache
 
-from selftune.core import jsonl, registry
+from selftune.core import jsonl, plotting, registry
 from selftune.core.interfaces import Network
 from selftune.core.loop import Progress
 from selftune.core.types import EnvSpec, HeadOut, TimeStep
@@ -29,7 +30,7 @@ LENGTHS = (2, 3, 5, 4)  # an episode of the environment with seed s has LENGTHS[
 
 @dataclasses.dataclass(frozen=True)
 class Counting:
-  """Counts: observation = (steps into the episode, seed, last action, episode).
+  """Counts: observation = (steps into the episode, seed mod 4, last action, episode).
 
   An episode of seed s ends after LENGTHS[s % 4] transitions, truncated where s is odd. The reward
   is action + 10 x steps. At its `at`-th receive a pool fails as `fault` says.
@@ -87,7 +88,7 @@ class CountingPool:
     self.closed = True
 
   def _observation(self, action):
-    columns = (self.count, self.seeds % 1000, action, self.episode)
+    columns = (self.count, self.seeds % 4, action, self.episode)
     return np.stack(columns, axis=1).astype(np.float32)
 
   def _fail(self, fault):
@@ -108,7 +109,7 @@ class Recurrent:
   def build(self, spec, policy_size, heads):
     def init(key):
       keys = jax.random.split(key, 2)
-      shape = (heads, spec.observation.shape[0] + 1)
+      shape = (heads, math.prod(spec.observation.shape) + 1)
       return {
         "policy": 0.1 * jax.random.normal(keys[0], (*shape, policy_size)),
         "value": 0.01 * jax.random.normal(keys[1], shape),
@@ -120,7 +121,8 @@ class Recurrent:
         return count, count
 
       core_state, counts = jax.lax.scan(step, core_state, timestep.first)
-      x = jnp.concatenate([timestep.observation, counts[..., None]], axis=-1)
+      observation = timestep.observation.reshape(*counts.shape, -1)
+      x = jnp.concatenate([observation, counts[..., None]], axis=-1)
       p = len(gamma)
       policy = jnp.einsum("tbd,pda->ptba", x, params["policy"][:p])
       return HeadOut(policy, jnp.einsum("tbd,pd->ptb", x, params["value"][:p])), core_state
@@ -199,6 +201,24 @@ agent.optimizer = @rmsprop()
 rmsprop.learning_rate = 1e-4
 agent.metaopt = @fixed()
 """  # six updates
+
+
+def configuration(folder, monkeypatch):
+  """A gin file of a quick run with these plugins, which are registered until the test has ended."""
+  register(monkeypatch)
+  monkeypatch.setattr(plotting, "plot", lambda *args: None)  # takes longer than the runs
+  OPENED.clear()
+  release.clear()
+  path = folder / "config.gin"
+  path.write_text(CONFIG)
+  return str(path)
+
+
+def wait_for(condition, seconds=60):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < deadline
+    time.sleep(0.02)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ from selftune.core.agent import BuiltAgent
 from selftune.core.types import ActorParams
 from selftune.plugins.envs.envpool import EnvPool
 from selftune.plugins.metaopt.fixed import Fixed
-from selftune.plugins.networks.mlp import Mlp
 
 T = 7
 KEY = jax.random.key(3)
@@ -31,8 +30,10 @@ def built(**kwargs) -> BuiltAgent:
 @functools.cache
 def actor_params(agent: BuiltAgent, seed: int = 0) -> ActorParams:
   gamma = np.full(agent.behaviour.acting_heads, 0.9, np.float32)
-  params = ActorParams(jax.jit(agent.network.init)(jax.random.key(seed)), gamma)
-  return jax.device_put(params, jax.devices()[0])
+  rng = np.random.default_rng(seed)
+  shapes = jax.eval_shape(agent.network.init, jax.random.key(0))
+  params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(x.dtype), shapes)
+  return jax.device_put(ActorParams(params, gamma), jax.devices()[0])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -106,7 +107,7 @@ def test_trajectories_equal_a_plain_loop_over_each_pool(pools):
 @pytest.mark.parametrize("task", ["Catch-v0", "CartPole-v1"])
 def test_trajectories_are_what_envpool_gives_for_their_actions(task):
   env = EnvPool(task)
-  agent = small.agent(metaopt=Fixed(), network=Mlp((8,)))
+  agent = small.agent(metaopt=Fixed(), network=fakes.Recurrent())
   agent = BuiltAgent(agent, env.make((0,)).spec)
   params = actor_params(agent)
   actor = make_actor(agent, env, (1, 2), (4, 3))

@@ -27,12 +27,7 @@ def compiled_once(tmp_path_factory):
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-  fakes.register(monkeypatch)
-  fakes.OPENED.clear()
-  fakes.release.clear()
-  path = tmp_path / "config.gin"
-  path.write_text(fakes.CONFIG)
-  yield str(path)
+  yield fakes.configuration(tmp_path, monkeypatch)
   fakes.release.set()
 
 
@@ -148,7 +143,7 @@ def test_a_hanging_environment_does_not_hold_up_a_failure(config, tmp_path, monk
   started = []
 
   def update(self, state, batch):
-    wait_for(lambda: all(pool.failed_at for pool in fakes.OPENED))
+    fakes.wait_for(lambda: all(pool.failed_at for pool in fakes.OPENED))
     started.append(time.monotonic())
     raise fakes.ERROR
 
@@ -200,7 +195,7 @@ def test_a_second_interrupt_ends_the_run_at_once(config, tmp_path):
   ended = {}
 
   def interrupt():
-    wait_for(lambda: any(pool.failed_at for pool in fakes.OPENED))
+    fakes.wait_for(lambda: any(pool.failed_at for pool in fakes.OPENED))
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(0.5)
     ended["second"] = time.monotonic()
@@ -219,18 +214,11 @@ def test_a_second_interrupt_ends_the_run_at_once(config, tmp_path):
   assert_all_is_closed()
 
 
-def wait_for(condition, seconds=60):
-  deadline = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < deadline
-    time.sleep(0.02)
-
-
 def test_a_process_whose_environment_hangs_obeys_sigterm(config, tmp_path):
   run = tmp_path / "run"
   bindings = (*TWO_ACTORS, "counting.fault = 'hang'", "counting.at = 17")
   with fakes.process(config, run, *bindings) as process:
-    wait_for(lambda: len(fakes.rows(run)) == 3)
+    fakes.wait_for(lambda: len(fakes.rows(run)) == 3)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=8)
