@@ -11,7 +11,7 @@ import numpy as np
 
 from .agent import BuiltAgent
 from .interfaces import Environment
-from .types import ActorParams, Array, PyTree, TimeStep, Trajectory
+from .types import ActorParams, Array, Device, PyTree, TimeStep, Trajectory
 
 _LOG = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Actor:
     self,
     agent: BuiltAgent,
     pools: Sequence[Environment],
-    device: jax.Device,
+    device: Device,
     key: Array,
     unroll_length: int,
   ):

@@ -8,6 +8,7 @@ differentiates through a collective: `accumulate` reduces after each derivative 
 
 import functools
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ from jax.sharding import PartitionSpec as P
 
 from .agent import BuiltAgent
 from .errors import NonFiniteError, UserError, plugin_mistakes
-from .types import ActorParams, Array, LearnerState, Metrics, PyTree, TimeStep, Trajectory
+from .types import ActorParams, Array, Device, LearnerState, Metrics, PyTree, TimeStep, Trajectory
 
 AXIS = "learners"
-BATCH_AXES = Trajectory(timestep=1, action=1, behaviour=1, core_state=0, params_version=0)
+BATCH_AXES = (1, 1, 1, 0, 0)  # of a Trajectory's fields
 CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
 
 
@@ -93,7 +94,7 @@ class Learner:
   def __init__(
     self,
     agent: BuiltAgent,
-    devices: Sequence[jax.Device],
+    devices: Sequence[Device],
     batch_size: int,
     unroll_length: int,
     total_updates: int,
@@ -165,9 +166,13 @@ class Learner:
     """One update; `state` is donated. Metrics are scalars on the device."""
     return self._update(state, batch)
 
+  def compile(self, state: LearnerState, batch: Trajectory) -> jax.stages.Compiled:
+    """The compiled update, for its memory and cost analysis."""
+    return self._update.lower(state, batch).compile()
+
   def actor_params(
-    self, state: LearnerState, devices: Iterable[jax.Device]
-  ) -> dict[jax.Device, ActorParams]:
+    self, state: LearnerState, devices: Iterable[Device]
+  ) -> dict[Device, ActorParams]:
     """Copies, by device, of what an actor needs; safe when `state` is donated later."""
     copy = self._copy(state)
     return {device: jax.device_put(copy, device) for device in devices}
@@ -200,12 +205,15 @@ class Learner:
     sample, mu, _ = jax.eval_shape(
       self._agent.act, ActorParams(params, gamma), timestep, core_state, key, step
     )
+    arrays: dict[str, Any] = {
+      "action": shape(sample, t),
+      "behaviour": shape(mu, t),
+      "params_version": jax.ShapeDtypeStruct((b,), jnp.int32),
+    }
     return Trajectory(
       timestep=jax.tree.map(lambda x: shape(x, t + 1), timestep),
-      action=shape(sample, t),
-      behaviour=shape(mu, t),
       core_state=core_state,
-      params_version=jax.ShapeDtypeStruct((b,), jnp.int32),
+      **arrays,
     )
 
   def _build_update(self, state_spec: PyTree, batch_spec: PyTree) -> None:

@@ -9,6 +9,7 @@ import jax
 
 from .errors import UserError
 from .runtime import Runtime
+from .types import Device
 
 
 def prepare(runtime: Runtime) -> None:
@@ -29,7 +30,7 @@ def prepare(runtime: Runtime) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 
-def devices(indices: Sequence[int], what: str) -> list[jax.Device]:
+def devices(indices: Sequence[int], what: str) -> list[Device]:
   """The JAX devices of these indices.
 
   Raises:
@@ -44,7 +45,7 @@ def devices(indices: Sequence[int], what: str) -> list[jax.Device]:
   return [known[i] for i in indices]
 
 
-def learner_devices(runtime: Runtime, batch_size: int) -> list[jax.Device]:
+def learner_devices(runtime: Runtime, batch_size: int) -> list[Device]:
   """The devices that a batch is split over: those asked for, or as many as divide it."""
   if runtime.learner_devices is not None:
     return devices(runtime.learner_devices, "learner_devices")

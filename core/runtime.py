@@ -18,12 +18,12 @@ import numpy as np
 
 from .actor import Actor, Interrupted, Rollout
 from .registry import configurable
-from .types import ActorParams, Trajectory
+from .types import ActorParams, Device, Trajectory
 
 POLL = 0.1  # seconds between looks at the stop event
 JOIN = 3.0  # seconds that threads are given to end
 
-Published = Mapping[jax.Device, ActorParams]  # a copy for every device that acts
+Published = Mapping[Device, ActorParams]  # a copy for every device that acts
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Source(Protocol):
   """Gives the learner its batches."""
 
   @property
-  def devices(self) -> set[jax.Device]: ...  # those that act: each wants its copy of parameters
+  def devices(self) -> set[Device]: ...  # those that act: each wants its copy of parameters
 
   def get(self, index: int) -> tuple[Rollout, float]:
     """Batch `index`, and the seconds waited for it.

@@ -64,7 +64,9 @@ class Metagradient:
     start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
     for pattern, eta in self.eta_init_of.items():
       start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
-    etas = {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
+    etas: dict[str, Array] = {
+      name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()
+    }
     previous: Previous | tuple[()] = ()
     if self.outer_batch == "next" and tuned:
       empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)

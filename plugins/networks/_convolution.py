@@ -18,6 +18,7 @@ from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+LANES = 8  # CPUs are up to twice as fast at channels in whole vectors
 Padding = tuple[tuple[int, int], ...]  # low and high, of rows and of columns
 
 
@@ -74,6 +75,8 @@ def _transpose_w(g: Array, x: Array, w: ad.UndefinedPrimal, *, stride: int, padd
   """dL/dw: input and output gradient convolved over the batch as if it were their channels."""
   axes = zip(x.shape[1:3], w.aval.shape[:2], g.shape[1:3], padding, strict=True)
   pads = [(low, size + (out - 1) * stride - n - low) for n, size, out, (low, _) in axes]
+  whole = [(0, -x.shape[0] % LANES), (0, 0), (0, 0), (0, 0)]
+  x, g = jnp.pad(x, whole), jnp.pad(g, whole)
   y = _lax(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding=pads, dilate_w=stride)
   return y.transpose(1, 2, 0, 3)
 
