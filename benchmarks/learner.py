@@ -19,7 +19,7 @@ from selftune.core import config, experiment, platform
 from selftune.core.agent import BuiltAgent
 from selftune.core.types import EnvSpec, TimeStep, Trajectory
 
-AGENTS = ("atari_impala", "atari_stac", "atari_impala_aux", "atari_stacx")
+AGENTS = ("atari_impala", "atari_stac", "atari_stacx")
 ACTIONS = 4  # of Breakout
 BOUNDS = {("atari_stac", "atari_impala"): 2.8, ("atari_stacx", "atari_stac"): 1.15}
 
@@ -27,10 +27,11 @@ BOUNDS = {("atari_stac", "atari_impala"): 2.8, ("atari_stacx", "atari_stac"): 1.
 class Update(NamedTuple):
   """A compiled update with its state and batch."""
 
-  learner: Any
+  run: Any  # (state, batch) -> state, metrics
   state: Any
   batch: Trajectory
   frames: int  # of an update, action repeats counted
+  devices: int
   temporary: int  # bytes
 
 
@@ -43,9 +44,11 @@ def prepare(name: str, bindings: list[str]) -> Update:
   batch = random_batch(loaded.unroll_length, loaded.num_envs)
   state = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch.timestep))
   device_batch = learner.put(batch)
-  temporary = learner.compile(state, device_batch).memory_analysis().temp_size_in_bytes
-  state, _ = jax.block_until_ready(learner.update(state, device_batch))
-  return Update(learner, state, device_batch, 4 * loaded.steps_per_update, temporary)
+  compiled = learner.compile(state, device_batch)
+  temporary = compiled.memory_analysis().temp_size_in_bytes
+  state, _ = jax.block_until_ready(compiled(state, device_batch))
+  frames, devices = 4 * loaded.steps_per_update, learner.mesh.devices.size
+  return Update(compiled, state, device_batch, frames, devices, temporary)
 
 
 def random_batch(t: int, b: int) -> Trajectory:
@@ -69,7 +72,7 @@ def measure(bindings: list[str], turns: int) -> tuple[dict[str, Update], dict[st
   for _ in range(turns):
     for name, update in updates.items():
       start = time.perf_counter()
-      state, _ = jax.block_until_ready(update.learner.update(update.state, update.batch))
+      state, _ = jax.block_until_ready(update.run(update.state, update.batch))
       seconds[name].append(time.perf_counter() - start)
       updates[name] = update._replace(state=state)
   return updates, seconds
@@ -83,11 +86,12 @@ def main() -> None:
   parser.add_argument("--turns", type=int, default=7)
   args = parser.parse_args()
   updates, seconds = measure(args.bind, args.turns)
-  print(f"devices: {len(next(iter(updates.values())).learner.mesh.devices)} x {jax.devices()[0]}")
+  print(f"{next(iter(updates.values())).devices} x {jax.devices()[0].device_kind}")
   print(f"{'agent':<18}{'seconds/update':>15}{'frames/s':>12}{'temporary MiB':>15}")
   for name, update in updates.items():
     median = statistics.median(seconds[name])
-    print(f"{name:<18}{median:>15.3f}{update.frames / median:>12,.0f}{update.temporary / 2**20:>15.0f}")
+    frames, mebibytes = update.frames / median, update.temporary / 2**20
+    print(f"{name:<18}{median:>15.3f}{frames:>12,.0f}{mebibytes:>15.0f}")
   for (a, b), bound in BOUNDS.items():
     ratio = statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
     print(f"{a} / {b}: {ratio:.2f} (at most {bound} wanted)")

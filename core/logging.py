@@ -5,6 +5,7 @@ only and a slow one delays neither training nor the other writers. A writer is `
 history: when it fails, the run ends) or not (a network service: when it fails, one warning).
 """
 
+import contextlib
 import logging
 import queue
 import threading
@@ -129,7 +130,10 @@ class _Lane:
     try:
       self._queue.put(None, timeout=max(0.0, deadline - begun))
     except queue.Full:
-      pass  # the thread is stuck in the writer: the join below says so
+      # The thread is stuck in the writer, as the join below says; it ends if it ever wakes.
+      with contextlib.suppress(queue.Empty, queue.Full):
+        self._queue.get_nowait()
+        self._queue.put_nowait(None)
     self._thread.join(max(0.0, deadline - time.monotonic()))
     if self._thread.is_alive():
       if self._required:

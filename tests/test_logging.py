@@ -135,6 +135,7 @@ def test_optional_writer_that_hangs_delays_nothing(tmp_path, caplog):
   messages = [r.getMessage() for r in caplog.records]
   assert ["is too slow" in messages[0], "did not finish" in messages[1]] == [True, True]
   assert len(messages) == 2
+  wait_until(lambda: "log-net" not in [thread.name for thread in threading.enumerate()])
 
 
 def test_required_writer_that_hangs_is_an_error_at_close(tmp_path):
