@@ -37,7 +37,7 @@ PLAIN = (
   "lockstep.groups = 1",
   "lockstep.learner_devices = (0,)",
   "impala_resnet.pooling = 'xla'",
-  "train.micro_batch = None",
+  "train.cpu_micro_batch = None",
 )
 
 

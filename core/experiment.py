@@ -38,6 +38,8 @@ class Train:
     num_envs: environments, and so trajectories an update: the batch size.
     unroll_length: transitions of a trajectory.
     micro_batch: trajectories that a learner device takes at a time; None for its whole share.
+    cpu_micro_batch: the same where the learners are CPUs and `micro_batch` is None: convolutions
+      are several times faster there while their activations stay in cache.
     log_seconds: time between rows of metrics.
     checkpoint_seconds: time between checkpoints; one more is written at the end.
     checkpoints_to_keep: the newest so many.
@@ -52,12 +54,13 @@ class Train:
   num_envs: int = 32
   unroll_length: int = 20
   micro_batch: int | None = None
+  cpu_micro_batch: int | None = None
   log_seconds: float = 2.0
   checkpoint_seconds: float = 120.0
   checkpoints_to_keep: int = 3
 
   def __post_init__(self):
-    for name in ("total_env_steps", "num_envs", "unroll_length", "micro_batch"):
+    for name in ("total_env_steps", "num_envs", "unroll_length", "micro_batch", "cpu_micro_batch"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name} = {value} must be at least 1.")
@@ -170,11 +173,13 @@ def make_actors(
 
 def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
   """The learner, on the learner devices."""
+  devices = platform.learner_devices(experiment.runtime, experiment.num_envs)
+  on_cpu = devices[0].platform == "cpu"
   return Learner(
     agent,
-    platform.learner_devices(experiment.runtime, experiment.num_envs),
+    devices,
     experiment.num_envs,
     experiment.unroll_length,
     experiment.total_updates,
-    experiment.micro_batch,
+    experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None),
   )

@@ -187,7 +187,7 @@ def test_kill_9_and_resume_atari(tmp_path):
     "include 'networks/nature.gin'\n"
     "train.num_envs = 4\n"
     "train.unroll_length = 5\n"
-    "train.micro_batch = None\n"
+    "train.cpu_micro_batch = None\n"
     "train.total_env_steps = 600\n"
     "train.log_seconds = 0.0\n"
     "train.checkpoint_seconds = 1.0\n"
