@@ -87,8 +87,8 @@ class Workdir:
     """
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      self._config.write_text(loaded.text)
-      (self.path / "operative_config.gin").write_text(loaded.operative)
+      _replace(self.path / "operative_config.gin", loaded.operative)
+      _replace(self._config, loaded.text)
       with self._restarts.open("a") as file:
         file.write(json.dumps({"env_steps": env_steps, "env_seeds": seeds}) + "\n")
     except OSError as error:
@@ -100,6 +100,13 @@ class Workdir:
       print(f"selftune: resuming at update {restored.step}. {restored.note}", file=sys.stderr)
     elif resume:
       print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
+
+
+def _replace(path: Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  new = path.with_suffix(".new")
+  new.write_text(text)
+  new.replace(path)
 
 
 def _identity(loaded: config.Loaded) -> dict[str, str]:
