@@ -5,8 +5,9 @@
 Parts, each measured alone in the same process: stepping the environments, acting (the actor's loop
 over environments that cost nothing), and the update. On a CPU they share the cores, so the bound is
 one over the sum of their times; with learners on an accelerator, acting and stepping overlap with
-the update and the bound is the slower of the two. The plain form trains on one thread, without
-overlap, and with XLA's own gradient of max-pooling; raw EnvPool steps with random actions.
+the update and the bound is the slower of the two. The plain form has one pool, one learner device
+and no overlap (lag 0: acting and learning take turns), no micro-batches, and XLA's own gradient of
+max-pooling; raw EnvPool steps with random actions.
 """
 
 import argparse
@@ -33,9 +34,9 @@ from selftune.core.loop import Progress, run
 from selftune.core.runtime import concatenate
 
 PLAIN = (
-  "train.runtime = @lockstep()",
-  "lockstep.groups = 1",
-  "lockstep.learner_devices = (0,)",
+  "sebulba.lag = 0",  # the actor waits for the learner, the learner for the actor
+  "sebulba.groups = 1",
+  "sebulba.learner_devices = (0,)",
   "impala_resnet.pooling = 'xla'",
   "train.cpu_micro_batch = None",
 )
@@ -65,7 +66,8 @@ class TimedSource:
   """A source that notes when the learner asked for each batch."""
 
   def __init__(self, source):
-    self._source, self.devices, self.publish = source, source.devices, source.publish
+    self._source, self.devices = source, source.devices
+    self.publish, self.close = source.publish, source.close
     self.asked: list[float] = []
 
   def get(self, index):
@@ -85,8 +87,8 @@ class NoLog:
     pass
 
 
-def measure(name: str, bindings: list[str], updates: int) -> dict[str, float]:
-  """Seconds that an update's worth of env steps takes: each part alone, and end to end."""
+def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[str, float]:
+  """Seconds that an update's worth of env steps takes: each part alone if asked, and end to end."""
   steps = f"train.total_env_steps = {10**9}"
   loaded = config.load(name, [*bindings, steps, "train.log_seconds = 1e9"]).root
   platform.prepare(loaded.runtime)
@@ -119,7 +121,8 @@ def measure(name: str, bindings: list[str], updates: int) -> dict[str, float]:
     nonlocal state
     state, _ = jax.block_until_ready(learner.update(state, batch))
 
-  seconds = {f.__name__: median_seconds(f, updates) for f in (step, act, update)}
+  alone = (step, act, update) if parts else ()
+  seconds = {f.__name__: median_seconds(f, updates) for f in alone}
 
   warm_up = 2
   total = (warm_up + updates) * loaded.steps_per_update
@@ -129,6 +132,7 @@ def measure(name: str, bindings: list[str], updates: int) -> dict[str, float]:
     checkpoints = Checkpointer(Path(folder))
     run(short, learner, source, NoLog(), checkpoints, state, Progress(), lambda: False)
     checkpoints.close()
+  source.close()
   seconds["end to end"] = (source.asked[-1] - source.asked[warm_up - 1]) / updates
   return {"steps": loaded.steps_per_update, "cpu": jax.default_backend() == "cpu", **seconds}
 
@@ -144,9 +148,11 @@ def median_seconds(f: Callable[[], Any], times: int) -> float:
   return statistics.median(seconds)
 
 
-def in_subprocess(name: str, bindings: Sequence[str], updates: int) -> dict[str, float]:
+def in_subprocess(
+  name: str, bindings: Sequence[str], updates: int, what: str = "parts"
+) -> dict[str, float]:
   """`measure` in a process of its own, as device settings belong to a process."""
-  command = [sys.executable, __file__, "--json", "--config", name, "--updates", str(updates)]
+  command = [sys.executable, __file__, "--json", what, "--config", name, "--updates", str(updates)]
   command += [word for binding in bindings for word in ("--bind", binding)]
   done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
   return json.loads(done.stdout.splitlines()[-1])
@@ -159,13 +165,15 @@ def main() -> None:
   parser.add_argument("--config", default="experiments/atari_stac")
   parser.add_argument("--bind", action="append", default=[], help="a gin binding")
   parser.add_argument("--updates", type=int, default=6, help="updates that are timed")
-  parser.add_argument("--json", action="store_true", help="print one measurement and end")
+  parser.add_argument(
+    "--json", choices=("parts", "end_to_end"), help="print one measurement as JSON and end"
+  )
   args = parser.parse_args()
   if args.json:
-    print(json.dumps(measure(args.config, args.bind, args.updates)))
+    print(json.dumps(measure(args.config, args.bind, args.updates, args.json == "parts")))
     return
   ours = in_subprocess(args.config, args.bind, args.updates)
-  plain = in_subprocess(args.config, [*args.bind, *PLAIN], args.updates)
+  plain = in_subprocess(args.config, [*args.bind, *PLAIN], args.updates, "end_to_end")
   raw = env_throughput.measure("Breakout").raw
 
   rate = {part: ours["steps"] / ours[part] for part in ("step", "act", "update", "end to end")}
