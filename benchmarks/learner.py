@@ -1,9 +1,10 @@
 """Cost of an update: STAC and STACX beside IMPALA, on the Atari network.
 
-  python benchmarks/learner.py [--bind 'train.micro_batch = 4'] [--turns 7]
+  python benchmarks/learner.py [--bind 'train.micro_batch = 4'] [--turns 5]
 
-The agents take turns, so that what else the machine does falls on all of them; reported are medians,
-and medians of each turn's ratios. Temporary memory is XLA's own count, for one learner device.
+The agents take turns, so that what else the machine does falls on all of them; reported are
+medians, and medians of each turn's ratios. Temporary memory is XLA's own count, for one learner
+device.
 """
 
 import argparse
@@ -83,7 +84,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--bind", action="append", default=[], help="a gin binding for all agents")
-  parser.add_argument("--turns", type=int, default=7)
+  parser.add_argument("--turns", type=int, default=5)
   args = parser.parse_args()
   updates, seconds = measure(args.bind, args.turns)
   print(f"{next(iter(updates.values())).devices} x {jax.devices()[0].device_kind}")

@@ -1,9 +1,9 @@
 """Which head acts, and which head the outer loss is about (STAC paper, section 9.3).
 
 - `first`: head 1 acts and the outer loss is head 1's (STACX).
-- `random`: a head drawn for each environment and trajectory acts; the outer loss averages all heads.
-- `average`: the average of the heads' logits acts; one more head, whose own policy is unused, learns
-  the value of that policy, and the outer loss is about that pair.
+- `random`: a head drawn for each environment and trajectory acts; the outer loss averages all.
+- `average`: the average of the heads' logits acts; one more head, whose own policy is unused,
+  learns the value of that policy, and the outer loss is about that pair.
 """
 
 from collections.abc import Callable

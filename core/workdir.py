@@ -1,4 +1,4 @@
-"""The files of one run: `config.gin`, `operative_config.gin`, `restarts.jsonl`, logs, checkpoints."""
+"""The files of one run: its configs, `restarts.jsonl`, logs and checkpoints."""
 
 import json
 import os
