@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
+import fakes
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from selftune.core import config, evaluate, jsonl, loop, registry
 from selftune.core.cli import main
@@ -81,19 +81,8 @@ def small(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def compiled_once(tmp_path_factory):
-  """The runs of this file share their compiled programs."""
-  options = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-  }
-  before = {name: getattr(jax.config, name) for name in options}
-  for values in (options, before):
-    for name, value in values.items():
-      jax.config.update(name, value)
-    compilation_cache.reset_cache()  # else JAX keeps to what it found when it first compiled
-    if values is options:
-      yield
+  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
+    yield
 
 
 @pytest.fixture(scope="module")
