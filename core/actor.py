@@ -1,5 +1,6 @@
 """The actor: one batched rollout loop over one or more environment pools."""
 
+import collections
 import functools
 import logging
 import time
@@ -24,6 +25,7 @@ class Rollout(NamedTuple):
   """One trajectory of all of an actor's environments, and what happened on the way."""
 
   trajectory: Trajectory  # NumPy, [T+1, B, ...]
+  env_steps: int  # new in this trajectory, of single environments
   episodes: list[tuple[float, int]]  # raw return and length of those that finished, in order
   env_wait: float  # seconds spent waiting for environments
   act_time: float  # seconds spent in the network
@@ -36,6 +38,7 @@ class _Group:
     self.pool = pool
     self.rows = rows  # of the actor's batch
     self.core_state = core_state
+    self.starts = collections.deque[PyTree]()  # core states at the starts of coming trajectories
     self.timestep = pool.reset()
     self.returns = np.zeros(pool.num_envs)
     self.lengths = np.zeros(pool.num_envs, np.int64)
@@ -60,6 +63,7 @@ class Actor:
     device: Device,
     key: Array,
     unroll_length: int,
+    overlap: int = 0,
   ):
     """Resets the pools.
 
@@ -69,10 +73,12 @@ class Actor:
       device: the network acts there.
       key: all that is drawn follows from it and the index of the trajectory.
       unroll_length: T.
+      overlap: transitions at the end of a trajectory that begin the next one too, less than T.
     """
     self.device = device
     self._key = key
-    self._unroll_length = unroll_length
+    self._unroll_length, self._overlap = unroll_length, overlap
+    self._previous: _Buffer | None = None
     self._groups = []
     start = 0
     for pool in pools:
@@ -91,7 +97,9 @@ class Actor:
   def unroll(
     self, actor_params: ActorParams, version: int, index: int, stopping: Callable[[], bool]
   ) -> Rollout:
-    """The next T transitions of every environment.
+    """The next trajectory of every environment: T transitions, of which `overlap` are known.
+
+    The first one has none before it, and so T new ones.
 
     Args:
       actor_params: on this actor's device.
@@ -103,29 +111,38 @@ class Actor:
       Interrupted: it is; after that the actor can only be closed.
     """
     key = jax.random.fold_in(self._key, index)
-    trajectory = _Buffer(self._unroll_length, self._batch_size)
-    core_states = [group.core_state for group in self._groups]
+    length, stride = self._unroll_length, self._unroll_length - self._overlap
+    trajectory = _Buffer(length, self._batch_size)
+    start = 0
+    if self._previous is not None:
+      start = self._overlap
+      trajectory.begin_with(self._previous, stride)
     episodes: list[tuple[float, int]] = []
     waited = acted = 0.0
     clock = time.perf_counter
-    for t in range(self._unroll_length + 1):
+    for t in range(start, length + 1):
       if stopping():
         raise Interrupted
       for number, group in enumerate(self._groups):
-        if t > 0:
-          start = clock()
+        if t > start:
+          began = clock()
           episodes += group.receive()
-          waited += clock() - start
+          waited += clock() - began
         trajectory.timestep(t, group.rows, group.timestep)
-        if t < self._unroll_length:
-          start = clock()
-          step = (group.timestep, group.core_state, key, np.int32(number), np.int32(t))
+        if t < length:
+          if t % stride == 0:
+            group.starts.append(group.core_state)
+          began = clock()
+          step = (group.timestep, group.core_state, key, np.int32(number), np.int32(t - start))
           action, sample, mu, group.core_state = _act(self._agent, actor_params, *step)
           group.pool.send(np.asarray(action))
-          trajectory.decision(t, group.rows, np.asarray(sample), np.asarray(mu))
-          acted += clock() - start
-    core_state = jax.tree.map(lambda *x: np.concatenate(x), *jax.device_get(core_states))
-    return Rollout(trajectory.finish(core_state, version), episodes, waited, acted)
+          trajectory.decision(t, group.rows, np.asarray(sample), np.asarray(mu), version)
+          acted += clock() - began
+    self._previous = trajectory if self._overlap else None
+    starts = jax.device_get([group.starts.popleft() for group in self._groups])
+    core_state = jax.tree.map(lambda *x: np.concatenate(x), *starts)
+    env_steps = (length - start) * self._batch_size
+    return Rollout(trajectory.finish(core_state), env_steps, episodes, waited, acted)
 
   def close(self) -> None:
     """Closes the pools; one that fails to is a warning, as it must not hide why the run ended."""
@@ -143,6 +160,12 @@ class _Buffer:
     self._length, self._batch_size = unroll_length, batch_size
     self._arrays: dict[str, np.ndarray] = {}
 
+  def begin_with(self, other: "_Buffer", skip: int) -> None:
+    """Takes over what the other holds after its first `skip` transitions."""
+    for name, x in other._arrays.items():
+      self._arrays[name] = np.empty_like(x)
+      self._arrays[name][: len(x) - skip] = x[skip:]
+
   def _write(self, name: str, time: int, t: int, rows: slice, x: np.ndarray) -> None:
     if name not in self._arrays:
       self._arrays[name] = np.empty((time, self._batch_size, *x.shape[1:]), x.dtype)
@@ -152,18 +175,21 @@ class _Buffer:
     for name, x in timestep._asdict().items():
       self._write(name, self._length + 1, t, rows, x)
 
-  def decision(self, t: int, rows: slice, sample: np.ndarray, mu: np.ndarray) -> None:
-    self._write("action", self._length, t, rows, sample)
-    self._write("behaviour", self._length, t, rows, mu)
+  def decision(
+    self, t: int, rows: slice, sample: np.ndarray, mu: np.ndarray, version: int
+  ) -> None:
+    versions = np.full(len(sample), version, np.int32)
+    for name, x in (("action", sample), ("behaviour", mu), ("params_version", versions)):
+      self._write(name, self._length, t, rows, x)
 
-  def finish(self, core_state: PyTree, version: int) -> Trajectory:
+  def finish(self, core_state: PyTree) -> Trajectory:
     a = self._arrays
     return Trajectory(
       timestep=TimeStep(a["observation"], a["reward"], a["discount"], a["first"]),
       action=a["action"],
       behaviour=a["behaviour"],
       core_state=core_state,
-      params_version=np.full(self._batch_size, version, np.int32),
+      params_version=a["params_version"],
     )
 
 

@@ -57,6 +57,7 @@ class Agent:
     for name in names:
       if names.count(name) > 1:
         raise ValueError(f"agent.losses holds '{name}' twice; a term may appear once.")
+    self.metaopt.check(self.components)
 
   @property
   def components(self) -> dict[str, Any]:

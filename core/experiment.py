@@ -37,6 +37,8 @@ class Train:
     total_env_steps: length of the run, in steps of single environments (not frames).
     num_envs: environments, and so trajectories an update: the batch size.
     unroll_length: transitions of a trajectory.
+    overlap: of these, how many at its end begin the next trajectory too; each new step is then
+      learned from unroll_length / (unroll_length - overlap) times.
     micro_batch: trajectories that a learner device takes at a time; None for its whole share.
     cpu_micro_batch: the same where the learners are CPUs and `micro_batch` is None: convolutions
       are several times faster there while their activations stay in cache.
@@ -53,6 +55,7 @@ class Train:
   seed: int = 0
   num_envs: int = 32
   unroll_length: int = 20
+  overlap: int = 0
   micro_batch: int | None = None
   cpu_micro_batch: int | None = None
   log_seconds: float = 2.0
@@ -64,6 +67,11 @@ class Train:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name} = {value} must be at least 1.")
+    if not 0 <= self.overlap < self.unroll_length:
+      raise ValueError(
+        f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
+        f"unroll_length = {self.unroll_length} needs a new transition."
+      )
     if self.seed < 0:
       raise ValueError(f"seed = {self.seed} must not be negative.")
     if self.checkpoints_to_keep < 2:
@@ -74,11 +82,13 @@ class Train:
 
   @property
   def steps_per_update(self) -> int:
-    return self.unroll_length * self.num_envs
+    """New env steps an update; the first has `overlap * num_envs` more."""
+    return (self.unroll_length - self.overlap) * self.num_envs
 
   @property
   def total_updates(self) -> int:
-    return math.ceil(self.total_env_steps / self.steps_per_update)
+    later = self.total_env_steps - self.overlap * self.num_envs
+    return max(1, math.ceil(later / self.steps_per_update))
 
 
 def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) -> Progress:
@@ -111,6 +121,7 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
     learner = make_learner(experiment, agent)
     actors = make_actors(experiment, agent, pools)
     state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
+    learner.trace(state)
 
     checkpoints = Checkpointer(workdir.checkpoints, experiment.checkpoints_to_keep)
     restored = checkpoints.restore(state) if resume else None
@@ -166,6 +177,7 @@ def make_actors(
       devices[i % len(devices)],
       jax.random.fold_in(key, i),
       experiment.unroll_length,
+      experiment.overlap,
     )
     for i, actor_pools in enumerate(pools)
   ]

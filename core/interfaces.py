@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from .episodes import Episode
+from .tunables import Components
 from .types import (
   Array,
   CorrectorInputs,
@@ -125,7 +126,7 @@ class AgentFns(NamedTuple):
   configured value.
   """
 
-  components: Mapping[str, Any]  # corrector, loss terms and optimiser, by registered name
+  components: Components  # corrector, loss terms and optimiser, by registered name
   tunable_shapes: Mapping[str, tuple[int, ...]]  # by tunable name: (P,), or (1,) of the optimiser
   gamma: Callable[[Mapping[str, Array]], Array]  # values -> [P] each head's discount
   inner_loss: Callable[..., tuple[Array, tuple[Metrics, Array]]]
@@ -140,13 +141,18 @@ class AgentFns(NamedTuple):
 class MetaOptimizer(Protocol):
   """Kind `metaopt`: owns the whole update of an agent."""
 
+  def check(self, components: Components) -> None:
+    """Called when an agent is configured, with its plugins by name.
+
+    Raises:
+      ValueError: it cannot tune them; a pattern of `tune` matches nothing.
+    """
+    ...
+
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
     """The meta state, given the first state without it and the shapes of a batch.
 
     A Trajectory in the meta state is split over devices like a batch; all else is replicated.
-
-    Raises:
-      ValueError: a pattern of `tune` matches nothing.
     """
     ...
 

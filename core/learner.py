@@ -17,11 +17,20 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .agent import BuiltAgent
-from .errors import NonFiniteError, UserError, plugin_mistakes
-from .types import ActorParams, Array, Device, LearnerState, Metrics, PyTree, TimeStep, Trajectory
+from .errors import NonFiniteError, UserError
+from .types import (
+  BATCH_AXES,
+  ActorParams,
+  Array,
+  Device,
+  LearnerState,
+  Metrics,
+  PyTree,
+  TimeStep,
+  Trajectory,
+)
 
 AXIS = "learners"
-BATCH_AXES = (1, 1, 1, 0, 0)  # of a Trajectory's fields
 CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
 
 
@@ -139,8 +148,6 @@ class Learner:
       key: PRNG key.
       timestep: shapes and dtypes of one step; its batch axis may have any size.
 
-    Raises:
-      UserError: the meta-optimiser cannot tune what it is asked to.
     """
     batch = self._batch_shapes(timestep)
 
@@ -150,13 +157,21 @@ class Learner:
       opt_state = self._agent.agent.optimizer.init(params)
       zero = jnp.zeros((), jnp.int32)
       state = LearnerState(params, opt_state, (), zero, key, zero - 1)
-      with plugin_mistakes():
-        return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
+      return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
 
     specs = state_specs(jax.eval_shape(init, key))
     shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
     self._build_update(specs, batch_specs(batch))
+    self._batch = batch
     return jax.jit(init, out_shardings=shardings)(key)
+
+  def trace(self, state: LearnerState) -> None:
+    """Traces the update, so that what a plugin refuses in it is known before a run leaves files.
+
+    Raises:
+      UserError: a loss term does not go with the agent's actions.
+    """
+    jax.eval_shape(self._update, state, self._batch)
 
   def put(self, trajectory: Trajectory) -> Trajectory:
     """Moves a trajectory [T+1, B, ...] from the host to the learner devices."""
@@ -208,7 +223,7 @@ class Learner:
     arrays: dict[str, Any] = {
       "action": shape(sample, t),
       "behaviour": shape(mu, t),
-      "params_version": jax.ShapeDtypeStruct((b,), jnp.int32),
+      "params_version": jax.ShapeDtypeStruct((t, b), jnp.int32),
     }
     return Trajectory(
       timestep=jax.tree.map(lambda x: shape(x, t + 1), timestep),

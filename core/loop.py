@@ -67,7 +67,7 @@ def run(
     # At most two updates are under way. XLA lets a CPU device have 32 computations under way, and
     # two devices whose shares of an update wait for each other behind those would wait forever.
     jax.block_until_ready(previous)
-    env_steps = progress.env_steps + experiment.steps_per_update
+    env_steps = progress.env_steps + rollout.env_steps
     finished = [Episode(env_steps, *episode) for episode in rollout.episodes]
     logger.log_episodes(finished)
     progress = dataclasses.replace(
@@ -76,7 +76,7 @@ def run(
       env_steps=env_steps,
       episodes=progress.episodes.add(finished),
     )
-    clock.add(experiment.steps_per_update, waited, rollout.env_wait, rollout.act_time)
+    clock.add(rollout.env_steps, waited, rollout.env_wait, rollout.act_time)
     if clock.time_to_log() or progress.updates == experiment.total_updates:
       row = jax.device_get(metrics)
       learner.check(row)

@@ -18,7 +18,7 @@ import numpy as np
 
 from .actor import Actor, Interrupted, Rollout
 from .registry import configurable
-from .types import ActorParams, Device, Trajectory
+from .types import BATCH_AXES, ActorParams, Device, Trajectory
 
 POLL = 0.1  # seconds between looks at the stop event
 JOIN = 3.0  # seconds that threads are given to end
@@ -239,10 +239,13 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
   def join(axis):
     return lambda *x: np.concatenate(x, axis)
 
-  fields = [jax.tree.map(join(1), *x) for x in zip(*(t[:3] for t in trajectories), strict=True)]
-  fields += [jax.tree.map(join(0), *x) for x in zip(*(t[3:] for t in trajectories), strict=True)]
+  fields = [
+    jax.tree.map(join(axis), *parts)
+    for axis, *parts in zip(BATCH_AXES, *trajectories, strict=True)
+  ]
   return Rollout(
     Trajectory(*fields),
+    sum(r.env_steps for r in rollouts),
     [episode for r in rollouts for episode in r.episodes],
     sum(r.env_wait for r in rollouts) / len(rollouts),
     sum(r.act_time for r in rollouts) / len(rollouts),

@@ -43,8 +43,11 @@ class Trajectory(NamedTuple):
   timestep: TimeStep  # [T+1, B, ...]
   action: Array  # [T, B, ...] the pre-squash sample
   behaviour: Array  # [T, B, A] parameters of the distribution the action was sampled from
-  core_state: PyTree  # [B, ...] recurrent state before timestep 0
-  params_version: Array  # [B] int32, number of updates behind the parameters that acted
+  core_state: PyTree  # [B, ...] recurrent state with which timestep 0 was seen
+  params_version: Array  # [T, B] int32, number of updates behind the parameters that acted
+
+
+BATCH_AXES = (1, 1, 1, 0, 1)  # of a Trajectory's fields
 
 
 class HeadOut(NamedTuple):

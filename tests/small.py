@@ -63,11 +63,11 @@ class TableNetwork:
     return Network(lambda key: {}, lambda batch: (), unroll)
 
 
-def table(heads: int, t: int, b: int, seed: int = 0):
+def table(heads: int, t: int, b: int, seed: int = 0, size: int = ACTIONS):
   """Random parameters of a TableNetwork."""
   rng = np.random.default_rng(seed)
   return {
-    "policy": rng.normal(size=(heads, t + 1, b, ACTIONS)),
+    "policy": rng.normal(size=(heads, t + 1, b, size)),
     "value": rng.normal(size=(heads, t + 1, b)),
   }
 
@@ -88,7 +88,7 @@ def trajectory(seed: int, t: int = 5, b: int = 4, dtype=np.float32, lag: int = 0
     action=rng.integers(0, ACTIONS, size=(t, b)).astype(np.int32),
     behaviour=rng.normal(size=(t, b, ACTIONS)).astype(dtype),
     core_state=(),
-    params_version=np.full(b, -lag, np.int32),
+    params_version=np.full((t, b), -lag, np.int32),
   )
 
 

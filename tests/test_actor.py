@@ -101,7 +101,7 @@ def test_trajectories_equal_a_plain_loop_over_each_pool(pools):
     np.testing.assert_array_equal(got.core_state, np.concatenate(states))
     assert sorted(rollout.episodes) == sorted(itertools.chain(*episodes))
     assert got.params_version.dtype == np.int32
-    np.testing.assert_array_equal(got.params_version, [index + 40] * 4)
+    np.testing.assert_array_equal(got.params_version, np.full((T, 4), index + 40))
 
 
 @pytest.mark.parametrize("task", ["Catch-v0", "CartPole-v1"])

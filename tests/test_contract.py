@@ -13,7 +13,8 @@ from dm_env import specs
 
 from selftune.core import registry, tunables
 from selftune.core.agent import BuiltAgent
-from selftune.core.distributions import Categorical
+from selftune.core.distributions import Categorical, for_action_spec
+from selftune.core.errors import UserError
 from selftune.core.types import (
   CorrectorInputs,
   EnvSpec,
@@ -28,6 +29,8 @@ from selftune.plugins.metaopt.metagradient import Metagradient
 from selftune.plugins.optimizers.rmsprop import RMSProp
 
 T, B, HEADS = 3, 4, 2
+CONTINUOUS = specs.BoundedArray((2,), np.float32, [-1, -2], [1, 3])
+DISTRIBUTIONS = (Categorical(small.ACTIONS), for_action_spec(CONTINUOUS))
 
 registry.load_all()
 PLUGINS = {
@@ -75,34 +78,53 @@ def corrector_inputs():
   )
 
 
-def loss_inputs():
-  data = small.trajectory(0, T, B)
+def loss_inputs(distribution):
   rng = np.random.default_rng(1)
   normal = lambda *shape: rng.normal(size=(T, B, *shape)).astype(np.float32)
+  policy = normal(distribution.size)
+  step_t = small.trajectory(0, T, B).timestep
   return LossInputs(
-    policy=normal(small.ACTIONS),
+    policy=policy,
     value=normal(),
     targets=Targets(normal(), normal()),
-    action=data.action,
-    behaviour=data.behaviour,
-    reference=data.behaviour,
-    reward=data.timestep.reward[1:],
-    discount=data.timestep.discount[1:],
+    action=np.asarray(distribution.sample(jax.random.key(0), policy)),
+    behaviour=normal(distribution.size),
+    reference=normal(distribution.size),
+    reward=step_t.reward[1:],
+    discount=step_t.discount[1:],
     distribution=None,
   )
 
 
+def serves(name, distribution):
+  """Whether a loss term can be computed of such actions; if not it says what to write instead."""
+  try:
+    PLUGINS["loss"][name]()(loss_inputs(distribution)._replace(distribution=distribution))
+  except UserError as error:
+    assert f"for @{name}()" in str(error)
+    return False
+  return True
+
+
 @every("corrector", "loss")
 def test_arrays_of_transitions(kind, name):
-  plugin = PLUGINS[kind][name]()
-  inputs = corrector_inputs() if kind == "corrector" else loss_inputs()
+  if kind == "corrector":
+    check_arrays(name, PLUGINS[kind][name](), corrector_inputs())
+  else:
+    served = [d for d in DISTRIBUTIONS if serves(name, d)]
+    assert served
+    for distribution in served:
+      check_arrays(name, PLUGINS[kind][name](), loss_inputs(distribution), distribution)
+
+
+def check_arrays(name, plugin, inputs, distribution=None):
   traces = []
 
   @jax.jit
   def call(values, x):
     traces.append(None)
-    if kind == "loss":
-      x = x._replace(distribution=Categorical(small.ACTIONS))
+    if distribution is not None:
+      x = x._replace(distribution=distribution)
     return tunables.bind({name: plugin}, values)[name](x)
 
   values = {t.name: np.float32(0.5) for t in tunables.declared(name, plugin)}
@@ -113,15 +135,15 @@ def test_arrays_of_transitions(kind, name):
       assert (array.shape, array.dtype) == ((T, B), np.float32)
       assert np.all(np.isfinite(array))
   assert len(traces) == 1
-  assert isinstance(out, Targets) == (kind == "corrector")
+  assert isinstance(out, Targets) == (distribution is None)
 
 
 # Every tunable: a metagradient that is not zero, and equals central differences. One agent a
-# corrector and one an optimiser; every loss is part of each.
+# corrector, an optimiser and a kind of actions; every loss that serves these is part of each.
 
 
 @functools.cache
-def metagradients(corrector, optimizer):
+def metagradients(corrector, optimizer, distribution):
   """By tunable: the metagradient, and <grad L_outer(theta'), d theta' / d eta> by differences."""
   metaopt = Metagradient(tune=("*",), outer_losses=(PolicyKL(),))
   cls = PLUGINS["optimizer"][optimizer]
@@ -132,19 +154,25 @@ def metagradients(corrector, optimizer):
     metaopt,
     network=small.TableNetwork(),
     corrector=PLUGINS["corrector"][corrector](),
-    losses=tuple(cls() for cls in PLUGINS["loss"].values()),
+    losses=tuple(cls() for name, cls in PLUGINS["loss"].items() if serves(name, distribution)),
     optimizer=fast,
     heads=HEADS,
   )
-  built = BuiltAgent(agent, small.SPEC)
+  discrete = isinstance(distribution, Categorical)
+  spec = small.SPEC if discrete else small.SPEC._replace(action=CONTINUOUS)
+  built = BuiltAgent(agent, spec)
 
   def whole_batch(f, batch, *stacked):
     sums, means, out = f(batch, *jax.tree.map(lambda x: x[0], stacked))
     return sums, means, jax.tree.map(lambda x: x[None], out)
 
   fns = built.fns(100, whole_batch)
+  size = distribution.size
   data = small.trajectory(3, T, B, np.float64)
-  params = small.table(HEADS, T, B)
+  behaviour = np.random.default_rng(1).normal(size=(T, B, size))
+  action = np.asarray(distribution.sample(jax.random.key(0), behaviour))
+  data = data._replace(behaviour=behaviour, action=action)
+  params = small.table(HEADS, T, B, size=size)
   state = LearnerState(params, agent.optimizer.init(params), (), np.int32(1), (), np.int32(-1))
   state = state._replace(meta_state=metaopt.init(fns, state, data))
   rng = np.random.default_rng(0)
@@ -177,8 +205,11 @@ def metagradients(corrector, optimizer):
 def test_every_tunable_has_its_metagradient(kind, name):
   corrector = name if kind == "corrector" else registry.name_of(LeakyVTrace)
   optimizer = name if kind == "optimizer" else registry.name_of(RMSProp)
+  distribution = DISTRIBUTIONS[0]
+  if kind == "loss":
+    distribution = next(d for d in DISTRIBUTIONS if serves(name, d))
   with jax.enable_x64(True):
-    found = metagradients(corrector, optimizer)
+    found = metagradients(corrector, optimizer, distribution)
   for tunable in tunables.declared(name, PLUGINS[kind][name]):
     for p in range(1 if kind == "optimizer" else HEADS):
       actual, expected = found[tunable.name, p]

@@ -9,10 +9,11 @@ import pytest
 import small
 
 from selftune.core.agent import BuiltAgent
-from selftune.core.distributions import Categorical
+from selftune.core.distributions import Categorical, SquashedGaussian
 from selftune.core.types import LossInputs, Targets
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
+from selftune.plugins.losses.normal_kl import NormalKL
 from selftune.plugins.losses.policy_gradient import PolicyGradient
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.losses.value import Value
@@ -57,29 +58,16 @@ def test_terms_by_hand(term, expected, metrics):
     np.testing.assert_allclose(actual[name], [[value]], rtol=1e-5)
 
 
-def test_categorical_equals_distrax():
-  import distrax
-
-  rng = np.random.default_rng(0)
-  logits, other = rng.normal(size=(2, 5, 4, 3)).astype(np.float32) * 3
-  action = rng.integers(0, 3, (5, 4))
-  ours, theirs = Categorical(3), distrax.Categorical(logits)
-  for actual, expected in (
-    (ours.log_prob(logits, action), theirs.log_prob(action)),
-    (ours.entropy(logits), theirs.entropy()),
-    (ours.kl(logits, other), theirs.kl_divergence(distrax.Categorical(other))),
-    (ours.mode(logits), theirs.mode()),
-  ):
-    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
-
-
-def test_samples_are_distributed_as_the_policy():
-  logits = jnp.log(jnp.array([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]]))
-  keys = jax.random.split(jax.random.key(0), 4000)
-  samples = jax.vmap(lambda key: Categorical(3).sample(key, logits))(keys)
-  for b in range(2):
-    frequencies = np.bincount(samples[:, b], minlength=3) / 4000
-    np.testing.assert_allclose(frequencies, jnp.exp(logits[b]), atol=0.03)
+def test_normal_kl_by_hand():
+  # One action with mean 1/2 and std exp(-1): KL = (e^-2 + 1/4 - 1) / 2 + 1.
+  policy = jnp.arctanh(jnp.array([[[0.5, 0.5]]]))
+  inputs = one_transition()._replace(
+    policy=policy, distribution=SquashedGaussian(np.array([-3.0]), np.array([1.0]))
+  )
+  kl = 0.5 * (np.exp(-2) + 0.25 - 1) + 1
+  loss, metrics = NormalKL(0.1)(inputs)
+  np.testing.assert_allclose(loss, [[0.1 * kl]], rtol=1e-5)
+  np.testing.assert_allclose(metrics["normal_kl"], [[kl]], rtol=1e-5)
 
 
 # The whole loss. The parameters are the network's outputs themselves, so that the gradient can be

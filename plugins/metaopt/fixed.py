@@ -4,6 +4,7 @@ import dataclasses
 
 import optax
 
+from ...core import tunables
 from ...core.interfaces import AgentFns
 from ...core.registry import register
 from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
@@ -14,6 +15,9 @@ from ._update import inner_gradient
 @dataclasses.dataclass(frozen=True)
 class Fixed:
   """Tunes nothing: IMPALA; with several heads, IMPALA with auxiliary tasks."""
+
+  def check(self, components: tunables.Components) -> None:
+    del components
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
     del fns, state, batch

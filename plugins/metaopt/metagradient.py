@@ -59,13 +59,14 @@ class Metagradient:
   outer_losses: tuple[LossTerm, ...] = ()
   outer_batch: Literal["same", "next"] = "same"
 
+  def check(self, components: tunables.Components) -> None:
+    self._start(self._tuned(components))
+
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
-    tuned = self._tuned(fns)
-    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
-    for pattern, eta in self.eta_init_of.items():
-      start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
+    tuned = self._tuned(fns.components)
     etas: dict[str, Array] = {
-      name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()
+      name: jnp.full(fns.tunable_shapes[name], eta, float)
+      for name, eta in self._start(tuned).items()
     }
     previous: Previous | tuple[()] = ()
     if self.outer_batch == "next" and tuned:
@@ -94,7 +95,7 @@ class Metagradient:
     )
 
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
-    return tunables.transform(meta_state.etas, self._tuned(fns))
+    return tunables.transform(meta_state.etas, self._tuned(fns.components))
 
   def _step_next(self, fns, state, batch):
     """Tunes eta by what the previous update did to the loss on this batch, then updates theta."""
@@ -138,7 +139,7 @@ class Metagradient:
     Returns:
       The metagradient by name; theta', its opt_state; metrics.
     """
-    etas, tuned = state.meta_state.etas, self._tuned(fns)
+    etas, tuned = state.meta_state.etas, self._tuned(fns.components)
 
     def optimise(grads, etas):
       values = tunables.transform(etas, tuned)
@@ -171,7 +172,7 @@ class Metagradient:
   ) -> tuple[MetaState, Metrics]:
     updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
     etas: Any = optax.apply_updates(meta_state.etas, updates)
-    values = tunables.transform(etas, self._tuned(fns))
+    values = tunables.transform(etas, self._tuned(fns.components))
     metrics = {
       f"{kind}/{name}/{p}": x
       for kind, tree in (("metagrad", gradient), ("eta", values), ("eta_raw", etas))
@@ -181,8 +182,15 @@ class Metagradient:
     metrics["metagrad_norm"] = optax.tree.norm(gradient)
     return meta_state._replace(etas=etas, opt_state=opt_state), metrics
 
-  def _tuned(self, fns: AgentFns) -> dict[str, tunables.Tunable]:
-    return tunables.select(tunables.collect(fns.components), self.tune)
+  def _tuned(self, components: tunables.Components) -> dict[str, tunables.Tunable]:
+    return tunables.select(tunables.collect(components), self.tune)
+
+  def _start(self, tuned: dict[str, tunables.Tunable]) -> dict[str, float]:
+    """The initial etas by name."""
+    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
+    for pattern, eta in self.eta_init_of.items():
+      start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
+    return start
 
   def _adam(self) -> optax.GradientTransformation:
     return optax.adam(self.learning_rate, self.b1, self.b2, self.eps)

@@ -10,7 +10,7 @@ from jax import Array
 from ...core.interfaces import Network
 from ...core.registry import register
 from ...core.types import EnvSpec
-from ._feed_forward import ComputeDtype, check_image, feed_forward
+from ._compose import ComputeDtype, check_image, compose
 from ._heads import GammaEmbedding
 from ._layers import conv2d
 from ._pooling import max_pool
@@ -19,36 +19,40 @@ from ._pooling import max_pool
 @register("network", "impala_resnet")
 @dataclasses.dataclass(frozen=True)
 class ImpalaResnet:
-  """Residual convolutions (Espeholt et al. 2018, Figure 3; STAC, Table 2, Atari: no LSTM).
+  """Residual convolutions (Espeholt et al. 2018, Figure 3; STAC, Table 2).
 
   Each block: conv 3x3, max-pool 3x3 with stride 2, then two residual units
   x + conv(relu(conv(relu(x)))); at the end a ReLU, and no dense layer before the heads.
 
-  `pooling` 'xla' is XLA's own pooling and derivative, kept to compare with; they differ in speed.
+  `lstm` are the units of an LSTM before the heads, None for none. The defaults are those for Atari;
+  from pixels of control tasks the paper has `channels` (32, 32, 32), an `lstm` of 256, and
+  `pooling` 'stride': the first conv of each block has stride 2, and nothing is pooled. 'xla' is
+  XLA's own pooling and derivative, kept to compare with; it is slow.
   """
 
   channels: tuple[int, ...] = (16, 32, 32)
-  pooling: Literal["fast", "xla"] = "fast"
+  pooling: Literal["fast", "xla", "stride"] = "fast"
+  lstm: int | None = None
   gamma_embedding: GammaEmbedding = "none"
   compute_dtype: ComputeDtype = "float32"
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
     check_image(spec, "impala_resnet", smallest=1)
-    pool = max_pool if self.pooling == "fast" else _xla_max_pool
+    pool = {"fast": max_pool, "xla": _xla_max_pool, "stride": lambda x: x}[self.pooling]
+    stride = 2 if self.pooling == "stride" else 1
 
     def torso(x: Array) -> Array:
       for block, channels in enumerate(self.channels):
 
-        def conv(x: Array, name: str, channels: int = channels, block: int = block) -> Array:
-          return conv2d(x, f"block_{block}_{name}", channels, 3)
-
-        x = pool(conv(x, "in"))
+        x = pool(conv2d(x, f"block_{block}_in", channels, 3, stride))
         for unit in range(2):
-          y = conv(jax.nn.relu(x), f"unit_{unit}_a")
-          x = x + conv(jax.nn.relu(y), f"unit_{unit}_b")
+          y = conv2d(jax.nn.relu(x), f"block_{block}_unit_{unit}_a", channels, 3)
+          x = x + conv2d(jax.nn.relu(y), f"block_{block}_unit_{unit}_b", channels, 3)
       return jax.nn.relu(x).reshape(x.shape[0], -1)
 
-    return feed_forward(torso, spec, policy_size, heads, self.gamma_embedding, self.compute_dtype)
+    return compose(
+      torso, spec, policy_size, heads, self.lstm, self.gamma_embedding, self.compute_dtype
+    )
 
 
 def _xla_max_pool(x: Array) -> Array:

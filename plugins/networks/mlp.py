@@ -10,16 +10,21 @@ from jax import Array
 from ...core.interfaces import Network
 from ...core.registry import register
 from ...core.types import EnvSpec
-from ._feed_forward import ComputeDtype, feed_forward
+from ._compose import ComputeDtype, compose
 from ._heads import GammaEmbedding
 
 
 @register("network", "mlp")
 @dataclasses.dataclass(frozen=True)
 class Mlp:
-  """Multi-layer perceptron on the flattened observation (STAC, Table 2, without its LSTM)."""
+  """Multi-layer perceptron on the flattened observation (STAC, Table 2).
+
+  `hidden` are the units of its layers, `lstm` those of an LSTM before the heads (the paper's control
+  tasks: 256), None for none.
+  """
 
   hidden: tuple[int, ...] = (256, 256)
+  lstm: int | None = None
   gamma_embedding: GammaEmbedding = "none"
   compute_dtype: ComputeDtype = "float32"
 
@@ -28,4 +33,6 @@ class Mlp:
       x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
       return hk.nets.MLP(self.hidden, activation=jax.nn.relu, activate_final=True)(x)
 
-    return feed_forward(torso, spec, policy_size, heads, self.gamma_embedding, self.compute_dtype)
+    return compose(
+      torso, spec, policy_size, heads, self.lstm, self.gamma_embedding, self.compute_dtype
+    )

@@ -9,7 +9,7 @@ from jax import Array
 from ...core.interfaces import Network
 from ...core.registry import register
 from ...core.types import EnvSpec
-from ._feed_forward import ComputeDtype, check_image, feed_forward
+from ._compose import ComputeDtype, check_image, compose
 from ._heads import GammaEmbedding
 from ._layers import conv2d
 
@@ -17,8 +17,12 @@ from ._layers import conv2d
 @register("network", "nature_cnn")
 @dataclasses.dataclass(frozen=True)
 class NatureCnn:
-  """Three convolutions and a dense layer of 512 (Mnih et al. 2015, Methods)."""
+  """Three convolutions and a dense layer of 512 (Mnih et al. 2015, Methods).
 
+  `lstm` are the units of an LSTM before the heads, None for none.
+  """
+
+  lstm: int | None = None
   gamma_embedding: GammaEmbedding = "none"
   compute_dtype: ComputeDtype = "float32"
 
@@ -30,4 +34,6 @@ class NatureCnn:
         x = jax.nn.relu(conv2d(x, f"conv_{i}", channels, size, stride, padding="VALID"))
       return jax.nn.relu(hk.Linear(512)(x.reshape(x.shape[0], -1)))
 
-    return feed_forward(torso, spec, policy_size, heads, self.gamma_embedding, self.compute_dtype)
+    return compose(
+      torso, spec, policy_size, heads, self.lstm, self.gamma_embedding, self.compute_dtype
+    )

@@ -1,4 +1,4 @@
-"""Composes a torso and heads to a network without recurrent state."""
+"""Composes a torso, a recurrent core if there is one, and heads to a network."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,52 +14,72 @@ from ._heads import GammaEmbedding, heads
 ComputeDtype = Literal["float32", "bfloat16"]
 
 
-def feed_forward(
+def compose(
   torso: Callable[[jax.Array], jax.Array],
   spec: EnvSpec,
   policy_size: int,
   total_heads: int,
+  lstm: int | None,
   gamma_embedding: GammaEmbedding,
   compute_dtype: ComputeDtype,
 ) -> Network:
-  """A network without memory; its parameters are `{'torso': ..., 'heads': ...}`.
+  """A network whose parameters are `{'torso': ..., 'lstm': ..., 'heads': ...}`.
 
   Time and batch are flattened to one axis before the torso: a convolution mapped over time is many
-  times slower on CPU.
+  times slower on CPU. The core alone runs over time; FIRST clears its state.
 
   Args:
     torso: [N, *observation] -> [N, D]; builds Haiku modules; sees bytes divided by 255.
+    lstm: units of an LSTM between torso and heads; None for none, and a core state of ().
   """
   torso_fn = hk.without_apply_rng(hk.transform(torso))
 
-  def call_heads(x: jax.Array, gamma: jax.Array) -> HeadOut:
+  @hk.without_apply_rng
+  @hk.transform
+  def lstm_fn(x: jax.Array, first: jax.Array, state: hk.LSTMState) -> tuple[jax.Array, PyTree]:
+    return hk.dynamic_unroll(hk.ResetCore(hk.LSTM(lstm)), (x, first), state)
+
+  @hk.without_apply_rng
+  @hk.transform
+  def heads_fn(x: jax.Array, gamma: jax.Array) -> HeadOut:
     return heads(
       x, gamma, total=total_heads, policy_size=policy_size, gamma_embedding=gamma_embedding
     )
 
-  heads_fn = hk.without_apply_rng(hk.transform(call_heads))
+  def initial_state(batch: int) -> PyTree:
+    return () if lstm is None else hk.LSTMState(jnp.zeros((batch, lstm)), jnp.zeros((batch, lstm)))
 
   def init(key: Array) -> PyTree:
     torso_key, heads_key = jax.random.split(key)
     x = jnp.zeros((1, *spec.observation.shape), jnp.float32)
-    torso_params = torso_fn.init(torso_key, x)
-    features = jax.eval_shape(torso_fn.apply, torso_params, x)
+    params = {"torso": torso_fn.init(torso_key, x)}
+    features = jax.eval_shape(torso_fn.apply, params["torso"], x)
     x = jnp.zeros(features.shape, features.dtype)
-    return {"torso": torso_params, "heads": heads_fn.init(heads_key, x, jnp.zeros(total_heads))}
+    if lstm is not None:
+      lstm_key = jax.random.fold_in(torso_key, 1)
+      params["lstm"] = lstm_fn.init(lstm_key, x[None], jnp.zeros((1, 1), bool), initial_state(1))
+      x = jnp.zeros((1, lstm))
+    return params | {"heads": heads_fn.init(heads_key, x, jnp.zeros(total_heads))}
 
   def unroll(
     params: PyTree, timestep: TimeStep, core_state: PyTree, gamma: Array
   ) -> tuple[HeadOut, PyTree]:
     dtype = working_dtype(params, compute_dtype)
+    cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
     time_batch = timestep.first.shape
     x = timestep.observation.reshape(-1, *timestep.observation.shape[2:])
-    torso_params = jax.tree.map(lambda p: p.astype(dtype), params["torso"])
-    x = torso_fn.apply(torso_params, as_input(x, dtype))
+    x = torso_fn.apply(cast(params["torso"]), as_input(x, dtype))
+    if lstm is not None:
+      x, state = lstm_fn.apply(
+        cast(params["lstm"]), x.reshape(*time_batch, -1), timestep.first, cast(core_state)
+      )
+      x = x.reshape(-1, lstm)
+      core_state = jax.tree.map(lambda new, old: new.astype(old.dtype), state, core_state)
     out = heads_fn.apply(params["heads"], x, gamma)  # casts its own: some of it is never rounded
     out = jax.tree.map(lambda y: y.reshape(y.shape[0], *time_batch, *y.shape[2:]), out)
     return out, core_state
 
-  return Network(init=init, initial_state=lambda batch: (), unroll=unroll)
+  return Network(init, initial_state, unroll)
 
 
 def working_dtype(params: PyTree, compute_dtype: ComputeDtype) -> jnp.dtype:

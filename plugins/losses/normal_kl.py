@@ -1,0 +1,22 @@
+"""The penalty that keeps a Gaussian policy wide."""
+
+import dataclasses
+
+from ...core.registry import register
+from ...core.tunables import SCALE, tunable
+from ...core.types import Array, LossInputs, Metrics
+
+
+@register("loss", "normal_kl")
+@dataclasses.dataclass(frozen=True)
+class NormalKL:
+  """KL to the standard normal, g_e KL(N(mean, std) || N(0, 1)), before the squashing.
+
+  Stands in for the entropy bonus where actions are continuous (STAC, section 5.3).
+  """
+
+  cost: float = tunable(0.01, SCALE, "g_e")
+
+  def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    kl = x.distribution.normal_kl(x.policy)
+    return self.cost * kl, {"normal_kl": kl}
