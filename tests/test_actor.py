@@ -54,8 +54,8 @@ def close(got, expected):
   np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
-def make_actor(agent, env, *seeds) -> Actor:
-  return Actor(agent, [env.make(s) for s in seeds], jax.devices()[0], KEY, T)
+def make_actor(agent, env, *seeds, overlap=0) -> Actor:
+  return Actor(agent, [env.make(s) for s in seeds], jax.devices()[0], KEY, T, overlap)
 
 
 def plain_loop(agent, params, env, seeds, trajectories, group=0):
@@ -169,6 +169,47 @@ def test_the_next_trajectory_begins_where_the_last_one_ended():
   np.testing.assert_array_equal(after.core_state, [1, 3, 2, 1])
   np.testing.assert_array_equal(after.timestep.observation[0, :, 0], [1, 3, 2, 1])
   jax.tree.map(np.testing.assert_array_equal, before, kept)  # its arrays were not used again
+
+
+@pytest.mark.parametrize("overlap", [1, 4, 5, 6])  # a stride of 6, 3, 2 or 1; 6 and 1 divide T - 1
+@pytest.mark.parametrize("pools", [((11, 12, 13, 14),), ((11, 12), (13, 14))])
+def test_overlapping_trajectories_are_windows_of_one_stream(pools, overlap):
+  agent = built()
+  stride, windows = T - overlap, 6
+  versions = [actor_params(agent, index) for index in range(windows)]  # other parameters each time
+  actor = make_actor(agent, COUNTING, *pools, overlap=overlap)
+  rollouts = [actor.unroll(versions[i], i, i, NEVER) for i in range(windows)]
+  # The stream: what is new in every trajectory, one after the other.
+  new = [0] + [overlap] * (windows - 1)
+  parts = [r.trajectory for r in rollouts]
+  stream = {
+    "action": np.concatenate([x.action[s:] for x, s in zip(parts, new, strict=True)]),
+    "behaviour": np.concatenate([x.behaviour[s:] for x, s in zip(parts, new, strict=True)]),
+    "version": np.concatenate([np.full((T - s, 4), i) for i, s in enumerate(new)]),
+  }
+  # It is what the environments give for its actions, and what the agent says of their timesteps.
+  envs = COUNTING.make(sum(pools, ()))
+  timesteps, states = [envs.reset()], [agent.network.initial_state(4)]
+  for t, action in enumerate(stream["action"]):
+    envs.send(action)
+    timesteps.append(envs.recv())
+    step = jax.tree.map(lambda x: x[None], timesteps[t])
+    params = versions[stream["version"][t, 0]]
+    out, state = agent.network.unroll(params.params, step, states[t], params.gamma)
+    close(stream["behaviour"][t], out.policy[0, 0])
+    states.append(state)
+  for i, rollout in enumerate(rollouts):
+    x, at = rollout.trajectory, i * stride
+    expected = jax.tree.map(lambda *x: np.stack(x), *timesteps[at : at + T + 1])
+    jax.tree.map(np.testing.assert_array_equal, x.timestep, expected)
+    for name in ("action", "behaviour"):
+      np.testing.assert_array_equal(getattr(x, name), stream[name][at : at + T])
+    np.testing.assert_array_equal(x.params_version, stream["version"][at : at + T])
+    np.testing.assert_array_equal(x.core_state, states[at])
+    assert rollout.env_steps == 4 * (T if i == 0 else stride)
+  assert sum(r.env_steps for r in rollouts) == stream["action"].size
+  finished = [length for r in rollouts for _, length in r.episodes]
+  assert len(finished) == sum(x.first.sum() for x in timesteps[1:])  # none is counted twice
 
 
 def test_behaviour_is_what_the_actions_were_drawn_from():

@@ -98,9 +98,73 @@ def test_unroll_is_one_step_at_a_time(name):
 
 
 @every_network
-def test_feed_forward_networks_have_no_state(name):
+def test_networks_without_a_core_have_no_state(name):
   network = NETWORKS[name]().build(env_spec(OBSERVATIONS[name]), ACTIONS, HEADS)
   assert network.initial_state(7) == ()
+
+
+# LSTM.
+
+UNITS = 6
+FIRST = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
+
+
+@every_network
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recurrent_networks_step_by_step(name, dtype):
+  network = NETWORKS[name](lstm=UNITS, compute_dtype=dtype).build(
+    env_spec(OBSERVATIONS[name]), ACTIONS, HEADS
+  )
+  params = network.init(jax.random.key(0))
+  steps = timesteps(name, 5, 3)._replace(first=FIRST)
+  rng = np.random.default_rng(0)
+  start = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), network.initial_state(3))
+  unroll = jax.jit(network.unroll)
+  whole, end = unroll(params, steps, start, GAMMA)
+  assert {x.dtype for x in jax.tree.leaves((whole, end))} == {np.dtype("float32")}
+  state = start
+  tolerance = dict(rtol=1e-4, atol=1e-5) if dtype == "float32" else dict(rtol=0.05, atol=0.05)
+  for t in range(5):
+    cleared = jax.tree.map(lambda x, t=t: np.where(FIRST[t][:, None], 0, x), state)
+    one = jax.tree.map(lambda x, t=t: x[t : t + 1], steps)
+    out, state = unroll(params, one._replace(first=np.zeros((1, 3), bool)), cleared, GAMMA)
+    expected = jax.tree.map(lambda x, t=t: x[:, t : t + 1], whole)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), out, expected)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), state, end)
+
+
+def test_lstm_equals_loops():
+  """i, g, f, o = W [x, h] + b;  c <- sig(f + 1) c + sig(i) tanh(g);  h <- sig(o) tanh(c)."""
+  network = Mlp(hidden=(4,), lstm=UNITS).build(env_spec(OBSERVATIONS["mlp"]), ACTIONS, HEADS)
+  rng = np.random.default_rng(0)
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
+  params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+  steps = timesteps("mlp", 5, 3)._replace(first=FIRST)
+  start = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(x.dtype), network.initial_state(3))
+  _, end = network.unroll(params, steps, start, GAMMA)
+  dense = next(iter(params["torso"].values()))
+  lstm = next(v for k, v in params["lstm"].items() if "linear" in k)
+  sig = lambda x: 1 / (1 + np.exp(-x))
+  for b in range(3):
+    h, c = np.array(start.hidden[b]), np.array(start.cell[b])
+    for t in range(5):
+      if FIRST[t, b]:
+        h, c = np.zeros(UNITS), np.zeros(UNITS)
+      x = np.maximum(steps.observation[t, b] @ dense["w"] + dense["b"], 0)
+      i, g, f, o = np.split(np.concatenate([x, h]) @ lstm["w"] + lstm["b"], 4)
+      c = sig(f + 1) * c + sig(i) * np.tanh(g)
+      h = sig(o) * np.tanh(c)
+    np.testing.assert_allclose(end.hidden[b], h, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(end.cell[b], c, rtol=1e-4, atol=1e-5)
+
+
+def test_strided_blocks_halve_images_without_pooling():
+  network = ImpalaResnet(channels=(4, 4, 4), pooling="stride", lstm=UNITS).build(
+    env_spec((64, 48, 9)), ACTIONS, HEADS
+  )
+  params = jax.eval_shape(network.init, jax.random.key(0))
+  (linear,) = [v for k, v in params["lstm"].items() if "linear" in k]
+  assert linear["w"].shape == (8 * 6 * 4 + UNITS, 4 * UNITS)
 
 
 @pytest.mark.parametrize(
