@@ -1,6 +1,6 @@
 """Environment steps per second of the environment plugins beside EnvPool itself.
 
-  python benchmarks/env_throughput.py [--num_envs 32]
+  python benchmarks/env_throughput.py [--num_envs 32] [--cases Catch ...]
 
 Both step the same environments with the same seeds, actions and threads, in turns, so that what
 else the machine does falls on both. Reported are medians over the turns; the ratio is the median of
@@ -17,12 +17,19 @@ from typing import Any, NamedTuple
 
 import envpool
 import numpy as np
+from dm_env import specs
 
 from selftune.plugins.envs.atari import Atari
+from selftune.plugins.envs.dm_control import DMControl
 from selftune.plugins.envs.envpool import EnvPool
 
 # name -> plugin, EnvPool's id, calls in a turn
-CASES = {"Catch": (EnvPool, "Catch-v0", 500), "Breakout": (Atari, "Breakout-v5", 10)}
+CASES = {
+  "Catch": (EnvPool, "Catch-v0", 500),
+  "Breakout": (Atari, "Breakout-v5", 10),
+  "cartpole swingup": (DMControl, "CartpoleSwingup-v1", 50),
+  "walker walk": (functools.partial(DMControl, "walker", "walk"), "WalkerWalk-v1", 20),
+}
 
 
 class Result(NamedTuple):
@@ -41,9 +48,7 @@ def measure(name: str, num_envs: int = 32, turns: int = 31) -> Result:
   threads = min(num_envs, os.cpu_count() or 1)
   raw = envpool.make(task, "gymnasium", num_envs=num_envs, seed=list(seeds), num_threads=threads)
   plugin = make(num_threads=threads).make(seeds)
-  actions = np.random.default_rng(0).integers(
-    plugin.spec.action.num_values, size=(calls, num_envs), dtype=np.int32
-  )
+  actions = _random_actions(plugin.spec.action, (calls, num_envs))
   raw.reset()
   plugin.reset()
   ways = (raw.step, functools.partial(_step, plugin))
@@ -59,6 +64,16 @@ def measure(name: str, num_envs: int = 32, turns: int = 31) -> Result:
     statistics.median(plugin_rate for _, plugin_rate in rates),
     statistics.median(plugin_rate / raw_rate for raw_rate, plugin_rate in rates),
   )
+
+
+def _random_actions(
+  spec: specs.DiscreteArray | specs.BoundedArray, shape: tuple[int, ...]
+) -> np.ndarray:
+  """[*shape, *spec.shape], uniform."""
+  rng = np.random.default_rng(0)
+  if isinstance(spec, specs.DiscreteArray):
+    return rng.integers(spec.num_values, size=shape, dtype=np.int32)
+  return rng.uniform(spec.minimum, spec.maximum, (*shape, *spec.shape))
 
 
 def _step(pool: Any, actions: np.ndarray) -> None:
@@ -86,5 +101,6 @@ def table(results: list[Result]) -> str:
 if __name__ == "__main__":
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--num_envs", type=int, default=32)
-  num_envs = parser.parse_args().num_envs
-  print(table([measure(name, num_envs) for name in CASES]))
+  parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+  args = parser.parse_args()
+  print(table([measure(name, args.num_envs) for name in args.cases]))

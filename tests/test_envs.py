@@ -21,6 +21,7 @@ from selftune.core.errors import UserError
 from selftune.core.types import TimeStep
 from selftune.plugins.envs._pool import Pool
 from selftune.plugins.envs.atari import Atari
+from selftune.plugins.envs.dm_control import DMControl
 from selftune.plugins.envs.envpool import EnvPool
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered")  # of EnvPool's own bounds
@@ -53,6 +54,10 @@ def one_hot(size: int) -> Callable[[np.ndarray], np.ndarray]:
 
 def channels_last(x: np.ndarray) -> np.ndarray:
   return np.moveaxis(x, 1, -1)
+
+
+def flat(*keys: str) -> Callable[[np.ndarray], np.ndarray]:
+  return lambda x: np.column_stack([x[key] for key in keys]).astype(np.float32)
 
 
 STICKY = {"repeat_action_probability": 0.25, "full_action_space": True, "noop_max": 1}
@@ -120,6 +125,34 @@ CASES = {
     raw("Breakout-v5", max_episode_steps=40, **STICKY),
     "truncated",
     observation=channels_last,
+  ),
+  "dm_control": Case(
+    DMControl,
+    raw("CartpoleSwingup-v1"),
+    "truncated",
+    steps=1010,
+    observation=flat("position", "velocity"),
+  ),
+  "dm_control, reward repeated on FIRST": Case(
+    lambda: DMControl("walker", "walk"),
+    raw("WalkerWalk-v1"),
+    "truncated",
+    steps=1010,
+    observation=flat("orientations", "height", "velocity"),
+  ),
+  "dm_control, zeros dropped": Case(
+    lambda: DMControl("finger", "spin"),
+    raw("FingerSpin-v1"),
+    "truncated",
+    steps=1010,
+    observation=flat("position", "velocity", "touch"),
+  ),
+  "dm_control, order": Case(
+    lambda: DMControl("fish", "swim"),
+    raw("FishSwim-v1"),
+    "truncated",
+    steps=1010,
+    observation=flat("joint_angles", "upright", "target", "velocity"),
   ),
 }
 
@@ -389,7 +422,8 @@ def test_mistakes_are_told_before_any_pool_is_made(make, message):
 
 def test_plugins_do_not_import_envpool_until_one_is_configured():
   code = (
-    "import sys; from selftune.plugins.envs import atari, envpool; atari.Atari(); "
+    "import sys; from selftune.plugins.envs import atari, dm_control, envpool; "
+    "atari.Atari(); dm_control.DMControl(); "
     "assert 'envpool' not in sys.modules; envpool.EnvPool(); assert 'envpool' in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -1,7 +1,11 @@
 """EnvPool as an `Environment`: the part that every plugin built on it shares."""
 
+import contextlib
+import ctypes
 import difflib
+import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
@@ -18,11 +22,29 @@ Discount = Callable[[np.ndarray, Info, Info], np.ndarray]
 # terminated [B], info_tm1, info_t -> fresh [B] float32
 
 
+@functools.cache
 def envpool() -> ModuleType:
   """The library. Imported on first use because it takes seconds and `selftune --help` must not."""
+  preload_egl()
   import envpool
 
   return envpool
+
+
+@functools.cache
+def preload_egl() -> bool:
+  """Makes the system's EGL visible to the whole process; nothing where there is none.
+
+  Without it EnvPool's MuJoCo finds no OpenGL and ends the process at the first frame it draws.
+
+  Returns:
+    Whether it came in time: before anyone's first import of EnvPool.
+  """
+  if "envpool" in sys.modules:
+    return hasattr(ctypes.CDLL(None), "eglGetDisplay")  # LD_PRELOAD does it too
+  with contextlib.suppress(OSError):
+    ctypes.CDLL("libEGL.so.1", mode=ctypes.RTLD_GLOBAL)
+  return True
 
 
 def unknown(binding: str, name: str, known: Iterable[str]) -> str:
@@ -38,6 +60,16 @@ def until_terminated(terminated: np.ndarray, info_tm1: Info, info_t: Info) -> np
   """d_t = 0 if the task ended, else 1; a time limit is no end."""
   del info_tm1, info_t
   return (~terminated).astype(np.float32)
+
+
+def channels_last(frames: np.ndarray) -> Array:
+  """Images [B, C, H, W] -> [B, H, W, C]."""
+  batch, channels, height, width = frames.shape
+  # A plane at a time: six times faster than a copy of the transposed view.
+  out = np.empty((batch, height, width, channels), frames.dtype)
+  for channel in range(channels):
+    out[..., channel] = frames[:, channel]
+  return out
 
 
 class Pool:

@@ -10,7 +10,6 @@ from ...core import scores
 from ...core.errors import UserError
 from ...core.interfaces import Environment
 from ...core.registry import register
-from ...core.types import Array
 from . import _pool
 
 _PROTOCOLS = {
@@ -63,7 +62,7 @@ class Atari:
       scores.atari57()[self.game].task,
       seeds,
       observation=specs.Array((84, 84, 4), np.uint8),
-      observe=_channels_last,
+      observe=_pool.channels_last,
       discount=_until_life_lost if on_life_loss else _pool.until_terminated,
       num_threads=self.num_threads,
       options={
@@ -78,15 +77,6 @@ class Atari:
         "reward_clip": False,
       },
     )
-
-
-def _channels_last(frames: Array) -> Array:
-  """[B, 4, 84, 84] -> [B, 84, 84, 4]."""
-  # A plane at a time: six times faster than a copy of the transposed view.
-  out = np.empty((len(frames), 84, 84, 4), np.uint8)
-  for channel in range(4):
-    out[..., channel] = frames[:, channel]
-  return out
 
 
 def _until_life_lost(
