@@ -50,12 +50,16 @@ def configurable(name: str) -> Callable[[type[T]], type[T]]:
 
 
 def load_all() -> None:
-  """Imports every plugin, in this package and of entry points; failures go to `unavailable()`."""
+  """Imports every plugin, in this package and of entry points; failures go to `unavailable()`.
+
+  Modules whose name starts with an underscore hold no plugin: those that use them import them.
+  """
   package = importlib.import_module("..plugins", __package__)
   for info in pkgutil.walk_packages(
     package.__path__, f"{package.__name__}.", onerror=lambda _: None
   ):
-    _load(info.name, info.name)
+    if not info.name.rpartition(".")[2].startswith("_"):
+      _load(info.name, info.name)
   for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
     _load(f"{entry.name} ({entry.value})", entry.module)
 

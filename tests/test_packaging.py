@@ -50,7 +50,7 @@ def test_the_wheel_built_from_the_sdist_holds_all(tmp_path):
   expected = {Path("py.typed"), *(path.relative_to(ROOT) for path in ROOT.glob("*.py"))}
   expected |= {path.relative_to(ROOT) for top in SOURCES for path in (ROOT / top).rglob("*.py")}
   expected |= {path.relative_to(ROOT) for path in (ROOT / "gin_configs").rglob("*.gin")}
-  expected |= {path.relative_to(ROOT) for path in (ROOT / "data").glob("*.csv")}
+  expected |= {path.relative_to(ROOT) for path in (ROOT / "data").iterdir()}
   held = {Path(name).relative_to("selftune") for name in names if name.startswith("selftune/")}
   assert held == expected
   info = f"selftune-{selftune.__version__}.dist-info"

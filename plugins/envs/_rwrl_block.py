@@ -1,0 +1,157 @@
+"""A block of environments of the Real-World RL suite: what one worker process steps.
+
+Workers import this, so it imports neither JAX nor, before the first reset, dm_control.
+"""
+
+import signal
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict
+from gymnasium.vector import async_vector_env
+
+from . import _rwrl_safety as safety
+from ._rwrl_settings import Challenges, domains
+from ._rwrl_stages import Delay, Draws, Dropped, Noise, Repetition, Stuck, dummies
+
+
+def run(*arguments: Any) -> None:
+  """Gymnasium's worker, deaf to Ctrl-C: the parent gets that too, saves, and ends the workers."""
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  async_vector_env._async_worker(*arguments)
+
+
+def observation_size(domain: str, challenges: Challenges) -> int:
+  """D, the entries of the flat observation."""
+  constraints = 0
+  if challenges.safety and challenges.safety_observed:
+    constraints = safety.count(domain, challenges.limit_action_change)
+  base = domains()[domain].observation_size + constraints
+  return base + challenges.dummy_observations + 2 * challenges.multiobj_observed
+
+
+class Block(gymnasium.Env):
+  """K environments of one domain as one: all episodes last 1000 steps, so they end together.
+
+  Order of operations of a step: action delay, noise, dropped, stuck, repetition; physics; reward,
+  multi-objective mix, reward delay; observation, noise, dropped, stuck, constraints, delay,
+  dummies, objectives. A reset perturbs the physics, draws the suite's initial state, and runs the
+  observation through its stages; the reward's delay it leaves alone. Nothing else is forgotten
+  at the end of an episode: the first rewards and observations are the last ones of the episode
+  before, as in the suite.
+
+  The initial states of environment i depend on seed i alone, as in dm_control; everything else that
+  is random on a generator of its own, in the order above. (In the suite that is NumPy's global
+  generator, which asking for the observation spec advances, too.)
+  """
+
+  def __init__(self, domain: str, challenges: Challenges, seeds: tuple[int, ...], rows: int):
+    """Args:
+    domain: of the suite.
+    challenges: to apply.
+    seeds: one an environment, at most `rows`.
+    rows: K of the spaces; what has no environment is 0.
+    """
+    self._domain, self._challenges, self._seeds, self._rows = domain, challenges, seeds, rows
+    size, actions = observation_size(domain, challenges), len(domains()[domain].action_minimum)
+    infinity = float("inf")
+    self.observation_space = Dict(
+      observation=Box(-infinity, infinity, (rows, size), np.float32),
+      reward=Box(-infinity, infinity, (rows,), np.float32),
+    )
+    self.action_space = Box(-infinity, infinity, (rows, actions), np.float64)
+    self._environments: list[Any] = []
+
+  def _load(self) -> None:
+    from . import _rwrl_physics as physics
+
+    spec, it = domains()[self._domain], self._challenges
+    bounds = np.array(spec.action_minimum), np.array(spec.action_maximum)
+    gaussian = it.action_noise > 0 or it.observation_noise > 0
+    dropped = it.dropped_actions[0] > 0 or it.dropped_observations[0] > 0
+    stuck = it.stuck_actions[0] > 0 or it.stuck_observations[0] > 0
+    # A kind of noise that is on draws for actions and observations, as in the suite.
+    self._action_stages = [
+      Delay(it.action_delay),
+      *([Noise(it.action_noise, bounds)] if gaussian else []),
+      *([Dropped(it.dropped_actions)] if dropped else []),
+      *([Stuck(it.stuck_actions)] if stuck else []),
+      *([Repetition(it.action_repetition)] if it.action_repetition[0] > 0 else []),
+    ]
+    self._sensor_stages = [
+      *([Noise(it.observation_noise)] if gaussian else []),
+      *([Dropped(it.dropped_observations)] if dropped else []),
+      *([Stuck(it.stuck_observations)] if stuck else []),
+    ]
+    self._observation_delay = Delay(it.observation_delay)
+    self._reward_delay = Delay(it.reward_delay)
+    self._environments = [physics.load(self._domain, seed) for seed in self._seeds]
+    # Not RandomState(seed): that is the generator of the initial states.
+    self._generators = [np.random.RandomState((seed, 1)) for seed in self._seeds]
+    self._draws = Draws(self._generators)
+    self._perturbations = [
+      physics.Perturbation(self._domain, it) for _ in self._seeds if it.perturb is not None
+    ]
+
+  def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+    del seed, options
+    if not self._environments:
+      self._load()
+    for i, perturb in enumerate(self._perturbations):
+      perturb(self._environments[i].physics, self._generators[i])
+    steps = [environment.reset() for environment in self._environments]
+    constraints = self._constraints(None)
+    reward = np.zeros((len(steps), 1))
+    if self._challenges.multiobj_observed:
+      reward[:, 0] = [it.task.get_reward(it.physics) for it in self._environments]
+    return self._observation(steps, reward, constraints, np.zeros_like(reward)), {}
+
+  def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+    """The reward is in the observation, [K]; the episode ends when all of the block do."""
+    it = self._challenges
+    x = action[: len(self._environments)]
+    for stage in self._action_stages:
+      x = stage(x, self._draws)
+    last = [environment.physics.control() for environment in self._environments]
+    steps = [env.step(a) for env, a in zip(self._environments, x, strict=True)]
+    constraints = self._constraints(x - last)
+    raw = reward = np.array([[step.reward] for step in steps])
+    if it.multiobj_weight > 0:
+      holding = constraints.mean(axis=1, keepdims=True)
+      reward = (1 - it.multiobj_weight) * raw + it.multiobj_weight * holding
+    reward = self._reward_delay(reward, self._draws)
+    observation = self._observation(steps, raw, constraints, reward)
+    return observation, 0.0, False, all(step.last() for step in steps), {}
+
+  def _constraints(self, change: np.ndarray | None) -> np.ndarray:
+    """[K, C] 1 where a constraint holds; no columns without safety. Nothing changes at a reset."""
+    it, limits = self._challenges, domains()[self._domain].safety
+    if not it.safety:
+      return np.empty((len(self._environments), 0))
+    if change is None:
+      change = np.zeros((len(self._environments), self.action_space.shape[1]))
+    changes = change if it.limit_action_change else [None] * len(change)
+    holds = [
+      safety.satisfied(self._domain, environment.physics, limits, it.safety_coeff, row)
+      for environment, row in zip(self._environments, changes, strict=True)
+    ]
+    return np.array(holds, float)
+
+  def _observation(
+    self, steps: list[Any], raw: np.ndarray, constraints: np.ndarray, reward: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """The observation pipeline; `raw` [K, 1] is the suite's reward, `reward` what is reported."""
+    it = self._challenges
+    x = np.stack([np.concatenate([np.ravel(v) for v in s.observation.values()]) for s in steps])
+    for stage in self._sensor_stages:
+      x = stage(x, self._draws)
+    if it.safety_observed:
+      x = np.concatenate((x, constraints), axis=1)
+    x = dummies(self._observation_delay(x, self._draws), it.dummy_observations, self._draws)
+    if it.multiobj_observed:
+      x = np.concatenate((x, raw, constraints.mean(axis=1, keepdims=True)), axis=1)
+    observation = np.zeros((self._rows, x.shape[1]), np.float32)
+    rewards = np.zeros(self._rows, np.float32)
+    observation[: len(x)], rewards[: len(x)] = x, reward[:, 0]
+    return {"observation": observation, "reward": rewards}

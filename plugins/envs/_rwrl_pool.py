@@ -1,0 +1,128 @@
+"""The Real-World RL suite as an `Environment`: blocks of environments in worker processes."""
+
+import contextlib
+import functools
+import math
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from dm_env import specs
+from gymnasium.vector import async_vector_env
+
+from ...core.types import Array, EnvSpec, TimeStep
+from ._rwrl_block import Block, observation_size, run
+from ._rwrl_settings import Challenges, domains
+
+_WORKER_MODULES = [f"{__package__}._rwrl_block", f"{__package__}._rwrl_physics"]
+_WORKER_VARIABLES = {
+  "OMP_NUM_THREADS": "1",  # one process a core: NumPy's own threads would only compete
+  "OPENBLAS_NUM_THREADS": "1",
+  "MKL_NUM_THREADS": "1",
+  "MUJOCO_GL": "disable",  # nothing is drawn
+}
+
+
+class Pool:
+  """Environments in blocks, one worker process a block, rows in the order of the seeds.
+
+  Workers are forked from a clean server process, never from this one, which has threads. They end
+  with `close`, and by themselves when this process is gone.
+
+  Raises:
+    RuntimeError: from `reset`, `send` and `recv`: a worker died or failed. The others are ended.
+  """
+
+  def __init__(
+    self, domain: str, challenges: Challenges, seeds: tuple[int, ...], num_workers: int | None
+  ):
+    self.num_envs = len(seeds)
+    spec = domains()[domain]
+    self.spec = EnvSpec(
+      specs.Array((observation_size(domain, challenges),), np.float32),
+      specs.BoundedArray(
+        (len(spec.action_minimum),), float, spec.action_minimum, spec.action_maximum
+      ),
+    )
+    cores = len(os.sched_getaffinity(0))
+    self._rows = math.ceil(self.num_envs / min(num_workers or cores, self.num_envs))
+    blocks = [seeds[i : i + self._rows] for i in range(0, self.num_envs, self._rows)]
+    multiprocessing.get_context("forkserver").set_forkserver_preload(_WORKER_MODULES)
+    with _variables(_WORKER_VARIABLES):
+      self._blocks = async_vector_env.AsyncVectorEnv(
+        [functools.partial(Block, domain, challenges, block, self._rows) for block in blocks],
+        copy=False,
+        context="forkserver",
+        worker=run,
+      )
+    self._pids = [process.pid for process in self._blocks.processes]
+    self._ended = False
+
+  def reset(self) -> TimeStep:
+    observation, _ = self._call(self._blocks.reset)
+    return self._timestep(observation, first=True)
+
+  def send(self, actions: Array) -> None:
+    padded = np.zeros(self._blocks.action_space.shape or ())
+    padded.reshape(-1, padded.shape[-1])[: self.num_envs] = actions
+    self._call(functools.partial(self._blocks.step_async, padded))
+
+  def recv(self) -> TimeStep:
+    first = self._ended
+    observation, _, _, truncated, _ = self._call(self._blocks.step_wait)
+    self._ended = bool(truncated[0])  # of all blocks at once
+    return self._timestep(observation, first)
+
+  def _timestep(self, observation: Any, first: bool) -> TimeStep:
+    flat = {key: x.reshape(-1, *x.shape[2:])[: self.num_envs] for key, x in observation.items()}
+    return TimeStep(
+      flat["observation"].copy(),  # the workers write to it again
+      flat["reward"].copy(),
+      np.ones(self.num_envs, np.float32),
+      np.full(self.num_envs, first),
+    )
+
+  def _call(self, function: Callable[[], Any]) -> Any:
+    try:
+      return function()
+    except Exception as error:
+      died = []
+      for process in self._blocks.processes:
+        process.join(0.5 if isinstance(error, (EOFError, OSError)) else 0)
+        if process.exitcode:
+          died.append(f"worker {process.pid} {_fate(process.exitcode)}")
+      self.close()
+      why = ", ".join(died) or f"{type(error).__name__}: {error}"
+      raise RuntimeError(f"the environments of rwrl cannot go on: {why}.") from error
+
+  def close(self) -> None:
+    """Ends the workers at once, a step in flight or not; they hold nothing to save."""
+    self._blocks.closed = True  # its own way waits for replies, also of workers that have died
+    for process in self._blocks.processes:
+      process.kill()
+    for process in self._blocks.processes:
+      process.join()
+    for pipe in self._blocks.parent_pipes:
+      if pipe is not None:
+        pipe.close()
+
+
+def _fate(exitcode: int) -> str:
+  if exitcode >= 0:
+    return f"exited with code {exitcode}"
+  return f"was killed by {signal.Signals(-exitcode).name} (out of memory?)"
+
+
+@contextlib.contextmanager
+def _variables(values: dict[str, str]) -> Iterator[None]:
+  """The environment variables of processes that are started within it."""
+  before = {name: os.environ.get(name) for name in values}
+  os.environ.update(values)
+  try:
+    yield
+  finally:
+    for name, value in before.items():
+      os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,97 @@
+"""The Real-World RL suite."""
+
+import dataclasses
+from typing import Any, Literal
+
+from ...core.errors import UserError
+from ...core.interfaces import Environment
+from ...core.registry import register
+from . import _pool
+from ._rwrl_settings import LEVELS, NO_CHALLENGES, SCHEDULERS, Challenges, domains
+
+
+@register("env", "rwrl")
+@dataclasses.dataclass(frozen=True)
+class Rwrl:
+  """Real-World RL: cartpole swingup, and walker, quadruped and humanoid walk, made hard.
+
+  Dulac-Arnold et al. 2021, "Challenges of real-world reinforcement learning". `level` combines
+  delays, noise, faulty sensors, held actions, changing physics and useless observations; at 'none',
+  any of `challenges` can be set instead: `rwrl.challenges = @rwrl_challenges()`, then
+  `rwrl_challenges.observation_delay = 6`.
+
+  Observations are one flat float32 vector, actions have dm_control's own bounds, an episode is cut
+  after 1000 steps, and rewards are between 0 and 1. Delays and faults go on over the end of an
+  episode, so its first rewards belong to the one before. A random policy scores about 500 on
+  quadruped (263 at hard), 26 to 67 on cartpole, 33 to 62 on walker, 1 to 2 on humanoid.
+
+  Environments step in `num_workers` processes; None for one a core, at most one an environment.
+
+  Raises:
+    UserError: no such domain, level or parameter; a level and challenges; or a number makes no
+      sense.
+  """
+
+  domain: str = "cartpole"
+  level: Literal["none", "easy", "medium", "hard"] = "none"
+  challenges: Challenges = NO_CHALLENGES
+  num_workers: int | None = None
+
+  def __post_init__(self):
+    if self.domain not in domains():
+      raise UserError(_pool.unknown("rwrl.domain", self.domain, domains()))
+    if self.level not in LEVELS:
+      raise UserError(_pool.unknown("rwrl.level", self.level, LEVELS))
+    if self.num_workers is not None and self.num_workers < 1:
+      raise UserError(f"rwrl.num_workers = {self.num_workers} must be at least 1.")
+    if self.level != "none" and self.challenges != NO_CHALLENGES:
+      raise UserError(
+        f"rwrl.level = {self.level!r} is a combination of challenges already; to set "
+        f"{', '.join(_changed(self.challenges))} of rwrl_challenges, write rwrl.level = 'none'."
+      )
+    _check(self.domain, self.challenges)
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    from . import _rwrl_pool  # gymnasium is imported when it is used
+
+    level = domains()[self.domain].levels[self.level]
+    challenges = self.challenges if self.level == "none" else level
+    return _rwrl_pool.Pool(self.domain, challenges, seeds, self.num_workers)
+
+
+def _changed(challenges: Challenges) -> list[str]:
+  names = (field.name for field in dataclasses.fields(Challenges))
+  return [name for name in names if getattr(challenges, name) != getattr(NO_CHALLENGES, name)]
+
+
+def _check(domain: str, it: Challenges) -> None:
+  """Raises UserError for what makes no sense in this domain."""
+  changed = _changed(it)
+  parameters = domains()[domain].parameters
+  if it.perturb is not None and it.perturb not in parameters:
+    binding = f"{domain} has other parameters: rwrl_challenges.perturb"
+    raise UserError(_pool.unknown(binding, it.perturb, parameters))
+  if it.perturb_scheduler not in SCHEDULERS:
+    binding = "rwrl_challenges.perturb_scheduler"
+    raise UserError(_pool.unknown(binding, it.perturb_scheduler, SCHEDULERS))
+  if it.perturb is None and any(name.startswith("perturb_") for name in changed):
+    raise UserError(f"rwrl_challenges.perturb is None: name one of {', '.join(parameters)}.")
+  if (it.multiobj_weight or it.multiobj_observed) and not it.safety:
+    raise UserError(
+      "rwrl_challenges.safety = False: the second objective is the fraction of constraints that "
+      "hold, so multiobj_weight and multiobj_observed need safety = True."
+    )
+  for name in changed:
+    value: Any = getattr(it, name)
+    wanted = None
+    if isinstance(value, tuple):
+      fits = 0 <= value[0] <= 1 and value[1] >= 1
+      wanted = None if fits else "(probability in [0, 1], steps of at least 1)"
+    elif name in ("safety_coeff", "multiobj_weight"):
+      wanted = None if 0 <= value <= 1 else "in [0, 1]"
+    elif name == "perturb_period":
+      wanted = None if value >= 1 else "at least 1"
+    elif name.endswith(("_delay", "_noise", "_std", "dummy_observations")):
+      wanted = None if value >= 0 else "at least 0"
+    if wanted:
+      raise UserError(f"rwrl_challenges.{name} = {value!r} must be {wanted}.")
