@@ -49,7 +49,7 @@ class FreePool:
     self.spec, self._timestep = spec, timestep
     self.num_envs = len(timestep.first)
 
-  def reset(self):
+  def reset(self, stagger=False):
     return self._timestep
 
   def send(self, actions):

@@ -34,12 +34,12 @@ class Rollout(NamedTuple):
 class _Group:
   """One pool and what the actor carries for it from trajectory to trajectory."""
 
-  def __init__(self, pool: Environment, core_state: PyTree, rows: slice):
+  def __init__(self, pool: Environment, core_state: PyTree, rows: slice, stagger: bool):
     self.pool = pool
     self.rows = rows  # of the actor's batch
     self.core_state = core_state
     self.starts = collections.deque[PyTree]()  # core states at the starts of coming trajectories
-    self.timestep = pool.reset()
+    self.timestep = pool.reset(stagger)
     self.returns = np.zeros(pool.num_envs)
     self.lengths = np.zeros(pool.num_envs, np.int64)
 
@@ -64,6 +64,7 @@ class Actor:
     key: Array,
     unroll_length: int,
     overlap: int = 0,
+    stagger: bool = False,
   ):
     """Resets the pools.
 
@@ -74,6 +75,7 @@ class Actor:
       key: all that is drawn follows from it and the index of the trajectory.
       unroll_length: T.
       overlap: transitions at the end of a trajectory that begin the next one too, less than T.
+      stagger: environments start at different steps of their first episode (see Environment).
     """
     self.device = device
     self._key = key
@@ -84,7 +86,7 @@ class Actor:
     for pool in pools:
       rows = slice(start, start + pool.num_envs)
       core_state = jax.device_put(agent.network.initial_state(pool.num_envs), device)
-      self._groups.append(_Group(pool, core_state, rows))
+      self._groups.append(_Group(pool, core_state, rows, stagger))
       start = rows.stop
     self._batch_size = start
     self._agent = agent

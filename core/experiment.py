@@ -39,6 +39,8 @@ class Train:
     unroll_length: transitions of a trajectory.
     overlap: of these, how many at its end begin the next trajectory too; each new step is then
       learned from unroll_length / (unroll_length - overlap) times.
+    stagger: episodes that are all of one length start out of step with each other; the first one of
+      each environment then is a part only, and so is its return.
     micro_batch: trajectories that a learner device takes at a time; None for its whole share.
     cpu_micro_batch: the same where the learners are CPUs and `micro_batch` is None: convolutions
       are several times faster there while their activations stay in cache.
@@ -56,6 +58,7 @@ class Train:
   num_envs: int = 32
   unroll_length: int = 20
   overlap: int = 0
+  stagger: bool = False
   micro_batch: int | None = None
   cpu_micro_batch: int | None = None
   log_seconds: float = 2.0
@@ -178,6 +181,7 @@ def make_actors(
       jax.random.fold_in(key, i),
       experiment.unroll_length,
       experiment.overlap,
+      experiment.stagger,
     )
     for i, actor_pools in enumerate(pools)
   ]

@@ -32,12 +32,15 @@ class Environment(Protocol):
   between the two the pool steps in the background. After a step that ended an episode the next one
   ignores its action and returns the FIRST observation of a new episode, with reward 0 and discount
   1. Rewards are raw. Arrays returned are never written to again.
+
+  `stagger` asks environments whose episodes are all of one length to start at different steps of
+  their first episode, so that a batch is not forever at the same point of it; others ignore it.
   """
 
   spec: EnvSpec
   num_envs: int
 
-  def reset(self) -> TimeStep: ...
+  def reset(self, stagger: bool = False) -> TimeStep: ...
   def send(self, actions: Array) -> None: ...  # [B, ...]
   def recv(self) -> TimeStep: ...
   def close(self) -> None: ...

@@ -58,7 +58,7 @@ class CountingPool:
     self.sent, self.received, self.closed = [], 0, False
     self.failed_at = None  # time of the fault
 
-  def reset(self):
+  def reset(self, stagger=False):
     self.count, self.episode = np.zeros(self.num_envs, int), np.zeros(self.num_envs, int)
     self.done = np.zeros(self.num_envs, bool)
     zeros = np.zeros(self.num_envs, np.float32)

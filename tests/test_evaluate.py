@@ -24,7 +24,7 @@ class ScriptedPool:
     self.age = np.zeros(self.num_envs, int)
     self.actions = []
 
-  def reset(self):
+  def reset(self, stagger=False):
     return self._timestep(np.zeros(self.num_envs), np.ones(self.num_envs, bool))
 
   def send(self, actions):

@@ -85,6 +85,7 @@ class Pool:
     observation: what `observe` returns for one environment.
     observe: turns EnvPool's observation into a fresh or never reused array [B, ...].
     discount: the discount of rows that are not FIRST.
+    episode_length: steps of every episode if these are all the same, else None.
     num_threads: threads that step; None for one a CPU, at most one an environment.
     options: EnvPool's own, by name.
   """
@@ -97,12 +98,15 @@ class Pool:
     observation: specs.Array,
     observe: Observe,
     discount: Discount = until_terminated,
+    episode_length: int | None = None,
     num_threads: int | None = None,
     options: Mapping[str, Any],
   ):
     self.num_envs = len(seeds)
     self._observe = observe
     self._discount = discount
+    self._episode_length = episode_length
+    self._seeds = seeds
     # Only the gymnasium type tells time limits from terminations.
     self._pool = envpool().make(
       task,
@@ -118,15 +122,33 @@ class Pool:
       warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
       _ = self._pool.observation_space
 
-  def reset(self) -> TimeStep:
-    observation, self._info = self._pool.reset()
+  def reset(self, stagger: bool = False) -> TimeStep:
+    raw, self._info = self._pool.reset()
     self._done = np.zeros(self.num_envs, bool)
+    observation = self._observe(raw)
+    if stagger and self._episode_length is not None:
+      observation = self._stagger(observation, self._episode_length)
     return TimeStep(
-      self._observe(observation),
+      observation,
       np.zeros(self.num_envs, np.float32),
       np.ones(self.num_envs, np.float32),
       np.ones(self.num_envs, bool),
     )
+
+  def _stagger(self, observation: Array, episode_length: int) -> Array:
+    """Steps environment i of B at random to step i / B of its episode; [B, ...] shown then."""
+    rng = np.random.default_rng(self._seeds)
+    action = self._pool.action_space
+    low, high = (np.broadcast_to(x, action.shape) for x in (action.low, action.high))
+    wanted = rng.permutation(self.num_envs) * episode_length // self.num_envs
+    observation = observation.copy()
+    for step in range(wanted.max()):
+      rows = np.flatnonzero(wanted > step).astype(np.int32)
+      raw, *_ = self._pool.step(rng.uniform(low, high, (len(rows), *action.shape)), rows)
+      there = wanted[rows] == step + 1
+      if there.any():
+        observation[rows[there]] = self._observe(raw)[there]
+    return observation
 
   def send(self, actions: Array) -> None:
     self._pool.send(np.asarray(actions))  # EnvPool casts

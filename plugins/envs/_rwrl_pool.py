@@ -61,7 +61,8 @@ class Pool:
     self._pids = [process.pid for process in self._blocks.processes]
     self._ended = False
 
-  def reset(self) -> TimeStep:
+  def reset(self, stagger: bool = False) -> TimeStep:
+    del stagger
     observation, _ = self._call(self._blocks.reset)
     return self._timestep(observation, first=True)
 

@@ -62,6 +62,9 @@ _KEYS = {
 }
 
 
+EPISODE_LENGTH = 1000
+
+
 def observation_keys() -> dict[str, dict[str, tuple[str, ...]]]:
   """Domain -> task -> the keys of its observation: all 51 tasks of dm_control."""
   return {
@@ -132,6 +135,7 @@ class DMControl:
       seeds,
       observation=specs.Array((size,), np.float32),
       observe=lambda observation: _concatenate([observation[key] for key in keys]),
+      episode_length=EPISODE_LENGTH,
       num_threads=self.num_threads,
       options={},
     )
@@ -153,6 +157,7 @@ class DMControl:
         seeds,
         observation=specs.Array((self.height, self.width, 3 * self.frame_stack), np.uint8),
         observe=_pool.channels_last,
+        episode_length=EPISODE_LENGTH,
         num_threads=self.num_threads,
         options=options,
       )
