@@ -103,8 +103,8 @@ def agent(metaopt=None, **kwargs) -> Agent:
   return Agent(**(settings | kwargs))
 
 
-def learner(agent: Agent, devices=1, b=4, t=5, micro_batch=None, updates=100) -> Learner:
-  return Learner(BuiltAgent(agent, SPEC), jax.devices()[:devices], b, t, updates, micro_batch)
+def learner(agent: Agent, devices=1, b=4, t=5, micro_batch=None, updates=100, spec=SPEC) -> Learner:
+  return Learner(BuiltAgent(agent, spec), jax.devices()[:devices], b, t, updates, micro_batch)
 
 
 def first_state(learner: Learner, batch: Trajectory, seed: int = 0):

@@ -60,9 +60,10 @@ def recorded(index, b=4, t=5):
   action = rng.integers(0, 3, (t, b)).astype(np.int32)
   behaviour = rng.normal(size=(t, b, 3)).astype(np.float32)
   core_state = rng.integers(0, 9, b).astype(np.float32)
-  version = np.full(b, index, np.int32)
+  version = np.full((t, b), index, np.int32)
   episodes = [(float(index), 3)]
-  return Rollout(Trajectory(timestep, action, behaviour, core_state, version), episodes, 0.0, 0.0)
+  trajectory = Trajectory(timestep, action, behaviour, core_state, version)
+  return Rollout(trajectory, t * b, episodes, 0.0, 0.0)
 
 
 @pytest.mark.parametrize("outer_batch", ["same", pytest.param("next", marks=pytest.mark.slow)])
