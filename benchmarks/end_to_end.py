@@ -5,9 +5,11 @@
 Parts, each measured alone in the same process: stepping the environments, acting (the actor's loop
 over environments that cost nothing), and the update. On a CPU they share the cores, so the bound is
 one over the sum of their times; with learners on an accelerator, acting and stepping overlap with
-the update and the bound is the slower of the two. For Atari, two more: the plain form has one pool, one learner device
-and no overlap (lag 0: acting and learning take turns), no micro-batches, and XLA's own gradient of
-max-pooling; raw EnvPool steps with random actions.
+the update and the bound is the slower of the two.
+
+For Atari, two more: the plain form has one pool, one learner device and no overlap (lag 0: acting
+and learning take turns), no micro-batches, and XLA's own gradient of max-pooling; raw EnvPool steps
+with random actions.
 """
 
 import argparse

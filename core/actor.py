@@ -177,9 +177,7 @@ class _Buffer:
     for name, x in timestep._asdict().items():
       self._write(name, self._length + 1, t, rows, x)
 
-  def decision(
-    self, t: int, rows: slice, sample: np.ndarray, mu: np.ndarray, version: int
-  ) -> None:
+  def decision(self, t: int, rows: slice, sample: np.ndarray, mu: np.ndarray, version: int) -> None:
     versions = np.full(len(sample), version, np.int32)
     for name, x in (("action", sample), ("behaviour", mu), ("params_version", versions)):
       self._write(name, self._length, t, rows, x)

@@ -15,7 +15,6 @@ from dm_env import specs
 from .errors import UserError
 from .types import Array
 
-
 UNBOUNDED = 1e9  # bounds beyond this are none: LQR's are 1e10, others' the largest float
 
 

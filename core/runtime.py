@@ -240,8 +240,7 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
     return lambda *x: np.concatenate(x, axis)
 
   fields = [
-    jax.tree.map(join(axis), *parts)
-    for axis, *parts in zip(BATCH_AXES, *trajectories, strict=True)
+    jax.tree.map(join(axis), *parts) for axis, *parts in zip(BATCH_AXES, *trajectories, strict=True)
   ]
   return Rollout(
     Trajectory(*fields),

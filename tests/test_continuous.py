@@ -54,8 +54,8 @@ def batch(seed, dtype=np.float32):
   )
 
 
-# The metagradient: theta'(eta) without the meta-optimiser, by central differences. What they are
-# taken of is <grad L_outer(theta'), theta'(eta)>, as L_outer itself holds what is not differentiated.
+# The metagradient: theta'(eta) without the meta-optimiser, by central differences. These are of
+# <grad L_outer(theta'), theta'(eta)>, as L_outer itself holds what is not differentiated.
 
 
 @functools.cache

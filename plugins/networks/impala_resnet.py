@@ -43,7 +43,6 @@ class ImpalaResnet:
 
     def torso(x: Array) -> Array:
       for block, channels in enumerate(self.channels):
-
         x = pool(conv2d(x, f"block_{block}_in", channels, 3, stride))
         for unit in range(2):
           y = conv2d(jax.nn.relu(x), f"block_{block}_unit_{unit}_a", channels, 3)

@@ -19,8 +19,8 @@ from ._heads import GammaEmbedding
 class Mlp:
   """Multi-layer perceptron on the flattened observation (STAC, Table 2).
 
-  `hidden` are the units of its layers, `lstm` those of an LSTM before the heads (the paper's control
-  tasks: 256), None for none.
+  `hidden` are the units of its layers, `lstm` those of an LSTM before the heads (256 for the paper's
+  control tasks), None for none.
   """
 
   hidden: tuple[int, ...] = (256, 256)
