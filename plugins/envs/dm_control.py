@@ -86,12 +86,14 @@ class DMControl:
   [height, width, 3 frame_stack], the last frames in RGB, newest last. `camera` is one of the
   model's, by number, or -1 for a free one that sees all of it. 84 x 84 from camera 0 is the
   suite's own benchmark; it stacks three frames, where the agents of STAC have a memory instead.
-  `quality` 'fast' draws without shadows and antialiasing, and so a bit darker, ten times as many
-  frames a second on a CPU; 'full' are the published pictures. `num_threads` is None for one a CPU.
+  `quality` 'fast' draws without shadows and antialiasing, and a bit darker, 5 to 12 times as many
+  frames a second on a CPU; 'full' are the published pictures.
+
+  `num_threads` is None for one a CPU. Pixels have none to choose: pools draw one after the other.
 
   Raises:
-    UserError: no such domain, task, observation, camera or quality, or no frame has this size. From
-      `make`: this machine cannot draw.
+    UserError: no such domain, task, observation or quality; no frame has this size; threads for
+      pixels. From `make`: this machine cannot draw, or the model has no such camera.
   """
 
   domain: str = "cartpole"
@@ -121,6 +123,11 @@ class DMControl:
     if self.camera < -1:
       raise UserError(
         f"dm_control.camera = {self.camera} must be the number of a camera, from 0, or -1."
+      )
+    if self.observation == "pixels" and self.num_threads is not None:
+      raise UserError(
+        f"dm_control.num_threads = {self.num_threads} is for features; pixels are drawn by one "
+        "thread, so leave it None."
       )
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
@@ -152,15 +159,16 @@ class DMControl:
     with contextlib.ExitStack() as stack:
       if self.quality == "fast":
         options["base_path"] = stack.enter_context(_rendering.fast_models(self._id))
-      return _pool.Pool(
+      pool = _pool.Pool(
         self._id,
         seeds,
         observation=specs.Array((self.height, self.width, 3 * self.frame_stack), np.uint8),
         observe=_pool.channels_last,
         episode_length=EPISODE_LENGTH,
-        num_threads=self.num_threads,
+        num_threads=1,
         options=options,
       )
+    return _rendering.InTurn(pool)
 
   @property
   def _id(self) -> str:

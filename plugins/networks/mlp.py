@@ -19,8 +19,8 @@ from ._heads import GammaEmbedding
 class Mlp:
   """Multi-layer perceptron on the flattened observation (STAC, Table 2).
 
-  `hidden` are the units of its layers, `lstm` those of an LSTM before the heads (256 for the paper's
-  control tasks), None for none.
+  `hidden` are the units of its layers, `lstm` those of an LSTM before the heads, None for none. The
+  paper's control tasks have an LSTM of 256.
   """
 
   hidden: tuple[int, ...] = (256, 256)
