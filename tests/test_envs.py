@@ -1,4 +1,4 @@
-"""Every environment plugin against the contract of `Environment`, and against EnvPool itself.
+"""Every environment plugin against the contract of `Environment`, and what it is made of itself.
 
 A new plugin adds lines to CASES; the conformance tests then hold it to the contract.
 """
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import envpool
 import numpy as np
 import pytest
+from dm_control import suite
 from dm_env import specs
 
 from selftune.core import registry, scores, seeding
@@ -23,6 +24,7 @@ from selftune.plugins.envs._pool import Pool
 from selftune.plugins.envs.atari import Atari
 from selftune.plugins.envs.dm_control import DMControl
 from selftune.plugins.envs.envpool import EnvPool
+from selftune.plugins.envs.rwrl import Rwrl
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*precision lowered")  # of EnvPool's own bounds
 
@@ -33,7 +35,7 @@ class Case(NamedTuple):
   """A configured plugin, and the same environments without it."""
 
   make: Callable[[], Any]  # -> plugin
-  raw: Callable[[tuple[int, ...]], Any]  # seeds -> EnvPool, gymnasium type
+  raw: Callable[[tuple[int, ...]], Any]  # seeds -> EnvPool, gymnasium type, or what acts like it
   ends: str  # how its episodes must end within `steps`: 'terminated' or 'truncated'
   steps: int = 100
   observation: Callable[[np.ndarray], np.ndarray] = lambda x: x  # what is shown of the raw one
@@ -46,6 +48,31 @@ def raw(task: str, **options: Any) -> Callable[[tuple[int, ...]], Any]:
   return lambda seeds: envpool.make(
     task, "gymnasium", num_envs=len(seeds), seed=list(seeds), **options
   )
+
+
+class RawSuite:
+  """A task of dm_control behind EnvPool's interface, as far as `play_raw` uses that."""
+
+  def __init__(self, domain: str, task: str, seeds: tuple[int, ...]):
+    self._environments = [suite.load(domain, task, task_kwargs={"random": seed}) for seed in seeds]
+    self._elapsed = np.zeros(len(seeds), int)
+
+  def reset(self):
+    return self._observations([env.reset() for env in self._environments]), {}
+
+  def step(self, action):
+    steps = [env.step(a) for env, a in zip(self._environments, action, strict=True)]
+    first = np.array([step.first() for step in steps])
+    self._elapsed = np.where(first, 0, self._elapsed + 1)
+    reward = np.array([step.reward or 0.0 for step in steps], np.float32)
+    terminated = np.array([step.last() and step.discount == 0 for step in steps])
+    truncated = np.array([step.last() for step in steps]) & ~terminated
+    info = {"elapsed_step": self._elapsed}
+    return self._observations(steps), reward, terminated, truncated, info
+
+  def _observations(self, steps):
+    rows = [np.concatenate([np.ravel(v) for v in step.observation.values()]) for step in steps]
+    return np.array(rows, np.float32)
 
 
 def one_hot(size: int) -> Callable[[np.ndarray], np.ndarray]:
@@ -153,6 +180,12 @@ CASES = {
     "truncated",
     steps=1010,
     observation=flat("joint_angles", "upright", "target", "velocity"),
+  ),
+  "cartpole swingup in workers": Case(
+    lambda: Rwrl("cartpole"),
+    lambda seeds: RawSuite("cartpole", "swingup", seeds),
+    "truncated",
+    steps=1010,
   ),
 }
 
@@ -420,11 +453,13 @@ def test_mistakes_are_told_before_any_pool_is_made(make, message):
     make()
 
 
-def test_plugins_do_not_import_envpool_until_one_is_configured():
+def test_plugins_do_not_import_simulators_until_one_is_used():
   code = (
-    "import sys; from selftune.plugins.envs import atari, dm_control, envpool; "
-    "atari.Atari(); dm_control.DMControl(); "
-    "assert 'envpool' not in sys.modules; envpool.EnvPool(); assert 'envpool' in sys.modules"
+    "import sys; from selftune.core import registry; registry.load_all(); "
+    "from selftune.plugins.envs import atari, dm_control, envpool, rwrl; "
+    "atari.Atari(); dm_control.DMControl(); rwrl.Rwrl(); "
+    "assert not {'envpool', 'gymnasium', 'dm_control.suite'} & set(sys.modules); "
+    "envpool.EnvPool(); assert 'envpool' in sys.modules"
   )
   subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

@@ -130,7 +130,7 @@ class Block(gymnasium.Env):
     if not it.safety:
       return np.empty((len(self._environments), 0))
     if change is None:
-      change = np.zeros((len(self._environments), self.action_space.shape[1]))
+      change = np.zeros((len(self._environments), 1))
     changes = change if it.limit_action_change else [None] * len(change)
     holds = [
       safety.satisfied(self._domain, environment.physics, limits, it.safety_coeff, row)

@@ -58,7 +58,7 @@ class Pool:
         context="forkserver",
         worker=run,
       )
-    self._pids = [process.pid for process in self._blocks.processes]
+    self.pids = [process.pid for process in self._blocks.processes]
     self._ended = False
 
   def reset(self, stagger: bool = False) -> TimeStep:
