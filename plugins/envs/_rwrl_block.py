@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box
 from gymnasium.vector import async_vector_env
 
 from . import _rwrl_safety as safety
@@ -56,10 +56,7 @@ class Block(gymnasium.Env):
     self._domain, self._challenges, self._seeds, self._rows = domain, challenges, seeds, rows
     size, actions = observation_size(domain, challenges), len(domains()[domain].action_minimum)
     infinity = float("inf")
-    self.observation_space = Dict(
-      observation=Box(-infinity, infinity, (rows, size), np.float32),
-      reward=Box(-infinity, infinity, (rows,), np.float32),
-    )
+    self.observation_space = Box(-infinity, infinity, (rows, size + 1), np.float32)
     self.action_space = Box(-infinity, infinity, (rows, actions), np.float64)
     self._environments: list[Any] = []
 
@@ -94,7 +91,7 @@ class Block(gymnasium.Env):
       physics.Perturbation(self._domain, it) for _ in self._seeds if it.perturb is not None
     ]
 
-  def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[dict, dict]:
+  def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
     del seed, options
     if not self._environments:
       self._load()
@@ -107,15 +104,17 @@ class Block(gymnasium.Env):
       reward[:, 0] = [it.task.get_reward(it.physics) for it in self._environments]
     return self._observation(steps, reward, constraints, np.zeros_like(reward)), {}
 
-  def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-    """The reward is in the observation, [K]; the episode ends when all of the block do."""
+  def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+    """The observation is [K, D + 1], the reward last; the episode ends when all of the block do."""
     it = self._challenges
     x = action[: len(self._environments)]
     for stage in self._action_stages:
       x = stage(x, self._draws)
-    last = [environment.physics.control() for environment in self._environments]
+    change = None
+    if it.limit_action_change:
+      change = x - [environment.physics.control() for environment in self._environments]
     steps = [env.step(a) for env, a in zip(self._environments, x, strict=True)]
-    constraints = self._constraints(x - last)
+    constraints = self._constraints(change)
     raw = reward = np.array([[step.reward] for step in steps])
     if it.multiobj_weight > 0:
       holding = constraints.mean(axis=1, keepdims=True)
@@ -125,13 +124,16 @@ class Block(gymnasium.Env):
     return observation, 0.0, False, all(step.last() for step in steps), {}
 
   def _constraints(self, change: np.ndarray | None) -> np.ndarray:
-    """[K, C] 1 where a constraint holds; no columns without safety. Nothing changes at a reset."""
+    """[K, C] 1 where a constraint holds, no columns without safety; `change` of actions, [K, A].
+
+    At a reset actions have not changed.
+    """
     it, limits = self._challenges, domains()[self._domain].safety
     if not it.safety:
       return np.empty((len(self._environments), 0))
-    if change is None:
-      change = np.zeros((len(self._environments), 1))
-    changes = change if it.limit_action_change else [None] * len(change)
+    changes: Any = [None] * len(self._environments)
+    if it.limit_action_change:
+      changes = np.zeros((len(changes), 1)) if change is None else change
     holds = [
       safety.satisfied(self._domain, environment.physics, limits, it.safety_coeff, row)
       for environment, row in zip(self._environments, changes, strict=True)
@@ -140,18 +142,17 @@ class Block(gymnasium.Env):
 
   def _observation(
     self, steps: list[Any], raw: np.ndarray, constraints: np.ndarray, reward: np.ndarray
-  ) -> dict[str, np.ndarray]:
+  ) -> np.ndarray:
     """The observation pipeline; `raw` [K, 1] is the suite's reward, `reward` what is reported."""
     it = self._challenges
-    x = np.stack([np.concatenate([np.ravel(v) for v in s.observation.values()]) for s in steps])
+    x = np.array([np.concatenate(tuple(step.observation.values()), axis=None) for step in steps])
     for stage in self._sensor_stages:
       x = stage(x, self._draws)
-    if it.safety_observed:
+    if it.safety and it.safety_observed:
       x = np.concatenate((x, constraints), axis=1)
     x = dummies(self._observation_delay(x, self._draws), it.dummy_observations, self._draws)
     if it.multiobj_observed:
       x = np.concatenate((x, raw, constraints.mean(axis=1, keepdims=True)), axis=1)
-    observation = np.zeros((self._rows, x.shape[1]), np.float32)
-    rewards = np.zeros(self._rows, np.float32)
-    observation[: len(x)], rewards[: len(x)] = x, reward[:, 0]
-    return {"observation": observation, "reward": rewards}
+    rows = np.zeros((self._rows, x.shape[1] + 1), np.float32)
+    rows[: len(x), :-1], rows[: len(x), -1:] = x, reward
+    return rows

@@ -77,11 +77,11 @@ class Pool:
     self._ended = bool(truncated[0])  # of all blocks at once
     return self._timestep(observation, first)
 
-  def _timestep(self, observation: Any, first: bool) -> TimeStep:
-    flat = {key: x.reshape(-1, *x.shape[2:])[: self.num_envs] for key, x in observation.items()}
+  def _timestep(self, observation: np.ndarray, first: bool) -> TimeStep:
+    rows = observation.reshape(-1, observation.shape[-1])[: self.num_envs]
     return TimeStep(
-      flat["observation"].copy(),  # the workers write to it again
-      flat["reward"].copy(),
+      rows[:, :-1].copy(),  # the workers write to it again
+      rows[:, -1].copy(),
       np.ones(self.num_envs, np.float32),
       np.full(self.num_envs, first),
     )
