@@ -237,3 +237,25 @@ assert all(x.discount.all() for x in timesteps)
 assert (timesteps[1000].observation != timesteps[1001].observation).any()
 """
   subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
+def test_staggered_episodes_are_spread_over_all_steps():
+  streams = []
+  for _ in range(2):
+    pool = DMControl(num_threads=1).make((1, 2, 3, 4))
+    steps = [pool.reset(stagger=True)]
+    actions = np.random.default_rng(0).uniform(-1, 1, (1001, 4, 1))
+    for action in actions:
+      pool.send(action)
+      steps.append(pool.recv())
+    pool.close()
+    streams.append(np.stack([step.observation for step in steps]))
+  np.testing.assert_array_equal(*streams)
+  assert steps[0].first.all()
+  first = np.stack([step.first for step in steps])
+  assert (first[1:].sum(axis=0) == 1).all()
+  left = np.argmax(first[1:], axis=0)  # steps to the end of the episode that was under way
+  assert sorted(left) == [250, 500, 750, 1000]
+  start = DMControl(num_threads=1).make((1, 2, 3, 4)).reset().observation
+  same = (streams[0][0] == start).all(axis=1)
+  np.testing.assert_array_equal(same, left == 1000)
