@@ -186,6 +186,7 @@ def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
   Raises:
     UserError: the environments cannot be shared out evenly.
   """
+  assert not isinstance(experiment.runtime, OnDevice)  # that has no pools
   actors, groups = experiment.runtime.actors, experiment.runtime.groups
   each, rest = divmod(experiment.num_envs, actors * groups)
   if rest or not each:

@@ -25,7 +25,6 @@ from .logging import Logger
 from .loop import Clock, Progress
 from .registry import configurable, name_of
 from .runs import CHUNK, Runs
-from .types import Metrics
 
 if TYPE_CHECKING:
   from .experiment import Train
@@ -171,7 +170,7 @@ def run(
   return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
-def summary(metrics: Metrics) -> dict[str, float]:
+def summary(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
   """Metrics of all runs as those of a row: the one run's, or the mean, least and greatest of them.
 
   What is not finite in some run, as in one that diverged, is left out of all three.

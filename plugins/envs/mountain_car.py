@@ -1,7 +1,7 @@
 """Mountain car as pure functions."""
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -54,10 +54,9 @@ class MountainCar:
     position, velocity = move(state.position, state.velocity, action)
     # At most one pass. `vmap` takes both branches of a `cond` at every step, but it enters a loop
     # only while an environment needs it.
+    carry: Any = (first, position, state.key)
     _, position, key = jax.lax.while_loop(
-      lambda x: x[0],
-      lambda x: (jnp.zeros_like(first), *_start(x[2])),
-      (first, position, state.key),
+      lambda x: x[0], lambda x: (jnp.zeros_like(first), *_start(x[2])), carry
     )
     velocity = jnp.where(first, 0, velocity)
     steps = jnp.where(first, 0, state.steps + 1)

@@ -99,8 +99,8 @@ def block(
   online, tuned = state.learner.meta_state, state.learner.meta_state.tuner
   flat_w, unravel = ravel_pytree(state.learner.params)
   flat_h = jnp.zeros_like(flat_w) if isinstance(tuned.h, tuple) else tuned.h
-  start = tuple(as_matrix(unravel(x)) for x in (flat_w, online.trace, flat_h))
-  w, z, h = start
+  w, z, h = (as_matrix(unravel(x)) for x in (flat_w, online.trace, flat_h))
+  start = (w, z, h)
 
   def sums(features):
     return jnp.stack([jnp.sum(x[:, features], axis=-1) for x in start])

@@ -142,7 +142,7 @@ class AcLambda:
   def describe(self, state: LearnerState) -> Metrics:
     """Step sizes, as log alpha: of all parameters, of each array, and of `groups`; trace norms."""
     online: Online = state.meta_state
-    beta = self.tuner.beta(online.tuner)
+    beta = jnp.asarray(self.tuner.beta(online.tuner))
     rows = {"trace_norm": jnp.linalg.norm(online.trace), **self.tuner.metrics(online.tuner)}
     if beta.ndim == 0:
       return {"beta/mean": beta, **rows}
@@ -151,7 +151,7 @@ class AcLambda:
     rows |= {f"beta/{name}": quantiles[i] for i, name in enumerate(QUANTILES)}
     _, unravel = ravel_pytree(state.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(unravel(beta)):
-      name = "/".join(str(key.key) for key in path)
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
       rows[f"beta/{name}"] = jnp.mean(leaf)
       for group, (start, stop) in self.groups.items():
         rows[f"beta/{name}/{group}"] = jnp.mean(leaf[..., start:stop])

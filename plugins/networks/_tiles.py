@@ -2,7 +2,8 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+
+from ...core.types import Array
 
 
 def active_tiles(x: Array, tilings: int, tiles: int) -> Array:

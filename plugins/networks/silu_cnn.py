@@ -13,7 +13,7 @@ from ._feed_forward import as_input, check_image
 from ._layers import conv2d
 
 
-def dsilu(x: Array) -> Array:
+def dsilu(x: jax.Array) -> jax.Array:
   """The derivative of SiLU as an activation (Elfwing et al. 2018): s(x) (1 + x (1 - s(x)))."""
   s = jax.nn.sigmoid(x)
   return s * (1 + x * (1 - s))
@@ -47,8 +47,8 @@ class SiluCnn:
       params: PyTree, timestep: TimeStep, core_state: PyTree, gamma: Array
     ) -> tuple[HeadOut, PyTree]:
       time_batch = timestep.first.shape
-      x = timestep.observation.reshape(-1, *spec.observation.shape)
-      x = as_input(x, jax.tree.leaves(params)[0].dtype)
+      observation = timestep.observation.reshape(-1, *spec.observation.shape)
+      x = as_input(observation, jax.tree.leaves(params)[0].dtype)
       out = jnp.moveaxis(transformed.apply(params, x), 1, 0)[: len(gamma)]
       out = out.reshape(len(gamma), *time_batch, 1 + policy_size)
       return HeadOut(policy=out[..., 1:], value=out[..., 0]), core_state
