@@ -3,8 +3,8 @@
   python benchmarks/all.py [--quick]
 
 The update (learner.py), training on Breakout end to end beside its parts and raw EnvPool
-(end_to_end.py), and the environment plugins beside EnvPool (env_throughput.py). About ten minutes
-on two cores; `--quick` times one update of each only.
+(end_to_end.py), the environment plugins beside EnvPool (env_throughput.py), and sweeps of Metatrace
+(metatrace.py). About ten minutes on two cores; `--quick` times one update of each only.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main() -> None:
     ("learner.py", "--turns", turns),
     ("end_to_end.py", "--config", "experiments/atari_impala", "--updates", updates),
     ("env_throughput.py",),
+    ("metatrace.py",),
   ):
     print(f"\n== {script} {' '.join(arguments)}", flush=True)
     subprocess.run([sys.executable, str(FOLDER / script), *arguments], check=True)

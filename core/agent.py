@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from . import distributions, objective, tunables
 from .behaviour import BehaviourName, behaviour
-from .errors import plugin_mistakes
+from .errors import UserError, plugin_mistakes
 from .interfaces import (
   AgentFns,
   Corrector,
@@ -30,10 +30,12 @@ class Agent:
 
   Attributes:
     network: torso and heads.
-    corrector: turns values and IS ratios into targets.
+    metaopt: owns the update: `fixed` (IMPALA), `metagradient` (STAC, STACX), or `ac_lambda`
+      (Metatrace).
+    corrector: turns values and IS ratios into targets; None where the update minimises no loss, as
+      that of `ac_lambda`.
     losses: the terms of the inner loss; the outer loss has the same at their configured values.
-    optimizer: of the network's parameters.
-    metaopt: owns the update: `fixed` (IMPALA), `metagradient` (STAC, STACX).
+    optimizer: of the network's parameters; None where there is no corrector.
     heads: P; every head has its own policy, value and metaparameters.
     behaviour: who acts: the first head, a random one, or the average of all.
     max_abs_reward: rewards are clipped to this for learning; None leaves them raw.
@@ -41,10 +43,10 @@ class Agent:
   """
 
   network: NetworkPlugin
-  corrector: Corrector
-  losses: tuple[LossTerm, ...]
-  optimizer: Optimizer
   metaopt: MetaOptimizer
+  corrector: Corrector | None = None
+  losses: tuple[LossTerm, ...] = ()
+  optimizer: Optimizer | None = None
   heads: int = 1
   behaviour: BehaviourName = "first"
   max_abs_reward: float | None = None
@@ -53,6 +55,15 @@ class Agent:
   def __post_init__(self):
     if self.heads < 1:
       raise ValueError(f"agent.heads is {self.heads}; an agent has at least 1 head.")
+    if {self.corrector is None, self.optimizer is None, not self.losses} == {True, False}:
+      raise ValueError(
+        "agent.corrector, agent.losses and agent.optimizer belong together: give all, or none."
+      )
+    if self.corrector is None and self.max_abs_reward is not None:
+      raise ValueError(
+        "agent.max_abs_reward is of the losses, and this agent has none; if its metaopt clips "
+        "rewards, bind that: ac_lambda.max_abs_reward."
+      )
     names = [name_of(plugin) for plugin in self.losses]
     for name in names:
       if names.count(name) > 1:
@@ -62,7 +73,7 @@ class Agent:
   @property
   def components(self) -> dict[str, Any]:
     """The plugins whose tunables a meta-optimiser may tune, by registered name."""
-    return {name_of(p): p for p in (self.corrector, *self.losses, self.optimizer)}
+    return {name_of(p): p for p in (self.corrector, *self.losses, self.optimizer) if p is not None}
 
 
 class BuiltAgent:
@@ -81,7 +92,7 @@ class BuiltAgent:
       self.network: Network = agent.network.build(
         spec, self.distribution.size, agent.heads + self.behaviour.extra_heads
       )
-    self.objective = objective.Objective(
+    self.objective = agent.corrector and objective.Objective(
       network=self.network,
       distribution=self.distribution,
       behaviour=self.behaviour,
@@ -96,6 +107,8 @@ class BuiltAgent:
   def fns(self, total_updates: int, accumulate: Callable) -> AgentFns:
     """What the meta-optimiser gets; `accumulate` comes from the learner."""
     components = self.agent.components
+    if self.objective is None or self.agent.optimizer is None:
+      return self._fns_without_loss(accumulate)
     optimizer_name = name_of(self.agent.optimizer)
     own = {optimizer_name: self.agent.optimizer}
 
@@ -109,6 +122,8 @@ class BuiltAgent:
       return lambda *args: f(self.objective, *args)
 
     return AgentFns(
+      network=self.network,
+      distribution=self.distribution,
       components=components,
       tunable_shapes={
         t.name: (1,) if t.component == optimizer_name else (self.agent.heads,)
@@ -120,6 +135,32 @@ class BuiltAgent:
       optimizer_step=optimizer_step,
       accumulate=accumulate,
     )
+
+  def _fns_without_loss(self, accumulate: Callable) -> AgentFns:
+    """For meta-optimisers whose update minimises no loss."""
+
+    def missing(*_):
+      raise UserError(
+        f"agent.metaopt = @{name_of(self.agent.metaopt)}() learns from a loss: give "
+        "agent.corrector, agent.losses and agent.optimizer."
+      )
+
+    heads = self.agent.heads + self.behaviour.extra_heads
+    return AgentFns(
+      network=self.network,
+      distribution=self.distribution,
+      components={},
+      tunable_shapes={},
+      gamma=lambda values: jnp.zeros(heads),
+      inner_loss=missing,
+      outer_loss=missing,
+      optimizer_step=missing,
+      accumulate=accumulate,
+    )
+
+  def init_optimizer(self, params: PyTree) -> PyTree:
+    """The state of the optimiser, if there is one."""
+    return () if self.agent.optimizer is None else self.agent.optimizer.init(params)
 
   def act(
     self,

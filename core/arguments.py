@@ -116,6 +116,25 @@ an episode; human_normalized is there for Atari. Progress goes to stderr.""",
   )
 
   it = command(
+    "reproduce",
+    "train the grid of a paper's figure and draw it, with its table and claims",
+    """\
+  selftune reproduce metatrace/fig2 --quick     minutes: a few settings, few episodes
+  selftune reproduce metatrace/fig2
+
+Stopped or killed, the same command goes on where it was. Figures share cells of their grids.""",
+  )
+  it.add_argument("figure", metavar="PAPER/FIGURE", help="such as metatrace/fig2")
+  it.add_argument("--quick", action="store_true", help="a small form of the same")
+  it.add_argument(
+    "--out",
+    type=Path,
+    metavar="DIR",
+    default=Path("runs", "reproduce"),
+    help="default: runs/reproduce",
+  )
+
+  it = command(
     "plugins",
     "list what an agent can be made of, and what of it can be self-tuned",
     """\

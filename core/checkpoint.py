@@ -1,4 +1,4 @@
-"""Checkpoints: the whole LearnerState and the host's counters; asynchronous, atomic, verified.
+"""Checkpoints: the whole state of training and the host's counters; asynchronous, atomic, verified.
 
 A checkpoint is a directory `<directory>/<update>`, which Orbax writes under a temporary name and
 renames once it is whole. It holds the arrays by their path in the state, and one JSON document: the
@@ -22,14 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .errors import UserError
-from .types import LearnerState, PyTree
+from .types import PyTree
 
 
 class Restored(NamedTuple):
   """A checkpoint, read and verified."""
 
   step: int  # updates made
-  state: LearnerState
+  state: PyTree
   host: dict[str, Any]
   note: str  # one line for the user if newer checkpoints are damaged, else ""
 
@@ -51,7 +51,7 @@ class Checkpointer:
     self._writer: Any = None  # the Orbax CheckpointManager, while saving
     self._last: int | None = None  # the newest update that this object restored or saved
 
-  def save(self, step: int, state: LearnerState, host: Mapping[str, Any]) -> None:
+  def save(self, step: int, state: PyTree, host: Mapping[str, Any]) -> None:
     """Starts to write a checkpoint; returns when `state` may be donated and `host` changed.
 
     An update that has a checkpoint already is left alone.
@@ -83,7 +83,7 @@ class Checkpointer:
     if not saved:
       raise ValueError(f"update {step} comes before the last one saved, {self.all_steps()[-1]}")
 
-  def restore(self, like: LearnerState, step: int | None = None) -> Restored | None:
+  def restore(self, like: PyTree, step: int | None = None) -> Restored | None:
     """The newest checkpoint that is whole, or that of `step`; None if there are none at all.
 
     `like` gives structure, shapes, dtypes and shardings: of concrete arrays, or of

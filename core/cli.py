@@ -1,4 +1,4 @@
-"""The command line: `selftune train`, `eval`, `plot`, `plugins`, `config`.
+"""The command line: `selftune train`, `eval`, `plot`, `reproduce`, `plugins`, `config`.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -44,7 +44,7 @@ def _train(arguments: argparse.Namespace) -> int:
   name = Path(arguments.config).name.removesuffix(".gin")
   workdir = arguments.workdir or Path("runs", f"{name}_seed{root.seed}")
   progress = experiment.train(arguments.config, arguments.bind, workdir, arguments.resume)
-  if progress.updates < root.total_updates:
+  if not progress.done:
     again = ["selftune", "train", arguments.config, *(f"--bind={b}" for b in arguments.bind)]
     command = shlex.join([*again, "--workdir", str(workdir), "--resume"])
     print(f"Stopped after {progress.env_steps:,} env steps. Resume with:\n  {command}")
@@ -81,6 +81,13 @@ def _plot(arguments: argparse.Namespace) -> int:
   if out.suffix != ".png":
     raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
   print(plot(arguments.workdirs, out))
+  return OK
+
+
+def _reproduce(arguments: argparse.Namespace) -> int:
+  from .reproduce import reproduce
+
+  reproduce(arguments.figure, arguments.out, arguments.quick)
   return OK
 
 
@@ -167,6 +174,7 @@ COMMANDS = {
   "train": _train,
   "eval": _eval,
   "plot": _plot,
+  "reproduce": _reproduce,
   "plugins": _plugins,
   "config": _config,
 }

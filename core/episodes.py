@@ -13,6 +13,7 @@ class Episode(NamedTuple):
   env_steps: int  # env steps of the whole run when it ended
   episode_return: float  # sum of raw rewards
   length: int  # transitions
+  run: int | None = None  # number of the independent run it is of, where there are several
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,16 +11,17 @@ import jax
 import numpy as np
 
 from .agent import BuiltAgent
-from .checkpoint import Checkpointer
+from .checkpoint import Checkpointer, Restored
 from .episodes import Episode
 from .errors import UserError
 from .experiment import Train
 from .interfaces import Environment, EnvPlugin
 from .learner import Learner
+from .on_device import OnDevice, make_runs
 from .registry import name_of
 from .scores import human_normalised
 from .seeding import evaluation_seeds
-from .types import ActorParams, Array, EnvSpec, TimeStep
+from .types import ActorParams, Array, EnvSpec, PyTree, TimeStep
 from .workdir import Workdir
 
 MAX_ENVS = 16
@@ -136,8 +137,17 @@ def _act(agent: BuiltAgent, greedy: bool, actor_params, timestep, core_state, ke
 def _restore(
   workdir: Workdir, experiment: Train, agent: BuiltAgent, spec: EnvSpec
 ) -> tuple[int, ActorParams]:
-  """Env steps of the newest whole checkpoint, and its parameters on the first device."""
+  """Env steps of the newest whole checkpoint, and its parameters on the first device.
+
+  Of independent runs these are the parameters of the first, run 0 in runs.csv.
+  """
   device = jax.devices()[0]
+  if isinstance(experiment.runtime, OnDevice):
+    restored = _newest(workdir, make_runs(experiment, experiment.runtime).init())
+    state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)
+    fns = agent.fns(experiment.total_updates, None)  # type: ignore[arg-type]
+    gamma = fns.gamma(experiment.agent.metaopt.values(fns, state.meta_state))
+    return restored.host["env_steps"], ActorParams(state.params, gamma)
   learner = Learner(
     agent, [device], experiment.num_envs, experiment.unroll_length, experiment.total_updates
   )
@@ -145,9 +155,14 @@ def _restore(
   observation = np.zeros((1, *spec.observation.shape), spec.observation.dtype)
   timestep = TimeStep(observation, reward=one, discount=one, first=one > 0)
   state = learner.init(jax.random.key(experiment.seed), timestep)
-  restored = Checkpointer(workdir.checkpoints).restore(state)
+  restored = _newest(workdir, state)
+  return restored.host["env_steps"], learner.actor_params(restored.state, [device])[device]
+
+
+def _newest(workdir: Workdir, like: PyTree) -> Restored:
+  restored = Checkpointer(workdir.checkpoints).restore(like)
   if restored is None:
     raise UserError(f"{workdir.path} has no checkpoint yet: let the run go on until it has one.")
   if restored.note:
     print(f"selftune: {restored.note}.", file=sys.stderr)
-  return restored.host["env_steps"], learner.actor_params(restored.state, [device])[device]
+  return restored

@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 
-from . import config, platform, plotting
+from . import config, on_device, platform, plotting
 from .actor import Actor
 from .agent import Agent, BuiltAgent
 from .checkpoint import Checkpointer
@@ -17,6 +18,7 @@ from .interfaces import Environment, EnvPlugin, RunInfo, WriterPlugin
 from .learner import Learner
 from .logging import Logger
 from .loop import Progress, run
+from .on_device import OnDevice
 from .registry import configurable, name_of
 from .runtime import Runtime
 from .seeding import env_seeds
@@ -31,7 +33,7 @@ class Train:
   Attributes:
     env: the environment.
     agent: what is trained.
-    runtime: `lockstep` or `sebulba`.
+    runtime: `lockstep`, `sebulba`, or `on_device` where the environment is functional.
     writers: where metrics go; `jsonl` should be among them, plots are drawn from it.
     seed: of everything that is drawn.
     total_env_steps: length of the run, in steps of single environments (not frames).
@@ -51,7 +53,7 @@ class Train:
 
   env: EnvPlugin
   agent: Agent
-  runtime: Runtime
+  runtime: Runtime | OnDevice
   writers: tuple[WriterPlugin, ...]
   total_env_steps: int
   seed: int = 0
@@ -118,13 +120,11 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
 
   with contextlib.ExitStack() as stack:
     stopping = stack.enter_context(platform.stop_signals())
-    seeds = pool_seeds(experiment, workdir.restarts())
-    pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
-    agent = BuiltAgent(experiment.agent, pools[0][0].spec)
-    learner = make_learner(experiment, agent)
-    actors = make_actors(experiment, agent, pools)
-    state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
-    learner.trace(state)
+    if isinstance(experiment.runtime, OnDevice):
+      training = prepare_on_device(experiment, experiment.runtime, workdir, stopping)
+    else:
+      training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
+    state, seeds = training.state, training.env_seeds
 
     checkpoints = Checkpointer(workdir.checkpoints, experiment.checkpoints_to_keep)
     restored = checkpoints.restore(state) if resume else None
@@ -136,16 +136,62 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
 
     stack.callback(checkpoints.close)
     info = RunInfo(
-      str(path), loaded.flat, experiment.total_env_steps, progress.env_steps, progress.writer_ids
+      str(path),
+      loaded.flat,
+      training.runs * experiment.total_env_steps,
+      progress.env_steps,
+      progress.writer_ids,
     )
     writers = {name_of(writer): writer for writer in experiment.writers}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
-    source = experiment.runtime.start(actors, progress.updates, stopping)
-    stack.callback(source.close)
-    progress = run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
-  if "jsonl" in writers and progress.updates >= experiment.total_updates:
+    progress = training.loop(logger, checkpoints, state, progress)
+  if "jsonl" in writers and progress.done:
     plotting.plot([path], workdir.curves)
   return progress
+
+
+class Prepared(NamedTuple):
+  """Training, ready to begin."""
+
+  state: Any  # the first one
+  env_seeds: list[list[tuple[int, ...]]]  # of the pools, by actor
+  runs: int  # independent ones
+  loop: Callable[[Logger, Checkpointer, Any, Progress], Progress]  # state, progress -> progress
+
+
+def prepare_on_host(
+  experiment: Train, runtime: Runtime, workdir: Workdir, stopping: Callable[[], bool]
+) -> Prepared:
+  """Environments in pools, actors that step them, and a learner."""
+  seeds = pool_seeds(experiment, workdir.restarts())
+  pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
+  agent = BuiltAgent(experiment.agent, pools[0][0].spec)
+  learner = make_learner(experiment, agent)
+  actors = make_actors(experiment, agent, pools)
+  state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
+  learner.trace(state)
+
+  def loop(logger, checkpoints, state, progress):
+    source = runtime.start(actors, progress.updates, stopping)
+    with contextlib.closing(source):
+      return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
+
+  return Prepared(state, seeds, 1, loop)
+
+
+def prepare_on_device(
+  experiment: Train, runtime: OnDevice, workdir: Workdir, stopping: Callable[[], bool]
+) -> Prepared:
+  """Runs whose environments are functional, in one compiled program."""
+  runs = on_device.make_runs(experiment, runtime)
+
+  def loop(logger, checkpoints, state, progress):
+    table = workdir.path / "runs.csv"
+    return on_device.run(
+      experiment, runtime, runs, table, logger, checkpoints, state, progress, stopping
+    )
+
+  return Prepared(runs.init(), [], runs.count, loop)
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
@@ -154,6 +200,7 @@ def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
   Raises:
     UserError: the environments cannot be shared out evenly.
   """
+  assert not isinstance(experiment.runtime, OnDevice)  # that has no pools
   actors, groups = experiment.runtime.actors, experiment.runtime.groups
   each, rest = divmod(experiment.num_envs, actors * groups)
   if rest or not each:

@@ -6,8 +6,9 @@ below say what each kind must do. Shapes use the notation of `core.types`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+from .distributions import Distribution
 from .episodes import Episode
 from .tunables import Components
 from .types import (
@@ -19,6 +20,7 @@ from .types import (
   LossInputs,
   Metrics,
   PyTree,
+  Scalar,
   Targets,
   TimeStep,
   Trajectory,
@@ -56,6 +58,22 @@ class EnvPlugin(Protocol):
   def make(self, seeds: tuple[int, ...]) -> Environment: ...
 
 
+@runtime_checkable
+class FunctionalEnvironment(Protocol):
+  """One environment as pure functions, for agents that act, step and learn on the device.
+
+  The stream of timesteps is that of `Environment`, without the batch axis: after a step that ended
+  an episode, the next one ignores its action and returns the FIRST of a new one. All that is drawn
+  follows from the key, so equal keys and actions give equal streams.
+  """
+
+  @property
+  def spec(self) -> EnvSpec: ...
+
+  def init(self, key: Array) -> tuple[PyTree, TimeStep]: ...  # key -> state, FIRST timestep
+  def step(self, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]: ...
+
+
 class Network(NamedTuple):
   """The pure functions of a network.
 
@@ -67,6 +85,9 @@ class Network(NamedTuple):
   initial_state: Callable[[int], PyTree]  # batch size -> core state [B, ...]
   unroll: Callable[[PyTree, TimeStep, PyTree, Array], tuple[HeadOut, PyTree]]
   # (params, timestep [T, B, ...], core_state [B, ...], gamma [P]) -> HeadOut [P, T, B, ...], state
+  active: Callable[[Array], Array] | None = None
+  # observation [..., *shape] -> [..., K]: only of networks linear in F binary features, of which
+  # one in each of K groups of F / K is active; params are {"value": [P, F], "policy": [P, A, F]}
 
 
 class NetworkPlugin(Protocol):
@@ -117,6 +138,69 @@ class Optimizer(Protocol):
   ) -> tuple[PyTree, PyTree]: ...  # new params, new opt_state
 
 
+class TunerInputs(NamedTuple):
+  """What a step-size tuner sees of one step of AC(lambda); all `N` parameters as one vector."""
+
+  delta: Array  # [] TD error, R + gamma d' V(S') - V(S)
+  decay: Array  # [] gamma lambda; 0 at the first step of an episode, which so resets every trace
+  trace: Array  # [N] z, with this step's grad U in it
+  trace_tm1: Array  # [N] z after the previous step; 0 at the first step of an episode
+  grad_u: Array  # [N] grad U, U = V(S) + 1/2 log pi(A|S)
+  grad_v: Array  # [N] grad V(S)
+  grad_next: Array  # [N] gamma d' grad V(S')
+  bonus: Array  # [N] psi grad H, of the entropy regulariser
+
+  @property
+  def grad_delta(self) -> Array:
+    """[N], the full gradient of delta."""
+    return self.grad_next - self.grad_v
+
+
+class Tuner(Protocol):
+  """Kind `tuner`: the step sizes alpha of an online learner, one or one a parameter.
+
+  The learner then makes the step w <- w + alpha (trace delta + bonus). Whether it sees parameters
+  of one run or is mapped over many, and whether fields are numbers or traced, a tuner cannot tell.
+  """
+
+  def init(self, alpha: Scalar, params: Array) -> PyTree:
+    """The state before the first step, for initial step size `alpha` and parameters [N]."""
+    ...
+
+  def update(self, state: PyTree, x: TunerInputs) -> tuple[PyTree, Array]: ...
+
+  # the new state, and alpha, [] or [N], of this step
+
+  def beta(self, state: PyTree) -> Array: ...  # log of the last alpha, [] or [N]
+  def metrics(self, state: PyTree) -> Metrics: ...  # scalars to log: effective step size u, v, ...
+
+
+class Dots(NamedTuple):
+  """What a tuner of one step size for all parameters sees: dot products over the parameters."""
+
+  delta: Array  # [] as in TunerInputs
+  decay: Array  # [] as in TunerInputs
+  u_h: Array  # <grad U | h>
+  bonus_h: Array  # psi <grad H | h>
+  trace_h: Array  # <z | h>
+  trace_delta: Array  # <z | grad delta>
+  u_u: Array  # |grad U|^2
+
+
+@runtime_checkable
+class ScalarTuner(Tuner, Protocol):
+  """A tuner whose only knowledge of the parameters is `Dots`, with the h that all of them share:
+
+      h <- h + alpha (z (delta + <grad delta | h>) + psi grad H)
+
+  Its state is a NamedTuple of `rule`, scalars, and `h`, [N] or () where nothing depends on it. So
+  the learner may keep z and h in any form whose dot products it can take.
+  """
+
+  def init_rule(self, alpha: Scalar, like: Array) -> PyTree: ...  # scalars of the dtype of `like`
+  def adapt(self, rule: PyTree, x: Dots) -> tuple[PyTree, Array]: ...  # alpha: []
+
+
 class AgentFns(NamedTuple):
   """What a meta-optimiser is given: the agent as pure functions.
 
@@ -129,6 +213,8 @@ class AgentFns(NamedTuple):
   configured value.
   """
 
+  network: Network
+  distribution: Distribution
   components: Components  # corrector, loss terms and optimiser, by registered name
   tunable_shapes: Mapping[str, tuple[int, ...]]  # by tunable name: (P,), or (1,) of the optimiser
   gamma: Callable[[Mapping[str, Array]], Array]  # values -> [P] each head's discount
@@ -156,6 +242,9 @@ class MetaOptimizer(Protocol):
     """The meta state, given the first state without it and the shapes of a batch.
 
     A Trajectory in the meta state is split over devices like a batch; all else is replicated.
+
+    Raises:
+      ValueError: it does not take such batches.
     """
     ...
 
@@ -165,6 +254,10 @@ class MetaOptimizer(Protocol):
 
   def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
     """The tuned values by name as plugins see them, [P] or [1]."""
+    ...
+
+  def describe(self, state: LearnerState) -> Metrics:
+    """Metrics of a state that are worth their cost only where a row is logged; scalars."""
     ...
 
 

@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .agent import BuiltAgent
-from .errors import NonFiniteError, UserError
+from .errors import NonFiniteError, UserError, plugin_mistakes
 from .types import (
   BATCH_AXES,
   ActorParams,
@@ -97,6 +97,13 @@ def check_order(names: Sequence[str]) -> list[str]:
   return sorted(names, key=rank)
 
 
+def first_failure(metrics: Metrics) -> Array:
+  """The index in `check_order` of the first metric that is not finite, or -1; int32 []."""
+  order = check_order(list(metrics))
+  bad = ~jnp.isfinite(jnp.stack([metrics[name].astype(jnp.float32) for name in order]))
+  return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
+
+
 class Learner:
   """Initialises, updates and publishes the state of one agent."""
 
@@ -148,16 +155,19 @@ class Learner:
       key: PRNG key.
       timestep: shapes and dtypes of one step; its batch axis may have any size.
 
+    Raises:
+      UserError: the meta-optimiser does not take such batches.
     """
     batch = self._batch_shapes(timestep)
 
     def init(key):
       params_key, key = jax.random.split(key)
       params = self._agent.network.init(params_key)
-      opt_state = self._agent.agent.optimizer.init(params)
+      opt_state = self._agent.init_optimizer(params)
       zero = jnp.zeros((), jnp.int32)
       state = LearnerState(params, opt_state, (), zero, key, zero - 1)
-      return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
+      with plugin_mistakes():
+        return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
 
     specs = state_specs(jax.eval_shape(init, key))
     shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -180,6 +190,10 @@ class Learner:
   def update(self, state: LearnerState, batch: Trajectory) -> tuple[LearnerState, Metrics]:
     """One update; `state` is donated. Metrics are scalars on the device."""
     return self._update(state, batch)
+
+  def describe(self, state: LearnerState) -> Metrics:
+    """The meta-optimiser's metrics of a state, for a row that is about to be logged."""
+    return self._describe(state)
 
   def compile(self, state: LearnerState, batch: Trajectory) -> jax.stages.Compiled:
     """The compiled update, for its memory and cost analysis."""
@@ -247,6 +261,7 @@ class Learner:
       return jax.tree.map(jnp.copy, ActorParams(state.params, gamma))
 
     self._copy = jax.jit(published)
+    self._describe = jax.jit(self._metaopt.describe)
 
   def _guarded_step(self, state: LearnerState, batch: Trajectory):
     """One step of the meta-optimiser, kept only if every metric of it is finite."""
@@ -254,10 +269,7 @@ class Learner:
     metrics["param_norm"] = optax.tree.norm(new.params)
     lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
     metrics["policy_lag"] = jax.lax.pmean(lag, AXIS)
-    order = check_order(list(metrics))
-    bad = ~jnp.isfinite(jnp.stack([metrics[name].astype(jnp.float32) for name in order]))
-    found = jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
-    failure = jnp.where(state.failure >= 0, state.failure, found)
+    failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics))
     new = new._replace(step=state.step + 1)
     new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
     return new._replace(failure=failure), metrics | {"failure": failure, "updates": new.step}

@@ -27,6 +27,7 @@ class Progress:
   env_steps: int = 0  # of single environments, reset steps included
   episodes: EpisodeStats = dataclasses.field(default_factory=EpisodeStats)
   wall_time: float = 0.0  # seconds, over all starts
+  done: bool = False  # trained to the end
   writer_ids: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def to_json(self) -> dict[str, Any]:
@@ -80,12 +81,14 @@ def run(
     if clock.time_to_log() or progress.updates == experiment.total_updates:
       row = jax.device_get(metrics)
       learner.check(row)
+      row |= jax.device_get(learner.describe(state))
       logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
     if clock.time_to_save():
       save(learner, checkpoints, state, metrics, progress, logger)
   if metrics:
     save(learner, checkpoints, state, metrics, progress, logger)
-  return dataclasses.replace(progress, wall_time=logger.wall_time)
+  done = progress.updates >= experiment.total_updates
+  return dataclasses.replace(progress, done=done, wall_time=logger.wall_time)
 
 
 def save(

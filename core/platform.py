@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from .errors import UserError
-from .runtime import Runtime
+from .runtime import Placed
 from .types import Device
 
 
-def prepare(runtime: Runtime) -> None:
+def prepare(runtime: Placed) -> None:
   """Makes as many CPU devices as the runtime names, before JAX starts.
 
   With several learner devices on the CPU each computes in one thread: a shard a core is faster than
@@ -45,7 +45,7 @@ def devices(indices: Sequence[int], what: str) -> list[Device]:
   return [known[i] for i in indices]
 
 
-def learner_devices(runtime: Runtime, batch_size: int) -> list[Device]:
+def learner_devices(runtime: Placed, batch_size: int) -> list[Device]:
   """The devices that a batch is split over: those asked for, or as many as divide it."""
   if runtime.learner_devices is not None:
     return devices(runtime.learner_devices, "learner_devices")

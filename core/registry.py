@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import gin
 
-KINDS = ("env", "network", "corrector", "loss", "optimizer", "metaopt", "writer")
+KINDS = ("env", "network", "corrector", "loss", "optimizer", "metaopt", "tuner", "writer")
 ENTRY_POINTS = "selftune.plugins"  # third parties: name = "module.to.import"
 
 T = TypeVar("T")

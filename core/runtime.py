@@ -47,17 +47,22 @@ class Source(Protocol):
   def close(self) -> None: ...
 
 
-class Runtime(Protocol):
+class Placed(Protocol):
+  """What runs on which devices."""
+
+  @property
+  def actor_devices(self) -> tuple[int, ...]: ...
+  @property
+  def learner_devices(self) -> tuple[int, ...] | None: ...
+
+
+class Runtime(Placed, Protocol):
   """How actors and learner share devices and threads."""
 
   @property
   def actors(self) -> int: ...
   @property
   def groups(self) -> int: ...
-  @property
-  def actor_devices(self) -> tuple[int, ...]: ...
-  @property
-  def learner_devices(self) -> tuple[int, ...] | None: ...
 
   def start(self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]) -> Source:
     """Starts to act from batch `first` on; `stopping` says that the run is to end."""

@@ -17,6 +17,7 @@ KIND_OF_PROTOCOL = {
   interfaces.LossTerm: "loss",
   interfaces.Optimizer: "optimizer",
   interfaces.MetaOptimizer: "metaopt",
+  interfaces.Tuner: "tuner",
   interfaces.WriterPlugin: "writer",
 }
 _SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)

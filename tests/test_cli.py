@@ -138,7 +138,11 @@ MISTAKES = {
     ["agent.metaopt = @metagradient()", "metagradient.tune = ('vtrace.gama',)"],
     ["'vtrace.gama' matches no tunable", "'vtrace.gamma'", "entropy.cost", "rmsprop.learning_rate"],
   ),
-  "actions": (["envpool.task = 'Pendulum-v1'"], ["no policy serves the action space", "discrete"]),
+  "actions": (["envpool.task = 'Pendulum-v1'"], ["write @normal_kl() for @entropy()"]),
+  "bounds": (
+    ["train.env = @dm_control()", "dm_control.domain = 'lqr'", "dm_control.task = 'lqr_2_1'"],
+    ["no policy serves the action space", "finite bounds"],
+  ),
   "network": (["agent.network = @impala_resnet()"], ["'impala_resnet' takes images", "@mlp()"]),
   "environments": (["train.num_envs = 33"], ["num_envs = 33", "choose a multiple of 2"]),
   "batch": (

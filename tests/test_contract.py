@@ -15,6 +15,7 @@ from selftune.core import registry, tunables
 from selftune.core.agent import BuiltAgent
 from selftune.core.distributions import Categorical, for_action_spec
 from selftune.core.errors import UserError
+from selftune.core.interfaces import ScalarTuner, TunerInputs
 from selftune.core.types import (
   CorrectorInputs,
   EnvSpec,
@@ -258,24 +259,60 @@ def test_optimizer(kind, name):
 def test_metaopt(kind, name):
   cls = PLUGINS[kind][name]
   tunes = "tune" in {f.name for f in dataclasses.fields(cls)}
-  data = small.trajectory(0, T, B)
   for options in [{}] + [{"tune": ("*",)}] * tunes:
     metaopt = cls(**options)
     built = BuiltAgent(small.agent(metaopt, heads=HEADS), small.SPEC)
-    learner = small.learner(built.agent, b=B, t=T)
-    state = jax.eval_shape(lambda learner=learner: small.first_state(learner, data))
-    new, metrics = jax.eval_shape(learner.update, state, data)
-    assert described(new) == described(state)
-    assert all(x.shape == () for x in metrics.values())
+    for t, b in ((T, B), (1, 1)):
+      data = small.trajectory(0, t, b)
+      learner = small.learner(built.agent, b=b, t=t)
+      try:
+        state = jax.eval_shape(lambda learner=learner, data=data: small.first_state(learner, data))
+      except UserError as error:  # it learns from one stream only
+        assert "train.unroll_length = 1 and train.num_envs = 1" in str(error) and b > 1
+        continue
+      new, metrics = jax.eval_shape(learner.update, state, data)
+      assert described(new) == described(state)
+      described_state = jax.eval_shape(metaopt.describe, state)
+      assert all(x.shape == () for x in (metrics | described_state).values())
     fns = built.fns(100, None)
     values = jax.eval_shape(functools.partial(metaopt.values, fns), state.meta_state)
     assert {n: x.shape for n, x in values.items()}.items() <= fns.tunable_shapes.items()
     assert not tunes or len(values) in (0, len(fns.tunable_shapes))
 
 
+# Tuners: step sizes of one parameter vector, whatever its dtype.
+
+
+@every("tuner")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_tuner(kind, name, dtype):
+  tuner, n = PLUGINS[kind][name](), 5
+  with jax.enable_x64(dtype == np.float64):
+    vector, number = jax.ShapeDtypeStruct((n,), dtype), jax.ShapeDtypeStruct((), dtype)
+    inputs = TunerInputs(number, number, *[vector] * (len(TunerInputs._fields) - 2))
+    state = jax.eval_shape(lambda p: tuner.init(0.1, p), vector)
+    new, alpha = jax.eval_shape(tuner.update, state, inputs)
+    beta = jax.eval_shape(tuner.beta, state)
+    metrics = jax.eval_shape(tuner.metrics, state)
+    rule = isinstance(tuner, ScalarTuner) and jax.eval_shape(
+      lambda p: tuner.init_rule(0.1, p), vector
+    )
+  assert described(new) == described(state)
+  assert (alpha.shape, alpha.dtype) == (beta.shape, beta.dtype) and alpha.dtype == dtype
+  assert alpha.shape in ((), (n,))
+  assert all(x.shape == () for x in metrics.values())
+  if isinstance(tuner, ScalarTuner):
+    assert described(state.rule) == described(rule)
+    assert state.h == () or described(state.h) == described(vector)
+
+
 # Networks: a policy and a value for each of the first heads asked for.
 
-OBSERVATIONS = (specs.Array((7,), np.float32), specs.Array((36, 36, 4), np.uint8))
+OBSERVATIONS = (
+  specs.Array((2,), np.float32),
+  specs.Array((7,), np.float32),
+  specs.Array((36, 36, 4), np.uint8),
+)
 
 
 @every("network")

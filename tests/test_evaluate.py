@@ -64,7 +64,8 @@ def test_every_environment_contributes_its_quota_however_long_its_episodes_are()
 
 
 def test_one_episode_of_one_environment():
-  assert [e[1:] for e in play(ScriptedPool([[5, 99]]), episodes=1)] == [(5.0, 5)]
+  (episode,) = play(ScriptedPool([[5, 99]]), episodes=1)
+  assert (episode.episode_return, episode.length) == (5.0, 5)
 
 
 def test_greedy_takes_the_mode_and_a_sample_does_not():

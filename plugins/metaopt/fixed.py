@@ -34,3 +34,7 @@ class Fixed:
   def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
     del fns, meta_state
     return {}
+
+  def describe(self, state: LearnerState) -> Metrics:
+    del state
+    return {}

@@ -97,6 +97,10 @@ class Metagradient:
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
     return tunables.transform(meta_state.etas, self._tuned(fns.components))
 
+  def describe(self, state: LearnerState) -> Metrics:
+    del state
+    return {}
+
   def _step_next(self, fns, state, batch):
     """Tunes eta by what the previous update did to the loss on this batch, then updates theta."""
     old, previous = state.meta_state, state.meta_state.previous

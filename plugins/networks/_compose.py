@@ -1,7 +1,7 @@
 """Composes a torso, a recurrent core if there is one, and heads to a network."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import haiku as hk
 import jax
@@ -33,11 +33,7 @@ def compose(
     lstm: units of an LSTM between torso and heads; None for none, and a core state of ().
   """
   torso_fn = hk.without_apply_rng(hk.transform(torso))
-
-  @hk.without_apply_rng
-  @hk.transform
-  def lstm_fn(x: jax.Array, first: jax.Array, state: hk.LSTMState) -> tuple[jax.Array, PyTree]:
-    return hk.dynamic_unroll(hk.ResetCore(hk.LSTM(lstm)), (x, first), state)
+  lstm_fn = None if lstm is None else _lstm(lstm)
 
   @hk.without_apply_rng
   @hk.transform
@@ -55,7 +51,7 @@ def compose(
     params = {"torso": torso_fn.init(torso_key, x)}
     features = jax.eval_shape(torso_fn.apply, params["torso"], x)
     x = jnp.zeros(features.shape, features.dtype)
-    if lstm is not None:
+    if lstm_fn is not None:
       lstm_key = jax.random.fold_in(torso_key, 1)
       params["lstm"] = lstm_fn.init(lstm_key, x[None], jnp.zeros((1, 1), bool), initial_state(1))
       x = jnp.zeros((1, lstm))
@@ -69,17 +65,26 @@ def compose(
     time_batch = timestep.first.shape
     x = timestep.observation.reshape(-1, *timestep.observation.shape[2:])
     x = torso_fn.apply(cast(params["torso"]), as_input(x, dtype))
-    if lstm is not None:
+    if lstm_fn is not None:
       x, state = lstm_fn.apply(
         cast(params["lstm"]), x.reshape(*time_batch, -1), timestep.first, cast(core_state)
       )
-      x = x.reshape(-1, lstm)
+      x = x.reshape(-1, x.shape[-1])
       core_state = jax.tree.map(lambda new, old: new.astype(old.dtype), state, core_state)
     out = heads_fn.apply(params["heads"], x, gamma)  # casts its own: some of it is never rounded
     out = jax.tree.map(lambda y: y.reshape(y.shape[0], *time_batch, *y.shape[2:]), out)
     return out, core_state
 
   return Network(init, initial_state, unroll)
+
+
+def _lstm(units: int) -> hk.Transformed:
+  """(x [T, B, D], first [T, B], state) -> [T, B, units], state; FIRST clears the state."""
+
+  def unroll(x: jax.Array, first: jax.Array, state: hk.LSTMState) -> Any:
+    return hk.dynamic_unroll(hk.ResetCore(hk.LSTM(units)), (x, first), state)
+
+  return hk.without_apply_rng(hk.transform(unroll))
 
 
 def working_dtype(params: PyTree, compute_dtype: ComputeDtype) -> jnp.dtype:

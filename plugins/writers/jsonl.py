@@ -43,16 +43,17 @@ class _Files:
     self._metrics.flush()
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
-    rows = (
-      {"env_steps": e.env_steps, "return": float(e.episode_return), "length": e.length}
-      for e in episodes
-    )
-    self._episodes.write("".join(map(jsonl.encode, rows)))
+    self._episodes.write("".join(jsonl.encode(_row(episode)) for episode in episodes))
     self._episodes.flush()
 
   def close(self) -> None:
     self._metrics.close()
     self._episodes.close()
+
+
+def _row(e: Episode) -> Mapping[str, float]:
+  row = {"env_steps": e.env_steps, "return": float(e.episode_return), "length": e.length}
+  return row if e.run is None else row | {"run": e.run}
 
 
 def _open(path: Path, run: RunInfo) -> TextIO:

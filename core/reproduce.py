@@ -1,0 +1,141 @@
+"""`selftune reproduce`: a figure of a paper from its grid of experiments, resumable by cell.
+
+Every cell of a grid is a training run like any other, with a workdir of its own, in which it
+resumes from its newest checkpoint; figures share the cells that they have in common. When all have
+been trained, the figure's table, PNG and claims are made of their logs.
+"""
+
+import csv
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import experiment, jsonl
+from .errors import UserError, did_you_mean
+
+PAPERS = {"metatrace": ".metatrace_figures"}  # modules with FIGURES: name -> Figure
+
+
+class Cell(NamedTuple):
+  """One training run of a grid; it may hold many independent runs."""
+
+  name: str  # of its folder, the same in every figure that has it
+  columns: Mapping[str, Any]  # what it is, in the figure's table
+  experiment: str
+  bindings: tuple[str, ...]
+
+
+class Result(NamedTuple):
+  """What a cell's logs say of its runs, R."""
+
+  cell: Cell
+  settings: list[dict[str, str]]  # [R] rows of runs.csv
+  returns: np.ndarray  # [R, E] raw return of each episode; the least of all after a divergence
+  metrics: list[dict[str, Any]]  # rows of metrics.jsonl
+
+
+class Figure(NamedTuple):
+  """A figure of a paper."""
+
+  cells: tuple[Cell, ...]
+  quick: tuple[str, ...]  # further bindings that make it a matter of minutes
+  draw: Callable[[list[Result]], Any]  # -> matplotlib Figure
+  claims: Callable[[list[Result]], list[str]]  # what the paper says, and what the table says
+
+
+def reproduce(name: str, out: Path, quick: bool = False) -> bool:
+  """Trains what is missing of a figure and makes it; prints its claims.
+
+  Args:
+    name: 'paper/figure'.
+    out: folder; cells go to out/<paper>/cells, the table and the PNG beside it.
+    quick: a small form of the same, in folders of its own.
+
+  Returns:
+    Whether it is complete: not where training was stopped by a signal.
+
+  Raises:
+    UserError: there is no such figure.
+  """
+  paper, figure = find(name)
+  folder = out / paper / "quick" if quick else out / paper
+  for number, cell in enumerate(figure.cells):
+    workdir = folder / "cells" / cell.name
+    done = workdir / "done"
+    if done.exists():
+      continue
+    print(f"selftune: {name}: cell {number + 1}/{len(figure.cells)}: {cell.name}", file=sys.stderr)
+    bindings = (*cell.bindings, *(figure.quick if quick else ()))
+    resume = (workdir / "config.gin").exists()
+    if not experiment.train(cell.experiment, bindings, workdir, resume).done:
+      print("selftune: stopped; the same command goes on.", file=sys.stderr)
+      return False
+    done.touch()
+  results = [read(cell, folder / "cells" / cell.name) for cell in figure.cells]
+  target = folder / name.split("/")[1]
+  write_table(target.with_suffix(".csv"), results)
+  figure.draw(results).savefig(target.with_suffix(".png"), dpi=120)
+  for line in figure.claims(results):
+    print(line)
+  print(f"{target}.csv and .png")
+  return True
+
+
+def find(name: str) -> tuple[str, Figure]:
+  """The paper and the figure of a name."""
+  known = {
+    f"{paper}/{figure}": (paper, found)
+    for paper, module in PAPERS.items()
+    for figure, found in importlib.import_module(module, __package__).FIGURES.items()
+  }
+  if name not in known:
+    raise UserError(
+      f"there is no figure '{name}'.{did_you_mean(name, known)} Figures: {', '.join(known)}."
+    )
+  return known[name]
+
+
+def read(cell: Cell, workdir: Path) -> Result:
+  """The logs of a cell that has been trained."""
+  with (workdir / "runs.csv").open(newline="") as file:
+    settings = list(csv.DictReader(file))
+  of_run: list[list[float]] = [[] for _ in settings]
+  for row in jsonl.read(workdir / "episodes.jsonl"):
+    of_run[row["run"]].append(row["return"])
+  least = min(value for values in of_run for value in values)
+  returns = np.full((len(settings), max(map(len, of_run))), least)
+  for run, values in enumerate(of_run):
+    returns[run, : len(values)] = values
+  return Result(cell, settings, returns, list(jsonl.read(workdir / "metrics.jsonl")))
+
+
+def write_table(path: Path, results: Sequence[Result]) -> None:
+  """One row an episode of a run of a cell; the file is written whole or not at all."""
+  own = list(dict.fromkeys(name for result in results for name in result.cell.columns))
+  shown = [name for name in results[0].settings[0] if "." in name or name == "seed"]
+  new = path.with_suffix(".new")
+  with new.open("w", newline="") as file:
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow([*own, *shown, "run", "episode", "return"])
+    for cell, settings, returns, _ in results:
+      left = [cell.columns.get(name, "") for name in own]
+      for run, (row, values) in enumerate(zip(settings, returns, strict=True)):
+        head = [*left, *(row.get(name, "") for name in shown), run]
+        rows.writerows([*head, episode, value] for episode, value in enumerate(values))
+  new.replace(path)
+
+
+def smooth(returns: np.ndarray, window: int) -> np.ndarray:
+  """The mean of the last `window` episodes at every episode, [..., E]; of fewer at the start."""
+  total = np.cumsum(returns, axis=-1)
+  total[..., window:] -= total[..., :-window].copy()
+  return total / np.minimum(np.arange(1, returns.shape[-1] + 1), window)
+
+
+def final(returns: np.ndarray, episodes: int = 100) -> float:
+  """Mean return of the last episodes of all runs."""
+  return float(returns[:, -episodes:].mean())

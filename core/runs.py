@@ -1,0 +1,175 @@
+"""Independent runs as an axis: R runs act, step and learn on the device, no host in the loop.
+
+Every run has its own seed, settings, environments, parameters and traces; one compiled program
+serves all. Runs are split over devices and there taken a chunk at a time, time innermost, so that
+what a chunk carries stays in the cache. A run that has finished or diverged is frozen, and a chunk
+of such runs costs nothing.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from .agent import Agent, BuiltAgent
+from .errors import plugin_mistakes
+from .interfaces import FunctionalEnvironment
+from .iteration import Ends, FusesIterations, Iteration, RunState, iterate, unroll, whole_batch
+from .settings import bind, check
+from .types import Array, Device, LearnerState
+
+AXIS = "runs"
+CHUNK = 32  # runs of a device that are taken together, unless told otherwise
+
+
+class Runs:
+  """R independent runs of one agent in a functional environment."""
+
+  def __init__(
+    self,
+    agent: Agent,
+    env: FunctionalEnvironment,
+    seeds: Sequence[int],
+    settings: Mapping[str, Sequence[float]],
+    devices: Sequence[Device],
+    *,
+    num_envs: int = 1,
+    unroll_length: int = 1,
+    total_updates: int = 1,
+    max_episodes: int | None = None,
+    fuse: bool = True,
+    chunk: int = CHUNK,
+  ):
+    """Prepares the compiled program.
+
+    Args:
+      agent: of every run, but for its settings.
+      env: of every run, but for its settings.
+      seeds: R, one a run; runs of equal seeds and settings are equal.
+      settings: 'component.field' -> R numbers, for fields of the agent's plugins and of `env`.
+      devices: runs are split over them.
+      num_envs: B, of each run.
+      unroll_length: T.
+      total_updates: after so many the learning rate has reached its end.
+      max_episodes: a run is frozen when it has finished so many; None lets it go on.
+      fuse: use the meta-optimiser's own form of an iteration, if it has one for this agent.
+      chunk: at most so many runs of a device are taken together.
+
+    Raises:
+      ValueError: a setting is of no component that is there, or not R numbers.
+    """
+    check((agent, env), settings, len(seeds))
+    self._agent, self._env, self._fuse = agent, env, fuse
+    self._num_envs, self._unroll_length = num_envs, unroll_length
+    self._total_updates, self._max_episodes = total_updates, max_episodes
+    self.seeds, self.settings, self.count = tuple(seeds), dict(settings), len(seeds)
+    devices = list(devices)[: self.count]
+    share = -(-self.count // len(devices))
+    chunks = -(-share // chunk)
+    self._chunk = -(-share // chunks)
+    rows = np.minimum(np.arange(len(devices) * chunks * self._chunk), self.count - 1)  # padded
+    mesh = Mesh(devices, (AXIS,))
+    self._sharding = NamedSharding(mesh, P(AXIS))
+    self._rows = jax.device_put(
+      (
+        np.asarray(seeds, np.uint32)[rows],
+        {name: np.asarray(values, np.float32)[rows] for name, values in settings.items()},
+      ),
+      self._sharding,
+    )
+    mapped = functools.partial(
+      jax.shard_map, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False
+    )
+    self._init = jax.jit(mapped(jax.vmap(self._first_state)))
+    advance = lambda iterations, *rows: mapped(functools.partial(self._advance, iterations))(*rows)
+    self._compiled = jax.jit(advance, static_argnums=0, donate_argnums=1)
+
+  def init(self) -> RunState:
+    """The first state of all runs, [R', ...]: R, and copies of the last that fill the chunks.
+
+    Raises:
+      UserError: the meta-optimiser cannot learn from such batches.
+    """
+    return self._init(*self._rows)
+
+  def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
+    """So many iterations of every run that is still going; `states` are donated.
+
+    Returns:
+      The states [R', ...], and the ends of episodes, [R', iterations * T, B]; a fused iteration
+      has a T of its own.
+    """
+    return self._compiled(iterations, states, self._rows[1])
+
+  def of_each(self, x: Array) -> np.ndarray:
+    """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""
+    return np.asarray(x)[: self.count]
+
+  def active(self, state: RunState) -> Array:
+    """Whether runs are still going: neither finished nor diverged."""
+    going = state.learner.failure < 0
+    if self._max_episodes is not None:
+      going &= state.finished < self._max_episodes
+    return going
+
+  def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, FunctionalEnvironment]:
+    agent, env = bind((self._agent, self._env), values)
+    return BuiltAgent(agent, env.spec), env
+
+  def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
+    agent, env = self._built(values)
+    env_key, params_key, learner_key, key = jax.random.split(jax.random.key(seed), 4)
+    b = self._num_envs
+    env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, b))
+    params = agent.network.init(params_key)
+    zero = jnp.zeros((), jnp.int32)
+    learner = LearnerState(params, agent.init_optimizer(params), (), zero, learner_key, zero - 1)
+    core_state = agent.network.initial_state(b)
+    nothing, counted = jnp.zeros(b, jnp.float32), jnp.zeros(b, jnp.int32)
+    state = RunState(learner, env_state, timestep, core_state, nothing, counted, zero, zero, key)
+    fns = agent.fns(self._total_updates, whole_batch)
+    gamma = jnp.zeros(agent.behaviour.acting_heads)
+    shapes = jax.eval_shape(lambda s: unroll(agent, env, gamma, self._unroll_length, s)[1], state)
+    with plugin_mistakes():
+      meta_state = agent.agent.metaopt.init(fns, learner, shapes)
+    return state._replace(learner=learner._replace(meta_state=meta_state))
+
+  def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
+    """Of the runs of one device."""
+
+    def one_run(state, values):
+      agent, env = self._built(values)
+      new, ends = self._iteration(agent, env)(state)
+      going = self.active(state)
+      new = jax.tree.map(lambda new, old: jnp.where(going, new, old), new, state)
+      return new, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), ends)
+
+    def one_chunk(chunk):
+      states, values = chunk
+      body = lambda states, _: jax.vmap(one_run)(states, values)
+      scan = lambda states: jax.lax.scan(body, states, None, iterations)
+      shapes = jax.eval_shape(scan, states)[1]
+      rest = lambda states: (states, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+      return jax.lax.cond(jnp.any(self.active(states)), scan, rest, states)
+
+    rows = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), (states, settings))
+    states, ends = jax.lax.map(one_chunk, rows)
+    merge = lambda x: x.reshape(-1, *x.shape[2:])
+    # [chunks, iterations, chunk, T, B] -> [R, iterations * T, B]
+    ends = jax.tree.map(
+      lambda x: merge(jnp.moveaxis(x, 1, 2)).reshape(-1, iterations * x.shape[3], x.shape[4]), ends
+    )
+    return jax.tree.map(merge, states), ends
+
+  def _iteration(self, agent: BuiltAgent, env: FunctionalEnvironment) -> Iteration:
+    fns = agent.fns(self._total_updates, whole_batch)
+    metaopt = agent.agent.metaopt
+    if self._fuse and isinstance(metaopt, FusesIterations):
+      fused = metaopt.fused(fns, env, self.active)
+      if fused is not None:
+        return fused
+    return functools.partial(iterate, agent, env, fns, self._unroll_length)

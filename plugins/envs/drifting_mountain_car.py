@@ -1,0 +1,123 @@
+"""Mountain car seen through features that drift, beside features that are noise."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+
+from ...core.interfaces import Environment
+from ...core.registry import register
+from ...core.types import Array, EnvSpec, TimeStep
+from ..networks._tiles import active_tiles, binary_features
+from ._functional import Pool
+from .mountain_car import GREATEST, LEAST, MAX_SPEED, Cut, MountainCar
+from .mountain_car import State as Car
+
+TILINGS, TILES = 16, 10
+INFORMATIVE = TILINGS * TILES**2
+FAR = 2**30
+
+
+class State(NamedTuple):
+  car: Car
+  signs: Array  # [INFORMATIVE] float32, 1 or -1
+  until: Array  # [] int32, draws of a feature until one flips
+  key: Array
+
+
+@register("env", "drifting_mountain_car")
+@dataclasses.dataclass(frozen=True)
+class DriftingMountainCar:
+  """Mountain car of the Metatrace paper, section 5.2: drifting tile features and noise.
+
+  An active tile shows as 1 or as -1; at every step each of the 1600 features flips its sign for
+  good with probability `drift`. Behind them are `noise` features, each 1 with probability 1/2 and
+  else 0, anew at every step. `cut` and `max_steps` are those of `mountain_car`.
+  """
+
+  drift: float = 6e-6
+  noise: int = 32
+  cut: Cut = "terminal"
+  max_steps: int = 200
+
+  @property
+  def spec(self) -> EnvSpec:
+    observation = specs.Array((INFORMATIVE + self.noise,), np.float32)
+    return EnvSpec(observation, self._car.spec.action)
+
+  def init(self, key: Array) -> tuple[State, TimeStep]:
+    car_key, gap_key, key = jax.random.split(key, 3)
+    car, timestep = self._car.init(car_key)
+    signs = jnp.ones(INFORMATIVE, jnp.float32)
+    key, noise = _noise(key, self.noise)
+    state = State(car, signs, _gap(gap_key, self.drift) - 1, key)
+    return state, _observe(state, timestep, noise)
+
+  def step(self, state: State, action: Array) -> tuple[State, TimeStep]:
+    car, timestep = self._car.step(state.car, action)
+    signs, until, key = _flip(state.signs, state.until, state.key, self.drift)
+    key, noise = _noise(key, self.noise)
+    state = State(car, signs, until, key)
+    return state, _observe(state, timestep, noise)
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    return Pool(self, seeds)
+
+  @property
+  def _car(self) -> MountainCar:
+    return MountainCar(self.cut, self.max_steps)
+
+
+def _observe(state: State, timestep: TimeStep, noise: Array) -> TimeStep:
+  low, high = jnp.array([[LEAST, -MAX_SPEED], [GREATEST, MAX_SPEED]], jnp.float32)
+  active = active_tiles((timestep.observation - low) / (high - low), TILINGS, TILES)
+  tiles = binary_features(active, TILINGS, TILES**2, jnp.float32)
+  return timestep._replace(observation=jnp.concatenate([state.signs * tiles, noise]))
+
+
+def _noise(key: Array, size: int) -> tuple[Array, Array]:
+  """The next key, and `size` fair bits as float32: one call of the generator gives all of it."""
+  words = jax.random.bits(key, (2 + -(-size // 32),), jnp.uint32)
+  bits = words[2:, None] >> jnp.arange(32, dtype=jnp.uint32)[None] & 1
+  return jax.random.wrap_key_data(words[:2]), bits.reshape(-1)[:size].astype(jnp.float32)
+
+
+def _flip(
+  signs: Array, until: Array, key: Array, drift: Array | float
+) -> tuple[Array, Array, Array]:
+  """Flips each sign with probability `drift`.
+
+  Draws of one feature after another, step after step, are independent, so the gaps between those
+  that flip are geometric. Drawing the gaps costs next to nothing: at the drifts of the paper one
+  step in sixty flips a sign.
+
+  Args:
+    signs: [F].
+    until: draws left before the next flip.
+    key: gives the gaps.
+    drift: probability.
+
+  Returns:
+    signs; draws left before the next flip after this step's; the key, another if it was used.
+  """
+
+  def flip(carry):
+    signs, until, key = carry
+    gap_key, key = jax.random.split(key)
+    signs = jnp.where(jnp.arange(signs.size) == until, -signs, signs)
+    return signs, until + _gap(gap_key, drift), key
+
+  pending = lambda carry: carry[1] < signs.size
+  signs, until, key = jax.lax.while_loop(pending, flip, (signs, until, key))
+  return signs, until - signs.size, key
+
+
+def _gap(key: Array, drift: Array | float) -> Array:
+  """Draws up to and with the next that flips: geometric, at least 1."""
+  trials = jnp.ceil(
+    jnp.log1p(-jax.random.uniform(key, (), jnp.float32)) / jnp.log1p(-jnp.asarray(drift))
+  )
+  return jnp.clip(trials, 1, FAR).astype(jnp.int32)

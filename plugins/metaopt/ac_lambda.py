@@ -1,0 +1,162 @@
+"""Online actor-critic with eligibility traces: AC(lambda), its step sizes set by a tuner."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from ...core.interfaces import AgentFns, FunctionalEnvironment, ScalarTuner, Tuner, TunerInputs
+from ...core.iteration import Iteration, RunState
+from ...core.registry import register
+from ...core.tunables import Components
+from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from ..tuners.constant_step import ConstantStep
+from ._sparse import Setting, block, clipped
+
+QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
+
+
+class Online(NamedTuple):
+  """The meta state: what AC(lambda) carries from step to step beside the parameters."""
+
+  trace: Array  # [N] z
+  tuner: PyTree
+
+
+@register("metaopt", "ac_lambda")
+@dataclasses.dataclass(frozen=True)
+class AcLambda:
+  """Online AC(lambda) with an entropy regulariser (Metatrace, section 4): an update every step.
+
+      U = V(S) + 1/2 log pi(A|S),    delta = R + gamma d' V(S') - V(S)
+      z <- gamma lambda z + grad U,  w <- w + alpha (z delta + psi grad H)
+
+  Learns from one stream: train.unroll_length = 1 and one environment a run. z is reset where an
+  episode starts; d' is 0 where one terminates. Takes any network; a recurrent one is differentiated
+  through one step.
+
+  Attributes:
+    tuner: sets alpha at every step; `constant_step` leaves it as it is.
+    alpha: alpha_0, the initial step size.
+    gamma: discount.
+    lambda_: decay of the traces beside gamma.
+    entropy: psi, weight of the policy's entropy.
+    max_abs_reward: rewards are clipped to this for learning; None leaves them raw.
+    groups: of features, by name: ranges of the last axis of every array of parameters, whose mean
+      step sizes are logged.
+  """
+
+  tuner: Tuner = dataclasses.field(default_factory=ConstantStep)
+  alpha: float = 2**-8
+  gamma: float = 0.99
+  lambda_: float = 0.8
+  entropy: float = 0.0
+  max_abs_reward: float | None = None
+  groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+
+  def check(self, components: Components) -> None:
+    del components  # it tunes step sizes only
+
+  def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> Online:
+    del fns
+    if batch.action.shape[:2] != (1, 1):
+      t, b = batch.action.shape[:2]
+      raise ValueError(
+        f"ac_lambda learns from one transition of one stream, not from {t} of {b}: write "
+        "train.unroll_length = 1 and train.num_envs = 1"
+      )
+    params, _ = ravel_pytree(state.params)
+    return Online(jnp.zeros_like(params), self.tuner.init(self.alpha, params))
+
+  def step(
+    self, fns: AgentFns, state: LearnerState, batch: Trajectory
+  ) -> tuple[LearnerState, Metrics]:
+    params, unravel = ravel_pytree(state.params)
+    x = self.inputs(fns, state.params, state.meta_state.trace, batch)
+    tuner, alpha = self.tuner.update(state.meta_state.tuner, x)
+    params += alpha * (x.trace * x.delta + x.bonus)
+    new = state._replace(params=unravel(params), meta_state=Online(x.trace, tuner))
+    valid = ~batch.timestep.first[1, 0]  # else there was no transition: a new episode has begun
+    new = jax.tree.map(lambda new, old: jnp.where(valid, new, old), new, state)
+    return new, {"delta": x.delta, "param_norm": jnp.sqrt(jnp.vdot(params, params))}
+
+  def fused(
+    self, fns: AgentFns, env: FunctionalEnvironment, active: Callable[[RunState], Array]
+  ) -> Iteration | None:
+    """A form whose cost does not depend on the number of features, where they are sparse."""
+    one_head = len(fns.gamma({})) == 1
+    if fns.network.active is None or not isinstance(self.tuner, ScalarTuner) or not one_head:
+      return None
+    setting = Setting(self.tuner, self.gamma, self.lambda_, self.entropy, self.max_abs_reward)
+    return functools.partial(block, setting, fns, env, active)
+
+  def values(self, fns: AgentFns, meta_state: Online) -> dict[str, Array]:
+    del fns, meta_state
+    return {}
+
+  def inputs(self, fns: AgentFns, params: PyTree, trace: Array, batch: Trajectory) -> TunerInputs:
+    """Everything that one step depends on.
+
+    Args:
+      fns: give network and distribution.
+      params: of the network, N numbers.
+      trace: z of the previous step, [N].
+      batch: one transition, [1 + 1, 1].
+    """
+    step_t, step_tp1 = (jax.tree.map(lambda x, i=i: x[i : i + 1], batch.timestep) for i in range(2))
+    heads = jnp.zeros(1)
+
+    def now(params):
+      out, core = fns.network.unroll(params, step_t, batch.core_state, heads)
+      return (out.value[0, 0, 0], out.policy[0, 0, 0]), core
+
+    (value, policy), pull_back, core = jax.vjp(now, params, has_aux=True)
+
+    def then(params):
+      return fns.network.unroll(params, step_tp1, core, heads)[0].value[0, 0, 0]
+
+    next_value, pull_next = jax.vjp(then, params)
+    one, none = jnp.ones_like(value), jnp.zeros_like(policy)
+    d_log_prob = jax.grad(fns.distribution.log_prob)(policy, batch.action[0, 0])
+    d_entropy = jax.grad(fns.distribution.entropy)(policy)
+
+    def gradient(value_part, policy_part):
+      return ravel_pytree(pull_back((value_part, policy_part))[0])[0]
+
+    reward = clipped(step_tp1.reward[0, 0], self.max_abs_reward)
+    discount = self.gamma * step_tp1.discount[0, 0].astype(value.dtype)
+    running = 1 - step_t.first[0, 0].astype(value.dtype)  # 0 resets every trace
+    grad_u = gradient(one, d_log_prob / 2)
+    decay = self.gamma * self.lambda_ * running
+    return TunerInputs(
+      delta=reward + discount * next_value - value,
+      decay=decay,
+      trace=decay * trace + grad_u,
+      trace_tm1=running * trace,
+      grad_u=grad_u,
+      grad_v=gradient(one, none),
+      grad_next=ravel_pytree(pull_next(discount)[0])[0],
+      bonus=gradient(0 * one, self.entropy * d_entropy),
+    )
+
+  def describe(self, state: LearnerState) -> Metrics:
+    """Step sizes, as log alpha: of all parameters, of each array, and of `groups`; trace norms."""
+    online: Online = state.meta_state
+    beta = jnp.asarray(self.tuner.beta(online.tuner))
+    rows = {"trace_norm": jnp.linalg.norm(online.trace), **self.tuner.metrics(online.tuner)}
+    if beta.ndim == 0:
+      return {"beta/mean": beta, **rows}
+    rows["beta/mean"] = jnp.mean(beta)
+    quantiles = jnp.quantile(beta, jnp.array(list(QUANTILES.values()), beta.dtype))
+    rows |= {f"beta/{name}": quantiles[i] for i, name in enumerate(QUANTILES)}
+    _, unravel = ravel_pytree(state.params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(unravel(beta)):
+      name = jax.tree_util.keystr(path, simple=True, separator="/")
+      rows[f"beta/{name}"] = jnp.mean(leaf)
+      for group, (start, stop) in self.groups.items():
+        rows[f"beta/{name}/{group}"] = jnp.mean(leaf[..., start:stop])
+    return rows

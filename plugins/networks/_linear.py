@@ -1,0 +1,47 @@
+"""Value and policy that are linear in given features."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ...core.interfaces import Network
+from ...core.types import Array, HeadOut, PyTree, TimeStep
+
+
+def linear_network(
+  features: Callable[[Array, jnp.dtype], Array],
+  size: int,
+  policy_size: int,
+  heads: int,
+  active: Callable[[Array], Array] | None = None,
+) -> Network:
+  """Value and policy parameters of every head are linear in the features, all weights 0 at first.
+
+  The parameters are `value` [P, size] and `policy` [P, A, size].
+
+  Args:
+    features: (observations [T, B, ...], dtype) -> [T, B, size].
+    size: number of features.
+    policy_size: A.
+    heads: P.
+    active: see `Network.active`.
+  """
+
+  def init(key: Array) -> PyTree:
+    del key
+    shapes = {"value": (heads, size), "policy": (heads, policy_size, size)}
+    return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+
+  def unroll(
+    params: PyTree, timestep: TimeStep, core_state: PyTree, gamma: Array
+  ) -> tuple[HeadOut, PyTree]:
+    value, policy = (params[name][: len(gamma)] for name in ("value", "policy"))
+    x = features(timestep.observation, value.dtype)
+    exact = jax.lax.Precision.HIGHEST
+    return HeadOut(
+      policy=jnp.einsum("tbf,paf->ptba", x, policy, precision=exact),
+      value=jnp.einsum("tbf,pf->ptb", x, value, precision=exact),
+    ), core_state
+
+  return Network(init, lambda batch: (), unroll, active)

@@ -1,0 +1,23 @@
+"""Linear network."""
+
+import dataclasses
+import math
+
+from ...core.interfaces import Network
+from ...core.registry import register
+from ...core.types import EnvSpec
+from ._compose import as_input
+from ._linear import linear_network
+
+
+@register("network", "linear")
+@dataclasses.dataclass(frozen=True)
+class Linear:
+  """Value and policy linear in the flattened observation, without bias; all weights 0 at first."""
+
+  def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    def features(observation, dtype):
+      return as_input(observation, dtype).reshape(*observation.shape[:2], size)
+
+    size = math.prod(spec.observation.shape)
+    return linear_network(features, size, policy_size, heads)

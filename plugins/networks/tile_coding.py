@@ -1,0 +1,60 @@
+"""Tile coding, and a linear network on it."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ...core.interfaces import Network
+from ...core.registry import register
+from ...core.types import Array, EnvSpec
+from ._linear import linear_network
+from ._tiles import active_tiles, binary_features
+
+
+@register("network", "tile_coding")
+@dataclasses.dataclass(frozen=True)
+class TileCoding:
+  """Value and policy linear in binary features: one active tile of every tiling.
+
+  The defaults are mountain car's: 16 tilings of 10 x 10 are the Metatrace paper's 1600 features.
+  Observations beyond the bounds count as on them.
+
+  Attributes:
+    low: least observation; one number a coordinate.
+    high: greatest observation.
+    tilings: how many; a power of two of at least four times the coordinates is best.
+    tiles: of each tiling, along each coordinate.
+  """
+
+  low: tuple[float, ...] = (-1.2, -0.07)
+  high: tuple[float, ...] = (0.6, 0.07)
+  tilings: int = 16
+  tiles: int = 10
+
+  def __post_init__(self):
+    if len(self.low) != len(self.high) or any(
+      a >= b for a, b in zip(self.low, self.high, strict=False)
+    ):
+      raise ValueError(f"low = {self.low} must lie below high = {self.high}.")
+    if self.tilings < 1 or self.tiles < 2:
+      raise ValueError(f"tilings = {self.tilings} must be at least 1, tiles = {self.tiles} 2.")
+
+  def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    shape = spec.observation.shape
+    if shape != (len(self.low),):
+      raise ValueError(
+        f"network 'tile_coding' has bounds of {len(self.low)} coordinates, but observations have "
+        f"shape {shape}; bind tile_coding.low and tile_coding.high"
+      )
+    tiles_each = self.tiles ** len(self.low)
+
+    def active(observation: Array) -> Array:
+      axes = (1,) * (observation.ndim - 1)
+      low, high = (jnp.asarray(x, jnp.float32).reshape(*axes, -1) for x in (self.low, self.high))
+      x = jnp.clip((jnp.asarray(observation, jnp.float32) - low) / (high - low), 0, 1)
+      return active_tiles(x, self.tilings, self.tiles)
+
+    def features(observation: Array, dtype: jnp.dtype) -> Array:
+      return binary_features(active(observation), self.tilings, tiles_each, dtype)
+
+    return linear_network(features, self.tilings * tiles_each, policy_size, heads, active)

@@ -1,0 +1,68 @@
+"""The lines that the three Metatrace algorithms share (Young, Wang and Taylor 2018).
+
+Products with h are taken by the caller: dot products where one step size serves all parameters,
+elementwise ones where each has its own; the lines are then the same.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from ...core.types import Array, Scalar
+
+
+class Beta(NamedTuple):
+  """Log step sizes, [] or [N], and what their ascent remembers."""
+
+  beta: Array
+  trace: Array  # z_beta, of grad U times h
+  v: Array  # running maximum of |D|
+
+
+def start(beta: Array) -> Beta:
+  return Beta(beta, jnp.zeros_like(beta), jnp.zeros_like(beta))
+
+
+def ascend(
+  b: Beta, u_h: Array, bonus_h: Array, delta: Array, decay: Array, mu: Scalar, normalised: bool
+) -> Beta:
+  """Lines 7 to 10 of Algorithms 1 and 2, 7 to 14 of Algorithm 3:
+
+      z_beta <- gamma lambda z_beta + grad U h,    D <- z_beta delta + psi grad H h
+      v <- max(|D|, v + mu (|D| - v)),             beta <- beta + mu D / (v if v > 0 else 1)
+
+  and beta <- beta + mu D where nothing is normalised.
+
+  Args:
+    b: the state.
+    u_h: grad U times h.
+    bonus_h: psi grad H times h.
+    delta: TD error.
+    decay: gamma lambda.
+    mu: meta step size.
+    normalised: divide D by v.
+  """
+  trace = decay * b.trace + u_h
+  d = trace * delta + bonus_h
+  if not normalised:
+    return Beta(b.beta + mu * d, trace, b.v)
+  size = jnp.abs(d)
+  v = jnp.maximum(size, b.v + mu * (size - b.v))
+  return Beta(b.beta + mu * d / jnp.where(v > 0, v, 1), trace, v)
+
+
+def effective_step(u: Array, now: Array, decay: Array) -> tuple[Array, Array]:
+  """Lines 11 and 12: the largest effective step size of states in the trace, and log M.
+
+      u <- max(now, u + (1 - gamma lambda) (now - u)),    M <- max(u, 1)
+
+  Args:
+    u: the last one, [].
+    now: sum_i alpha_i (grad U)_i^2, [].
+    decay: gamma lambda.
+
+  Returns:
+    u, and log M, which beta is to be reduced by (line 13).
+  """
+  u = jnp.maximum(now, u + (1 - decay) * (now - u))
+  return u, jnp.log(jnp.maximum(u, 1))

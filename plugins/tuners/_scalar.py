@@ -1,0 +1,44 @@
+"""What the tuners of one step size for all parameters share: h, and dot products with it."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from ...core.interfaces import Dots, ScalarTuner, TunerInputs
+from ...core.types import Array, PyTree, Scalar
+
+
+class State(NamedTuple):
+  """The tuner's own scalars, and h ~ dw / d beta."""
+
+  rule: PyTree
+  h: PyTree  # [N]; () where nothing depends on it
+
+
+def init(tuner: ScalarTuner, alpha: Scalar, params: Array) -> State:
+  return State(tuner.init_rule(alpha, params), jnp.zeros_like(params))
+
+
+def update(tuner: ScalarTuner, state: State, x: TunerInputs) -> tuple[State, Array]:
+  """Adapts alpha, then h with the new alpha (Algorithm 1 of Metatrace, line 14):
+
+  h <- h + alpha (z (delta + <grad delta | h>) + psi grad H)
+  """
+  h = state.h
+  dots = Dots(
+    delta=x.delta,
+    decay=x.decay,
+    u_h=jnp.vdot(x.grad_u, h),
+    bonus_h=jnp.vdot(x.bonus, h),
+    trace_h=jnp.vdot(x.trace, h),
+    trace_delta=jnp.vdot(x.trace, x.grad_delta),
+    u_u=jnp.vdot(x.grad_u, x.grad_u),
+  )
+  rule, alpha = tuner.adapt(state.rule, dots)
+  h += alpha * (x.trace * (x.delta + jnp.vdot(x.grad_delta, h)) + x.bonus)
+  return State(rule, h), alpha
+
+
+def log(alpha: Scalar, like: Array) -> Array:
+  """beta_0 = log alpha, [], in the dtype of the parameters."""
+  return jnp.log(jnp.asarray(alpha, like.dtype))

@@ -1,0 +1,61 @@
+"""AutoTIDBD, for actor-critic."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from ...core.interfaces import TunerInputs
+from ...core.registry import register
+from ...core.types import Array, Metrics, Scalar
+
+
+class State(NamedTuple):
+  beta: Array  # [N]
+  v: Array  # [N] running maximum of the steps of beta
+  h: Array  # [N]
+
+
+@register("tuner", "autotidbd")
+@dataclasses.dataclass(frozen=True)
+class AutoTidbd:
+  """AutoTIDBD (Kearney et al. 2019, Algorithm 6), with D = gamma grad V(S') - grad U(S).
+
+      v    <- max(|delta D h|, v - (1/tau) alpha D z' (|delta (grad U) h| - v))
+      beta <- beta - mu delta D h / (v if v > 0 else 1)
+      beta <- beta - log max(-<alpha D | z'>, 1)
+      h    <- h [1 + alpha D z]^+ + alpha (z delta + psi grad H)
+
+  Products are elementwise; z' is the trace before this step. For values D is the paper's
+  gamma phi' - phi; for the policy it is -1/2 grad log pi, so that its step sizes are tuned, too.
+
+  Attributes:
+    mu: meta step size.
+    tau: steps over which v forgets, in units of the step size.
+  """
+
+  mu: float = 1e-2
+  tau: float = 1e4
+
+  def init(self, alpha: Scalar, params: Array) -> State:
+    beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))
+    return State(beta, jnp.zeros_like(params), jnp.zeros_like(params))
+
+  def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
+    d = x.grad_next - x.grad_u
+    step = x.delta * d * state.h
+    alpha = jnp.exp(state.beta)
+    forget = alpha * d * x.trace_tm1 * (jnp.abs(x.delta * x.grad_u * state.h) - state.v)
+    v = jnp.maximum(jnp.abs(step), state.v - forget / self.tau)
+    beta = state.beta - self.mu * step / jnp.where(v > 0, v, 1)
+    beta -= jnp.log(jnp.maximum(-jnp.vdot(jnp.exp(beta) * d, x.trace_tm1), 1))
+    alpha = jnp.exp(beta)
+    keep = jnp.maximum(1 + alpha * d * x.trace, 0)
+    h = state.h * keep + alpha * (x.trace * x.delta + x.bonus)
+    return State(beta, v, h), alpha
+
+  def beta(self, state: State) -> Array:
+    return state.beta
+
+  def metrics(self, state: State) -> Metrics:
+    return {"v": jnp.max(state.v), "h_norm": jnp.linalg.norm(state.h)}

@@ -1,0 +1,72 @@
+"""Mixed Metatrace."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from ...core.interfaces import TunerInputs
+from ...core.registry import register
+from ...core.types import Array, Metrics, Scalar
+from ._metatrace import Beta, ascend, effective_step, start
+
+
+class State(NamedTuple):
+  shared: Beta  # []
+  own: Beta  # [N]
+  shared_h: Array  # [N]
+  own_h: Array  # [N]
+  u: Array  # []
+
+
+@register("tuner", "metatrace_mixed")
+@dataclasses.dataclass(frozen=True)
+class MetatraceMixed:
+  """Mixed Metatrace: a step size for all, corrected for each parameter (Algorithm 3).
+
+  alpha_i = exp(beta_hat + beta_i); beta_i starts at 0, and only beta_hat is reduced where the
+  effective step size exceeds 1.
+
+  Attributes:
+    mu: meta step size.
+    normalised: divide the steps of every beta by their running maximum, and bound the effective
+      step size; without it lines 11, 12 and 15 to 17 fall away.
+  """
+
+  mu: float = 2**-10
+  normalised: bool = True
+
+  def init(self, alpha: Scalar, params: Array) -> State:
+    zeros = jnp.zeros_like(params)
+    shared = start(jnp.log(jnp.asarray(alpha, params.dtype)))
+    return State(shared, start(zeros), zeros, zeros, jnp.zeros((), params.dtype))
+
+  def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
+    shared_h, own_h, u = state.shared_h, state.own_h, state.u
+    settings = (x.delta, x.decay, self.mu, self.normalised)
+    own = ascend(state.own, x.grad_u * own_h, x.bonus * own_h, *settings)
+    shared = ascend(
+      state.shared, jnp.vdot(x.grad_u, shared_h), jnp.vdot(x.bonus, shared_h), *settings
+    )
+    alpha = jnp.exp(shared.beta + own.beta)
+    if self.normalised:
+      u, log_m = effective_step(u, jnp.vdot(alpha, x.grad_u**2), x.decay)
+      shared = shared._replace(beta=shared.beta - log_m)
+      alpha *= jnp.exp(-log_m)
+    shared_delta = x.delta + jnp.vdot(x.grad_delta, shared_h)
+    own_h += alpha * (x.trace * (x.delta + x.grad_delta * own_h) + x.bonus)
+    shared_h += alpha * (x.trace * shared_delta + x.bonus)
+    return State(shared, own, shared_h, own_h, u), alpha
+
+  def beta(self, state: State) -> Array:
+    return state.shared.beta + state.own.beta
+
+  def metrics(self, state: State) -> Metrics:
+    return {
+      "u": state.u,
+      "v": jnp.max(state.own.v),
+      "v_shared": state.shared.v,
+      "beta_shared": state.shared.beta,
+      "h_norm": jnp.linalg.norm(state.own_h),
+      "h_shared_norm": jnp.linalg.norm(state.shared_h),
+    }

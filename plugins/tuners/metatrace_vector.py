@@ -1,0 +1,54 @@
+"""Vector Metatrace."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from ...core.interfaces import TunerInputs
+from ...core.registry import register
+from ...core.types import Array, Metrics, Scalar
+from ._metatrace import Beta, ascend, effective_step, start
+
+
+class State(NamedTuple):
+  own: Beta  # [N]
+  h: Array  # [N]
+  u: Array  # []
+
+
+@register("tuner", "metatrace_vector")
+@dataclasses.dataclass(frozen=True)
+class MetatraceVector:
+  """Vector Metatrace: a step size for each parameter (Algorithm 2; without lines 9, 11 to 13).
+
+  Attributes:
+    mu: meta step size.
+    normalised: divide the steps of each beta by their running maximum, and bound the effective step
+      size, which all parameters share.
+  """
+
+  mu: float = 2**-10
+  normalised: bool = True
+
+  def init(self, alpha: Scalar, params: Array) -> State:
+    beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))
+    return State(start(beta), jnp.zeros_like(params), jnp.zeros((), params.dtype))
+
+  def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
+    h, u = state.h, state.u
+    b = ascend(state.own, x.grad_u * h, x.bonus * h, x.delta, x.decay, self.mu, self.normalised)
+    alpha = jnp.exp(b.beta)
+    if self.normalised:
+      u, log_m = effective_step(u, jnp.vdot(alpha, x.grad_u**2), x.decay)
+      b = b._replace(beta=b.beta - log_m)
+      alpha *= jnp.exp(-log_m)
+    h += alpha * (x.trace * (x.delta + x.grad_delta * h) + x.bonus)
+    return State(b, h, u), alpha
+
+  def beta(self, state: State) -> Array:
+    return state.own.beta
+
+  def metrics(self, state: State) -> Metrics:
+    v = jnp.max(state.own.v)
+    return {"u": state.u, "v": v, "h_norm": jnp.linalg.norm(state.h)}

@@ -1,0 +1,62 @@
+"""NOSID, for actor-critic."""
+
+import dataclasses
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+
+from ...core.interfaces import Dots, TunerInputs
+from ...core.registry import register
+from ...core.types import Array, Metrics, Scalar
+from . import _scalar
+
+
+class Rule(NamedTuple):
+  beta: Array  # []
+  largest: Array  # [] the hard maximum that the steps of beta are divided by
+
+
+@register("tuner", "nosid")
+@dataclasses.dataclass(frozen=True)
+class Nosid:
+  """NOSID (Dabney 2014), for AC(lambda): SID with a hard maximum, and AlphaBound.
+
+      largest <- max(largest, |delta|)
+      beta    <- beta + mu (delta <z | h> + psi <grad H | h>) / largest
+      alpha   <- min(alpha, 1 / |<z | grad delta>|)                        (Dabney and Barto 2012)
+
+  The Metatrace paper tells NOSID's normalisation by a "hard maximum" and its useful mu, but not its
+  equations; dividing by the largest |delta| is the reading that agrees with what it reports.
+
+  Attributes:
+    mu: meta step size.
+    normaliser: what the maximum is of: `delta`, or the whole `step` of beta.
+  """
+
+  mu: float = 2**-12
+  normaliser: Literal["delta", "step"] = "delta"
+
+  def init_rule(self, alpha: Scalar, like: Array) -> Rule:
+    beta = _scalar.log(alpha, like)
+    return Rule(beta, jnp.zeros_like(beta))
+
+  def adapt(self, rule: Rule, x: Dots) -> tuple[Rule, Array]:
+    step = x.delta * x.trace_h + x.bonus_h
+    size = jnp.abs(x.delta if self.normaliser == "delta" else step)
+    largest = jnp.maximum(rule.largest, size)
+    beta = rule.beta + self.mu * step / jnp.where(largest > 0, largest, 1)
+    overlap = jnp.abs(x.trace_delta)
+    beta = jnp.where(overlap > 0, jnp.minimum(beta, -jnp.log(overlap)), beta)
+    return Rule(beta, largest), jnp.exp(beta)
+
+  def init(self, alpha: Scalar, params: Array) -> _scalar.State:
+    return _scalar.init(self, alpha, params)
+
+  def update(self, state: _scalar.State, x: TunerInputs) -> tuple[_scalar.State, Array]:
+    return _scalar.update(self, state, x)
+
+  def beta(self, state: _scalar.State) -> Array:
+    return state.rule.beta
+
+  def metrics(self, state: _scalar.State) -> Metrics:
+    return {"v": state.rule.largest, "h_norm": jnp.linalg.norm(state.h)}

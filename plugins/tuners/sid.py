@@ -1,0 +1,42 @@
+"""SID, for actor-critic."""
+
+import dataclasses
+
+import jax.numpy as jnp
+
+from ...core.interfaces import Dots, TunerInputs
+from ...core.registry import register
+from ...core.types import Array, Metrics, Scalar
+from . import _scalar
+
+
+@register("tuner", "sid")
+@dataclasses.dataclass(frozen=True)
+class Sid:
+  """SID (Dabney 2014, section 4.3), for AC(lambda) in place of SARSA(lambda).
+
+      beta <- beta + mu (delta <z | h> + psi <grad H | h>)
+
+  Metatrace traces <grad U_k | h_k>; SID multiplies the trace of today by the h of today.
+  """
+
+  mu: float = 2**-16
+
+  def init_rule(self, alpha: Scalar, like: Array) -> Array:
+    return _scalar.log(alpha, like)
+
+  def adapt(self, rule: Array, x: Dots) -> tuple[Array, Array]:
+    beta = rule + self.mu * (x.delta * x.trace_h + x.bonus_h)
+    return beta, jnp.exp(beta)
+
+  def init(self, alpha: Scalar, params: Array) -> _scalar.State:
+    return _scalar.init(self, alpha, params)
+
+  def update(self, state: _scalar.State, x: TunerInputs) -> tuple[_scalar.State, Array]:
+    return _scalar.update(self, state, x)
+
+  def beta(self, state: _scalar.State) -> Array:
+    return state.rule
+
+  def metrics(self, state: _scalar.State) -> Metrics:
+    return {"h_norm": jnp.linalg.norm(state.h)}

@@ -1,0 +1,47 @@
+"""TIDBD, for actor-critic."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from ...core.interfaces import TunerInputs
+from ...core.registry import register
+from ...core.types import Array, Metrics, Scalar
+
+
+class State(NamedTuple):
+  beta: Array  # [N]
+  h: Array  # [N]
+
+
+@register("tuner", "tidbd")
+@dataclasses.dataclass(frozen=True)
+class Tidbd:
+  """TIDBD with semi-gradients (Kearney et al. 2018), with grad U in place of the features.
+
+      beta <- beta + mu delta (grad U) h
+      h    <- h [1 - alpha (grad U) z]^+ + alpha (z delta + psi grad H)
+
+  All products are elementwise. The paper predicts values only; for AC(lambda) the gradient of U
+  takes the place of the gradient of V.
+  """
+
+  mu: float = 2**-10
+
+  def init(self, alpha: Scalar, params: Array) -> State:
+    beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))
+    return State(beta, jnp.zeros_like(params))
+
+  def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
+    beta = state.beta + self.mu * x.delta * x.grad_u * state.h
+    alpha = jnp.exp(beta)
+    keep = jnp.maximum(1 - alpha * x.grad_u * x.trace, 0)
+    h = state.h * keep + alpha * (x.trace * x.delta + x.bonus)
+    return State(beta, h), alpha
+
+  def beta(self, state: State) -> Array:
+    return state.beta
+
+  def metrics(self, state: State) -> Metrics:
+    return {"h_norm": jnp.linalg.norm(state.h)}

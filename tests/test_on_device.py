@@ -1,0 +1,134 @@
+"""Training on the device by the same command: logs of each run, resuming to the bit, mistakes."""
+
+import contextlib
+import csv
+import json
+
+import fakes
+import numpy as np
+import pytest
+
+from selftune.core import config, evaluate, experiment, platform, plotting
+from selftune.core.errors import UserError
+from selftune.core.on_device import OnDevice, summary
+
+CONFIG = """
+include 'algos/ac_lambda.gin'
+tuner = @metatrace()
+train.env = @mountain_car()
+mountain_car.max_steps = 9
+agent.network = @tile_coding()
+tile_coding.tilings = 4
+tile_coding.tiles = 4
+train.runtime = @on_device()
+train.total_env_steps = 1000
+train.log_seconds = 0.0
+train.writers = (@jsonl(),)
+on_device.settings = {'ac_lambda.alpha': (0.01, 1e38)}
+on_device.repeats = 2
+on_device.episodes = 8
+on_device.iterations = 2
+on_device.devices = (0,)
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilations(tmp_path_factory):
+  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+@pytest.fixture
+def gin(tmp_path, monkeypatch):
+  monkeypatch.setattr(plotting, "plot", lambda *args: None)
+  path = tmp_path / "online.gin"
+  path.write_text(CONFIG)
+  return str(path)
+
+
+def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch):
+  whole = experiment.train(gin, (), tmp_path / "whole")
+  assert whole.done
+  with (tmp_path / "whole" / "runs.csv").open() as file:
+    table = list(csv.DictReader(file))
+  assert [row["run"] for row in table] == ["0", "1", "2", "3"]
+  assert [row["seed"] for row in table] == ["0", "1", "0", "1"]
+  assert [float(row["ac_lambda.alpha"]) for row in table] == [0.01, 0.01, 1e38, 1e38]
+  assert [row["diverged"] for row in table] == ["False", "False", "True", "True"]
+  assert [row["episodes"] for row in table[:2]] == ["8", "8"]
+  assert [row["env_steps"] for row in table[:2]] == ["80", "80"]
+  episodes = fakes.rows(tmp_path / "whole", "episodes")
+  for run in (0, 1):
+    mine = [row for row in episodes if row["run"] == run]
+    assert [row["return"] for row in mine] == [-9.0] * 8
+  last = fakes.rows(tmp_path / "whole")[-1]
+  assert last["runs/active"] == 0 and last["runs/diverged"] == 2
+  assert last["env_steps"] == sum(int(row["env_steps"]) for row in table)
+  assert {"beta/mean", "beta/mean/least", "u", "v", "h_norm", "trace_norm"} <= last.keys()
+  scored = evaluate.evaluate(tmp_path / "whole", episodes=3)
+  assert (scored["mean"], scored["episodes"]) == (-9.0, 3)
+  assert scored["env_steps"] == whole.env_steps
+
+  asked = []
+
+  @contextlib.contextmanager
+  def stop_at_the_second_look():
+    yield lambda: asked.append(None) or len(asked) == 2
+
+  monkeypatch.setattr(platform, "stop_signals", stop_at_the_second_look)
+  part = experiment.train(gin, (), tmp_path / "parts")
+  assert not part.done and part.env_steps < whole.env_steps
+  rest = experiment.train(gin, (), tmp_path / "parts", resume=True)
+  assert rest.done and rest.env_steps == whole.env_steps
+  assert fakes.checksums(tmp_path / "parts") == fakes.checksums(tmp_path / "whole")
+  assert fakes.rows(tmp_path / "parts", "episodes") == episodes
+
+
+def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):
+  on_host = [line for line in CONFIG.splitlines() if not line.startswith("on_device.")]
+  bindings = ("train.runtime = @lockstep()", "lockstep.groups = 1", "train.total_env_steps = 40")
+  (tmp_path / "online.gin").write_text("\n".join(on_host))
+  progress = experiment.train(gin, bindings, tmp_path / "run")
+  assert progress.done and progress.updates == progress.env_steps == 40
+  assert progress.episodes.returns == (-9.0,) * 4
+  last = fakes.rows(tmp_path / "run")[-1]
+  assert last["trace_norm"] > 0 and last["h_norm"] > 0 and last["param_norm"] > 0
+  assert "run" not in fakes.rows(tmp_path / "run", "episodes")[0]
+
+
+def test_the_grid_is_every_combination_with_the_same_seeds():
+  runtime = OnDevice(settings={"a.x": (1.0, 2.0), "b.y": (3.0, 4.0)}, repeats=2)
+  seeds, settings = runtime.grid(7)
+  assert seeds == [7, 8] * 4
+  assert settings == {"a.x": [1, 1, 1, 1, 2, 2, 2, 2], "b.y": [3, 3, 4, 4, 3, 3, 4, 4]}
+  assert OnDevice(repeats=3).grid(0) == ([0, 1, 2], {})
+
+
+def test_what_a_row_says_of_several_runs():
+  row = summary({"u": np.array([1.0, np.nan, 3.0]), "v": np.array([np.inf, np.inf, np.inf])})
+  assert row == {"u": 2.0, "u/least": 1.0, "u/greatest": 3.0, "v": np.inf}
+  assert summary({"u": np.array([4.0])}) == {"u": 4.0}
+
+
+@pytest.mark.parametrize(
+  "binding, message",
+  [
+    ("train.env = @envpool()", "needs a functional environment, and envpool is none"),
+    ("on_device.settings = {'metatrace.nu': (1.0,)}", "Did you mean 'metatrace.mu'"),
+    ("on_device.repeats = 0", "repeats = 0 must be at least 1"),
+    ("train.num_envs = 2", "train.unroll_length = 1 and train.num_envs = 1"),
+  ],
+)
+def test_mistakes(gin, tmp_path, binding, message):
+  text = CONFIG.replace("mountain_car.max_steps = 9\n", "") if "envpool" in binding else CONFIG
+  (tmp_path / "online.gin").write_text(text)
+  with pytest.raises(UserError, match=message):
+    experiment.train(gin, (binding,), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["metatrace_mountain_car", "metatrace_drifting_mountain_car"])
+def test_packaged_experiments(name):
+  loaded = config.load(f"experiments/{name}")
+  assert isinstance(loaded.root.runtime, OnDevice)
+  assert json.dumps(loaded.flat)

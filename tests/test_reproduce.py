@@ -1,0 +1,145 @@
+"""Figures: their grids, what is trained and what is not again, tables, drawings and claims."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from selftune.core import cli, config, metatrace_figures, reproduce
+from selftune.core.errors import UserError
+from selftune.core.loop import Progress
+from selftune.core.metatrace_figures import FIGURES
+from selftune.core.reproduce import Cell, Figure, Result, final, smooth
+
+RUNS = "run,seed,ac_lambda.alpha,episodes,env_steps,diverged\n0,5,0.5,3,9,False\n1,6,0.5,1,2,True\n"
+EPISODES = """{"run": 0, "return": -3.0}
+{"run": 1, "return": -9.0}
+{"run": 0, "return": -2.0}
+{"run": 0, "return": -1.0}
+"""
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  """The calls of `experiment.train`, which only writes what a run leaves behind."""
+  calls = []
+
+  def train(name, bindings, workdir, resume):
+    calls.append((name, bindings, workdir.name, resume))
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "config.gin").touch()
+    (workdir / "runs.csv").write_text(RUNS)
+    (workdir / "episodes.jsonl").write_text(EPISODES)
+    (workdir / "metrics.jsonl").write_text('{"episodes": 4}\n')
+    return Progress(done=workdir.name != "stopped" or resume)
+
+  monkeypatch.setattr(reproduce.experiment, "train", train)
+  return calls
+
+
+@pytest.fixture
+def figure(monkeypatch):
+  cells = tuple(
+    Cell(n, {"tuner": n}, "experiments/x", (f"a.b = {n!r}",)) for n in ("one", "stopped")
+  )
+  made = Figure(
+    cells, ("quick = True",), lambda r: metatrace_figures.page(1, 1)[0], lambda r: ["a claim"]
+  )
+  monkeypatch.setitem(FIGURES, "mine", made)
+  return made
+
+
+def test_what_is_done_is_not_done_again(figure, trained, tmp_path, capsys):
+  assert not reproduce.reproduce("metatrace/mine", tmp_path)
+  assert [call[2:] for call in trained] == [("one", False), ("stopped", False)]
+  assert "the same command goes on" in capsys.readouterr().err
+  assert not list((tmp_path / "metatrace").glob("*.csv"))
+
+  trained.clear()
+  assert cli.main(["reproduce", "metatrace/mine", "--out", str(tmp_path)]) == 0
+  assert trained == [("experiments/x", ("a.b = 'stopped'",), "stopped", True)]
+  assert "a claim" in capsys.readouterr().out
+  assert (tmp_path / "metatrace" / "mine.png").read_bytes().startswith(b"\x89PNG")
+  with (tmp_path / "metatrace" / "mine.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 12  # a diverged run has the worst return from then on
+  assert rows[0] == {
+    "tuner": "one",
+    "seed": "5",
+    "ac_lambda.alpha": "0.5",
+    "run": "0",
+    "episode": "0",
+    "return": "-3.0",
+  }
+  assert [row["return"] for row in rows[3:6]] == ["-9.0"] * 3
+
+
+def test_the_quick_form_is_kept_apart(figure, trained, tmp_path):
+  reproduce.reproduce("metatrace/mine", tmp_path, quick=True)
+  assert trained[0] == ("experiments/x", ("a.b = 'one'", "quick = True"), "one", False)
+  assert (tmp_path / "metatrace" / "quick" / "cells" / "one").exists()
+
+
+def test_unknown_figures():
+  with pytest.raises(UserError, match=r"'metatrace/fig22'. Did you mean 'metatrace/fig2'"):
+    reproduce.find("metatrace/fig22")
+
+
+def test_smoothing():
+  np.testing.assert_allclose(smooth(np.array([[1.0, 2, 3, 4, 5]]), 2), [[1, 1.5, 2.5, 3.5, 4.5]])
+  np.testing.assert_allclose(smooth(np.array([1.0, 3.0]), 20), [1, 2])
+  assert final(np.array([[0.0, 1.0, 2.0], [0.0, 3.0, 4.0]]), 2) == 2.5
+
+
+@pytest.mark.parametrize("name", [f"fig{i}" for i in range(1, 8)])
+@pytest.mark.parametrize("quick", [False, True])
+def test_every_cell_loads(name, quick):
+  figure = FIGURES[name]
+  assert len({cell.name for cell in figure.cells}) == len(figure.cells)
+  for cell in figure.cells[:: 1 if quick else 5]:
+    root = config.load(cell.experiment, (*cell.bindings, *(figure.quick if quick else ()))).root
+    tuner = root.agent.metaopt.tuner
+    assert cell.columns["mu"] in ("", getattr(tuner, "mu", ""))
+    assert getattr(tuner, "normalised", True) == (cell.columns["tuner"] != "scalar_raw")
+    assert getattr(root.env, "drift", None) == cell.columns.get("drift")
+    assert (root.runtime.episodes, root.runtime.repeats) == (
+      (30, 2) if quick else ((500, 10) if "drift" not in cell.columns else (2000, 20))
+    )
+
+
+def results(name):
+  """Made up: returns rise by as much as the power of mu, the more so with smaller alpha_0."""
+  made = []
+  for cell in FIGURES[name].cells:
+    alphas = [2.0**-4, 2.0**-6] if "drift" not in cell.columns else [2.0**-10]
+    mu = cell.columns["mu"] or 2.0**-6
+    bonus = {"none": 0, "scalar": 1, "vector": 2, "mixed": 3}.get(cell.columns["tuner"], 4)
+    level = [-200 - 5 * np.log2(a) + (0 if bonus else -40 * (a > 2**-5)) for a in alphas]
+    rows = [{"ac_lambda.alpha": str(a), "seed": "0"} for a in alphas]
+    returns = np.array([np.full(150, x + bonus - np.log2(mu)) for x in level])
+    metrics = [
+      {"episodes": 10, "beta/mean": -7.0}
+      | {
+        f"beta/{g}": -7.0 - 2.0 * ("noise" in g) * ("value" in g) for g in metatrace_figures.GROUPS
+      }
+    ]
+    made.append(Result(cell, rows, returns, metrics if bonus > 1 else [metrics[0] | {}]))
+  return made
+
+
+def test_claims_are_computed_from_the_table():
+  found = "\n".join(FIGURES["fig2"].claims(results("fig2")))
+  assert "no tuning: spread over alpha_0 25.0" in found
+  assert (
+    "the spread shrinks for 6 of 6 mu" in found and "best mu over all alpha_0 is 2^-11" in found
+  )
+  found = FIGURES["fig6"].claims(results("fig6"))
+  assert len(found) == 4 and all("mixed is best" in line for line in found)
+  found = FIGURES["fig7"].claims(results("fig7"))
+  assert any("mixed Metatrace" in line and "value +2.00, policy +0.00" in line for line in found)
+
+
+@pytest.mark.parametrize("name, panels", [("fig1", 1), ("fig2", 6), ("fig6", 4), ("fig7", 6)])
+def test_layout(name, panels):
+  page = FIGURES[name].draw(results(name))
+  assert len(page.axes) == panels and all(axes.lines for axes in page.axes)
