@@ -99,7 +99,7 @@ def by_differences(heads):
   return pairs
 
 
-@pytest.mark.parametrize("heads", [1, 3])
+@pytest.mark.parametrize("heads", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_metagradients_through_the_memory(heads):
   with jax.enable_x64(True):
     pairs = by_differences(heads)
@@ -109,18 +109,16 @@ def test_metagradients_through_the_memory(heads):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, err_msg=str(name))
 
 
+@pytest.mark.slow
 def test_devices_and_micro_batches_change_nothing():
   results = []
-  for devices, micro_batch in ((1, None), (2, None), (2, 1)):
-    learner = small.learner(agent(3), devices, B, T, micro_batch, spec=SPEC)
+  for devices, micro_batch in ((1, None), (2, 1)):
+    learner = small.learner(agent(2), devices, B, T, micro_batch, spec=SPEC)
     state = small.first_state(learner, batch(0))
     for seed in range(2):
       state, _ = learner.update(state, learner.put(batch(seed)))
     results.append(jax.device_get((state.params, state.meta_state.etas)))
-  for other in results[1:]:
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), results[0], other
-    )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), *results)
 
 
 # Runs from end to end.
@@ -171,6 +169,7 @@ def test_env_steps_are_those_that_the_environments_made(config, tmp_path):
   assert [row["policy_lag"] for row in logged] == [0, 5 / 8, 7 / 8, 7 / 8, 7 / 8, 7 / 8, 7 / 8]
 
 
+@pytest.mark.slow
 def test_lockstep_equals_sebulba_without_lag_to_the_bit(config, tmp_path):
   experiment.train(config, (), tmp_path / "lockstep")
   sebulba = ("train.runtime = @sebulba()", "sebulba.lag = 0")

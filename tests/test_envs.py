@@ -382,9 +382,9 @@ def test_reward_on_first_is_zero_where_envpool_repeats_the_last():
 
 
 def test_steps_run_between_send_and_recv():
-  pool = Atari().make(tuple(range(4)))
+  pool = Atari(num_threads=1).make(tuple(range(24)))  # a step takes long beside a wake-up
   pool.reset()
-  actions = np.zeros(4, int)
+  actions = np.zeros(24, int)
 
   def timed(wait: float) -> float:
     pool.send(actions)

@@ -110,7 +110,7 @@ FIRST = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
 
 
 @every_network
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_recurrent_networks_step_by_step(name, dtype):
   network = NETWORKS[name](lstm=UNITS, compute_dtype=dtype).build(
     env_spec(OBSERVATIONS[name]), ACTIONS, HEADS
