@@ -3,8 +3,9 @@
   python benchmarks/all.py [--quick]
 
 The update (learner.py), training on Breakout end to end beside its parts and raw EnvPool
-(end_to_end.py), the environment plugins beside EnvPool (env_throughput.py), and sweeps of Metatrace
-(metatrace.py). About ten minutes on two cores; `--quick` times one update of each only.
+(end_to_end.py), the environment plugins beside EnvPool (env_throughput.py), the Real-World RL suite
+beside dm_control (rwrl_throughput.py), and sweeps of Metatrace (metatrace.py). About half an hour on
+two cores; `--quick` times one update of each only.
 """
 
 import argparse
@@ -25,6 +26,7 @@ def main() -> None:
     ("learner.py", "--turns", turns),
     ("end_to_end.py", "--config", "experiments/atari_impala", "--updates", updates),
     ("env_throughput.py",),
+    ("rwrl_throughput.py", "--turns", turns),
     ("metatrace.py",),
   ):
     print(f"\n== {script} {' '.join(arguments)}", flush=True)
