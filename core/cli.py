@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import parse
-from .errors import NonFiniteError, UserError, did_you_mean
+from .errors import RunError, UserError, did_you_mean
 
 OK, FAILED, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       return COMMANDS[arguments.command](arguments)
   except UserError as error:
     return _fail(str(error), USER_MISTAKE)
-  except NonFiniteError as error:
+  except RunError as error:
     return _fail(str(error), FAILED)
   except KeyboardInterrupt:
     return _fail("interrupted.", INTERRUPTED)

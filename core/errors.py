@@ -13,7 +13,11 @@ class ConfigError(UserError):
   """A mistake in a configuration; the message says where it is and what to write instead."""
 
 
-class NonFiniteError(Exception):
+class RunError(Exception):
+  """A run that cannot go on, by no fault of the program; printed without a traceback, exit code 1."""
+
+
+class NonFiniteError(RunError):
   """A loss or gradient became NaN or infinite; the message names the term and the update."""
 
 

@@ -17,7 +17,7 @@ import pytest
 from dm_control import suite
 
 from selftune.core import config, experiment
-from selftune.core.errors import UserError
+from selftune.core.errors import RunError, UserError
 from selftune.plugins.envs import _rwrl_physics as physics
 from selftune.plugins.envs import _rwrl_safety as safety
 from selftune.plugins.envs._rwrl_block import Block, observation_size
@@ -407,7 +407,7 @@ def test_a_killed_worker_is_a_clear_error_and_ends_the_others(when):
     pool.send(action)
   os.kill(pids[1], signal.SIGKILL)
   start = time.monotonic()
-  with pytest.raises(RuntimeError, match=rf"rwrl.*worker {pids[1]} was killed by SIGKILL"):
+  with pytest.raises(RunError, match=rf"rwrl.*worker {pids[1]} was killed by SIGKILL"):
     for _ in range(3):
       if when == "waiting":
         wait_until_gone(pids[1:])
@@ -421,7 +421,7 @@ def test_a_killed_worker_is_a_clear_error_and_ends_the_others(when):
 @pytest.mark.filterwarnings("ignore:.*ERROR")  # Gymnasium shows the worker's traceback
 def test_a_worker_that_fails_says_why():
   pool, action = stepping_pool(domain="cartpole")
-  with pytest.raises(RuntimeError, match="PhysicsError"):
+  with pytest.raises(RunError, match="PhysicsError"):
     for _ in range(5):  # the action delay
       pool.send(np.full_like(action, np.nan))
       pool.recv()

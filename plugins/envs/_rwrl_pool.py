@@ -13,6 +13,7 @@ import numpy as np
 from dm_env import specs
 from gymnasium.vector import async_vector_env
 
+from ...core.errors import RunError
 from ...core.types import Array, EnvSpec, TimeStep
 from ._rwrl_block import Block, observation_size, run
 from ._rwrl_settings import Challenges, domains
@@ -33,7 +34,7 @@ class Pool:
   with `close`, and by themselves when this process is gone.
 
   Raises:
-    RuntimeError: from `reset`, `send` and `recv`: a worker died or failed. The others are ended.
+    RunError: from `reset`, `send` and `recv`: a worker died or failed. The others are ended.
   """
 
   def __init__(
@@ -97,7 +98,7 @@ class Pool:
           died.append(f"worker {process.pid} {_fate(process.exitcode)}")
       self.close()
       why = ", ".join(died) or f"{type(error).__name__}: {error}"
-      raise RuntimeError(f"the environments of rwrl cannot go on: {why}.") from error
+      raise RunError(f"the environments of rwrl cannot go on: {why}.") from error
 
   def close(self) -> None:
     """Ends the workers at once, a step in flight or not; they hold nothing to save."""
