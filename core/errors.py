@@ -14,7 +14,7 @@ class ConfigError(UserError):
 
 
 class RunError(Exception):
-  """A run that cannot go on, by no fault of the program; printed without a traceback, exit code 1."""
+  """A run that cannot go on, by no fault of the program: one message, exit code 1."""
 
 
 class NonFiniteError(RunError):
