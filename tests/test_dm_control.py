@@ -185,6 +185,7 @@ def test_quality_changes_the_picture_and_nothing_else(egl, domain, task):
   assert difference.mean() < 20
 
 
+@pytest.mark.slow
 def test_cameras_differ(egl):
   views = [play(pixels(camera=camera), steps=0)[0] for camera in (-1, 0)]
   assert (views[0] != views[1]).any()
@@ -195,6 +196,7 @@ def test_a_camera_that_is_not_there_is_told(egl):
     pixels(camera=9).make((0,))
 
 
+@pytest.mark.slow
 def test_frames_are_stacked_newest_last(egl):
   stacks, _ = play(pixels(frame_stack=3))
   frames, _ = play(pixels())

@@ -81,6 +81,7 @@ def test_a_stream_equals_the_plain_loop(domain, level):
   assert_equal_to_the_plain_loop(domain, challenges, settings, (SEED,), actions)
 
 
+@pytest.mark.slow
 def test_perturbed_streams_of_several_environments_equal_the_plain_loop():
   """Three environments in two workers, at a level as users get it, over the end of an episode."""
   domain, level, seeds = "cartpole", "hard", (3, 2**31 - 1, 0)
