@@ -15,6 +15,8 @@ from . import _rwrl_safety as safety
 from ._rwrl_settings import Challenges, domains
 from ._rwrl_stages import Delay, Draws, Dropped, Noise, Repetition, Stuck, dummies
 
+EPISODE = 1000  # steps
+
 
 def run(*arguments: Any) -> None:
   """Gymnasium's worker, deaf to Ctrl-C: the parent gets that too, saves, and ends the workers."""
@@ -62,6 +64,7 @@ class Block(gymnasium.Env):
 
   def _load(self) -> None:
     from . import _rwrl_physics as physics
+    from ._rwrl_tasks import Sensors
 
     spec, it = domains()[self._domain], self._challenges
     bounds = np.array(spec.action_minimum), np.array(spec.action_maximum)
@@ -84,6 +87,9 @@ class Block(gymnasium.Env):
     self._observation_delay = Delay(it.observation_delay)
     self._reward_delay = Delay(it.reward_delay)
     self._environments = [physics.load(self._domain, seed) for seed in self._seeds]
+    self._sensors = Sensors(self._domain, self._environments)
+    one = self._environments[0]
+    self._substeps = round(one.control_timestep() / one.physics.timestep())
     # Not RandomState(seed): that is the generator of the initial states.
     self._generators = [np.random.RandomState((seed, 1)) for seed in self._seeds]
     self._draws = Draws(self._generators)
@@ -97,15 +103,15 @@ class Block(gymnasium.Env):
       self._load()
     for i, perturb in enumerate(self._perturbations):
       perturb(self._environments[i].physics, self._generators[i])
-    steps = [environment.reset() for environment in self._environments]
-    constraints = self._constraints(None)
-    reward = np.zeros((len(steps), 1))
-    if self._challenges.multiobj_observed:
-      reward[:, 0] = [it.task.get_reward(it.physics) for it in self._environments]
-    return self._observation(steps, reward, constraints, np.zeros_like(reward)), {}
+    for environment in self._environments:
+      environment.reset()
+    self._sensors.attach()
+    self._steps = 0
+    x, reward = self._sensors.read()
+    return self._observation(x, reward, self._constraints(None), np.zeros_like(reward)), {}
 
   def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-    """The observation is [K, D + 1], the reward last; the episode ends when all of the block do."""
+    """The observation is [K, D + 1], the reward last; all episodes of the block end together."""
     it = self._challenges
     x = action[: len(self._environments)]
     for stage in self._action_stages:
@@ -113,15 +119,19 @@ class Block(gymnasium.Env):
     change = None
     if it.limit_action_change:
       change = x - [environment.physics.control() for environment in self._environments]
-    steps = [env.step(a) for env, a in zip(self._environments, x, strict=True)]
+    for environment, own in zip(self._environments, x, strict=True):
+      environment.physics.set_control(own)
+      environment.physics.step(self._substeps)
+    self._steps += 1
+    seen, raw = self._sensors.read()
     constraints = self._constraints(change)
-    raw = reward = np.array([[step.reward] for step in steps])
+    reward = raw
     if it.multiobj_weight > 0:
       holding = constraints.mean(axis=1, keepdims=True)
       reward = (1 - it.multiobj_weight) * raw + it.multiobj_weight * holding
     reward = self._reward_delay(reward, self._draws)
-    observation = self._observation(steps, raw, constraints, reward)
-    return observation, 0.0, False, all(step.last() for step in steps), {}
+    observation = self._observation(seen, raw, constraints, reward)
+    return observation, 0.0, False, self._steps == EPISODE, {}
 
   def _constraints(self, change: np.ndarray | None) -> np.ndarray:
     """[K, C] 1 where a constraint holds, no columns without safety; `change` of actions, [K, A].
@@ -141,11 +151,11 @@ class Block(gymnasium.Env):
     return np.array(holds, float)
 
   def _observation(
-    self, steps: list[Any], raw: np.ndarray, constraints: np.ndarray, reward: np.ndarray
+    self, x: np.ndarray, raw: np.ndarray, constraints: np.ndarray, reward: np.ndarray
   ) -> np.ndarray:
-    """The observation pipeline; `raw` [K, 1] is the suite's reward, `reward` what is reported."""
+    """The pipeline of the suite's observation `x` [K, n]; `raw` [K, 1] is its reward, `reward` what
+    is reported."""
     it = self._challenges
-    x = np.array([np.concatenate(tuple(step.observation.values()), axis=None) for step in steps])
     for stage in self._sensor_stages:
       x = stage(x, self._draws)
     if it.safety and it.safety_observed:

@@ -14,7 +14,6 @@ from dm_control import suite
 from dm_control.rl import control
 from dm_control.suite import common, quadruped
 
-from ._rwrl_accessors import quicken
 from ._rwrl_settings import Challenges, Parameter, domains
 
 Edit = tuple[str, str, str]  # path of an element in the XML, its attribute, the new value
@@ -27,7 +26,6 @@ def load(domain: str, seed: int) -> control.Environment:
     task = environment.task
     task.initialize_episode = functools.partial(_start_upright, task)
   environment.physics.reload_from_xml_string(ElementTree.tostring(_stock(domain)), _assets())
-  quicken(domain, environment.physics)
   return environment
 
 
