@@ -17,7 +17,7 @@ import numpy as np
 from . import experiment, jsonl
 from .errors import UserError, did_you_mean
 
-PAPERS = {"metatrace": ".metatrace_figures"}  # modules with FIGURES: name -> Figure
+PAPERS = {"metatrace": ".metatrace"}  # modules with FIGURES: name -> Figure
 
 
 class Cell(NamedTuple):
