@@ -143,7 +143,8 @@ def _restore(
   """
   device = jax.devices()[0]
   if isinstance(experiment.runtime, OnDevice):
-    restored = _newest(workdir, make_runs(experiment, experiment.runtime).init())
+    with contextlib.closing(make_runs(experiment, experiment.runtime)) as runs:
+      restored = _newest(workdir, runs.init())
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)
     fns = agent.fns(experiment.total_updates, None)  # type: ignore[arg-type]
     gamma = fns.gamma(experiment.agent.metaopt.values(fns, state.meta_state))

@@ -121,7 +121,7 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
   with contextlib.ExitStack() as stack:
     stopping = stack.enter_context(platform.stop_signals())
     if isinstance(experiment.runtime, OnDevice):
-      training = prepare_on_device(experiment, experiment.runtime, workdir, stopping)
+      training = prepare_runs(experiment, experiment.runtime, workdir, stopping)
     else:
       training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
     state, seeds = training.state, training.env_seeds
@@ -179,19 +179,28 @@ def prepare_on_host(
   return Prepared(state, seeds, 1, loop)
 
 
-def prepare_on_device(
+def prepare_runs(
   experiment: Train, runtime: OnDevice, workdir: Workdir, stopping: Callable[[], bool]
 ) -> Prepared:
-  """Runs whose environments are functional, in one compiled program."""
-  runs = on_device.make_runs(experiment, runtime)
+  """Independent runs as one program."""
+  runs = on_device.make_runs(experiment, runtime, workdir.restarts())
+  table = workdir.path / "runs.csv"
 
   def loop(logger, checkpoints, state, progress):
-    table = workdir.path / "runs.csv"
-    return on_device.run(
-      experiment, runtime, runs, table, logger, checkpoints, state, progress, stopping
-    )
+    with contextlib.closing(runs):
+      return on_device.run(
+        experiment,
+        runtime,
+        runs,
+        table,
+        logger,
+        checkpoints,
+        runs.resume(state),
+        progress,
+        stopping,
+      )
 
-  return Prepared(runs.init(), [], runs.count, loop)
+  return Prepared(runs.init(), [[runs.env_seeds]], runs.count, loop)
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:

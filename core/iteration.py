@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .agent import BuiltAgent
+from .errors import plugin_mistakes
 from .interfaces import AgentFns, FunctionalEnvironment
 from .learner import first_failure
 from .types import ActorParams, Array, LearnerState, PyTree, TimeStep, Trajectory
@@ -58,40 +59,104 @@ def whole_batch(f: Callable, batch: Trajectory, *stacked: PyTree) -> tuple[PyTre
   return sums, means, jax.tree.map(lambda x: x[None], out)
 
 
+def first_state(
+  agent: BuiltAgent,
+  fns: AgentFns,
+  keys: tuple[Array, Array, Array],
+  env_state: PyTree,
+  timestep: TimeStep,
+  unroll_length: int,
+) -> RunState:
+  """A run before its first step.
+
+  Args:
+    agent: of the run.
+    fns: of the agent.
+    keys: of parameters, learner and actions.
+    env_state: [B, ...], of environments on the device.
+    timestep: [B, ...], their first.
+    unroll_length: T, of the trajectories to come.
+  """
+  params_key, learner_key, key = keys
+  b = timestep.first.shape[0]
+  params = agent.network.init(params_key)
+  zero = jnp.zeros((), jnp.int32)
+  learner = LearnerState(params, agent.init_optimizer(params), (), zero, learner_key, zero - 1)
+  core_state = agent.network.initial_state(b)
+  nothing, counted = jnp.zeros(b, jnp.float32), jnp.zeros(b, jnp.int32)
+  state = RunState(learner, env_state, timestep, core_state, nothing, counted, zero, zero, key)
+
+  def some_trajectory(state: RunState) -> Trajectory:
+    gamma = jnp.zeros(agent.behaviour.acting_heads)
+    sample, mu, _ = act(agent, gamma, state, 0)
+    repeat = lambda x: jax.tree.map(lambda x: jnp.stack([x] * unroll_length), x)
+    return trajectory(state, *map(repeat, (timestep, sample, mu)))
+
+  with plugin_mistakes():
+    meta_state = agent.agent.metaopt.init(fns, learner, jax.eval_shape(some_trajectory, state))
+  return state._replace(learner=learner._replace(meta_state=meta_state))
+
+
+def head_gamma(agent: BuiltAgent, fns: AgentFns, state: RunState) -> Array:
+  """The discounts of the agent's heads, as they are now."""
+  return fns.gamma(agent.agent.metaopt.values(fns, state.learner.meta_state))
+
+
+def act(
+  agent: BuiltAgent, gamma: Array, state: RunState, t: Array | int
+) -> tuple[Array, Array, PyTree]:
+  """Samples, behaviour parameters and core states at step t of a trajectory, all [B, ...]."""
+  key = jax.random.fold_in(state.key, state.learner.step)
+  actor = ActorParams(state.learner.params, gamma)
+  return agent.act(actor, state.timestep, state.core_state, key, jnp.asarray(t))
+
+
+def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array) -> Trajectory:
+  """Of what began at `start`; the rest is [T, B, ...], timesteps those that actions led to."""
+  whole = jax.tree.map(
+    lambda first, rest: jnp.concatenate([first[None], rest]), start.timestep, timesteps
+  )
+  version = jnp.broadcast_to(start.learner.step, timesteps.first.shape)
+  return Trajectory(whole, samples, mus, start.core_state, version)
+
+
+def learn(agent: BuiltAgent, fns: AgentFns, state: RunState, batch: Trajectory) -> RunState:
+  """An update, kept only if it is finite."""
+  old = state.learner
+  learner, metrics = agent.agent.metaopt.step(fns, old, batch)
+  failure = first_failure(metrics)
+  learner = learner._replace(step=learner.step + 1)
+  learner = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), learner, old)
+  return state._replace(learner=learner._replace(failure=failure))
+
+
 def iterate(
   agent: BuiltAgent, env: FunctionalEnvironment, fns: AgentFns, unroll_length: int, state: RunState
 ) -> tuple[RunState, Ends]:
-  """T steps of each environment of one run, and an update, kept only if it is finite."""
-  gamma = fns.gamma(agent.agent.metaopt.values(fns, state.learner.meta_state))
-  acted, trajectory, ends = unroll(agent, env, gamma, unroll_length, state)
-  learner, metrics = agent.agent.metaopt.step(fns, state.learner, trajectory)
-  failure = first_failure(metrics)
-  learner = learner._replace(step=learner.step + 1)
-  learner = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), learner, state.learner)
-  return acted._replace(learner=learner._replace(failure=failure)), ends
-
-
-def unroll(
-  agent: BuiltAgent, env: FunctionalEnvironment, gamma: Array, unroll_length: int, state: RunState
-) -> tuple[RunState, Trajectory, Ends]:
-  """T steps of each environment of one run: the trajectory, and the episodes that ended."""
-  actor = ActorParams(state.learner.params, gamma)
-  key = jax.random.fold_in(state.key, state.learner.step)
+  """T steps of each environment of one run, and an update."""
+  gamma = head_gamma(agent, fns, state)
 
   def step(state: RunState, t: Array):
-    sample, mu, core_state = agent.act(actor, state.timestep, state.core_state, key, t)
+    sample, mu, core_state = act(agent, gamma, state, t)
     env_state, timestep = jax.vmap(env.step)(state.env, agent.distribution.to_action(sample))
     state, ends = count(state, timestep)
     state = state._replace(env=env_state, timestep=timestep, core_state=core_state)
-    return state, (timestep, sample, mu, ends)
+    return state, ((timestep, sample, mu), ends)
 
-  start = state
-  state, (timesteps, samples, mus, ends) = jax.lax.scan(step, start, jnp.arange(unroll_length))
-  timesteps = jax.tree.map(
-    lambda first, rest: jnp.concatenate([first[None], rest]), start.timestep, timesteps
-  )
-  version = jnp.broadcast_to(start.learner.step, timesteps.first[1:].shape)
-  return state, Trajectory(timesteps, samples, mus, start.core_state, version), ends
+  acted, (seen, ends) = jax.lax.scan(step, state, jnp.arange(unroll_length))
+  return learn(agent, fns, acted, trajectory(state, *seen)), ends
+
+
+def going(state: RunState, max_episodes: int | None) -> Array:
+  """Whether runs go on: they have neither diverged nor, where that ends them, finished episodes."""
+  whole = state.learner.failure < 0
+  return whole if max_episodes is None else whole & (state.finished < max_episodes)
+
+
+def unless_ended(going: Array, new: tuple[PyTree, Ends], old: PyTree) -> tuple[PyTree, Ends]:
+  """What a run came to, if it was still going; else it stays as it was, and nothing ended."""
+  state = jax.tree.map(lambda new, old: jnp.where(going, new, old), new[0], old)
+  return state, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), new[1])
 
 
 def count(state: RunState, timestep: TimeStep) -> tuple[RunState, Ends]:

@@ -1,7 +1,6 @@
-"""Training R independent runs on the device: act, step and learn compiled to one program.
+"""Training R independent runs as one program; the same configuration, logs and checkpoints.
 
-The loop of `core.loop` where the environment is functional and there is no host in the loop; the
-same configuration, logs and checkpoints.
+The loop that `core.loop` is to a single run.
 """
 
 import csv
@@ -23,7 +22,8 @@ from .interfaces import FunctionalEnvironment
 from .iteration import RunState, episodes
 from .logging import Logger
 from .loop import Clock, Progress
-from .registry import configurable, name_of
+from .pool_runs import PoolRuns
+from .registry import configurable
 from .runs import CHUNK, Runs
 
 if TYPE_CHECKING:
@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 @configurable("on_device")
 @dataclasses.dataclass(frozen=True)
 class OnDevice:
-  """Runs that act, step and learn on the device, each independent of the others.
+  """Independent runs that act and learn as one compiled program.
+
+  Where the environment is functional it is part of the program, and no host is in the loop; else
+  the environments of all runs are one pool on the host.
 
   `train.num_envs` and `train.total_env_steps` are of each run. A run is frozen when it has finished
   its `episodes`, or diverged; training ends when all are frozen or have made their steps.
@@ -76,41 +79,40 @@ class OnDevice:
     return seeds, {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
 
 
-def make_runs(experiment: "Train", runtime: OnDevice) -> Runs:
+def make_runs(experiment: "Train", runtime: OnDevice, restart: int = 0) -> Runs | PoolRuns:
   """The runs of an experiment.
 
+  Args:
+    experiment: what is trained.
+    runtime: its runtime.
+    restart: of the training; environments in a pool get new seeds at each.
+
   Raises:
-    UserError: its environment is not functional, or a setting is of nothing that is there.
+    UserError: a setting is of nothing that is there.
   """
-  env = experiment.env
-  if not isinstance(env, FunctionalEnvironment):
-    raise UserError(
-      f"train.runtime = @on_device() needs a functional environment, and {name_of(env)} is none: "
-      "write train.runtime = @lockstep()."
-    )
   if experiment.overlap:
     raise UserError("train.overlap: @on_device() takes trajectories one after the other; write 0.")
+  env = experiment.env
   seeds, settings = runtime.grid(experiment.seed)
-  devices = tuple(range(len(jax.devices()))) if runtime.devices is None else runtime.devices
+  indices = tuple(range(len(jax.devices()))) if runtime.devices is None else runtime.devices
+  devices = platform.devices(indices, "on_device.devices")
+  of_run = {
+    "num_envs": experiment.num_envs,
+    "unroll_length": experiment.unroll_length,
+    "total_updates": experiment.total_updates,
+    "max_episodes": runtime.episodes,
+  }
   with plugin_mistakes():
-    return Runs(
-      experiment.agent,
-      env,
-      seeds,
-      settings,
-      platform.devices(devices, "on_device.devices"),
-      num_envs=experiment.num_envs,
-      unroll_length=experiment.unroll_length,
-      total_updates=experiment.total_updates,
-      max_episodes=runtime.episodes,
-      chunk=runtime.chunk,
-    )
+    if isinstance(env, FunctionalEnvironment):
+      chunk = runtime.chunk
+      return Runs(experiment.agent, env, seeds, settings, devices, chunk=chunk, **of_run)
+    return PoolRuns(experiment.agent, env, seeds, settings, devices, restart=restart, **of_run)
 
 
 def run(
   experiment: "Train",
   runtime: OnDevice,
-  runs: Runs,
+  runs: Runs | PoolRuns,
   table: Path,
   logger: Logger,
   checkpoints: Checkpointer,
@@ -188,7 +190,7 @@ def summary(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
   return row
 
 
-def counts(runs: Runs, states: RunState) -> dict[str, int]:
+def counts(runs: Runs | PoolRuns, states: RunState) -> dict[str, int]:
   """How many runs are still going, and how many diverged."""
   return {
     "runs/active": int(runs.of_each(runs.active(states)).sum()),
@@ -196,7 +198,7 @@ def counts(runs: Runs, states: RunState) -> dict[str, int]:
   }
 
 
-def write_table(path: Path, runs: Runs, states: RunState) -> None:
+def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
   """Writes what each run is and how far it came, whole or not at all."""
   text = io.StringIO()
   rows = csv.writer(text, lineterminator="\n")

@@ -16,11 +16,20 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from .agent import Agent, BuiltAgent
-from .errors import plugin_mistakes
 from .interfaces import FunctionalEnvironment
-from .iteration import Ends, FusesIterations, Iteration, RunState, iterate, unroll, whole_batch
+from .iteration import (
+  Ends,
+  FusesIterations,
+  Iteration,
+  RunState,
+  first_state,
+  going,
+  iterate,
+  unless_ended,
+  whole_batch,
+)
 from .settings import bind, check
-from .types import Array, Device, LearnerState
+from .types import Array, Device
 
 AXIS = "runs"
 CHUNK = 32  # runs of a device that are taken together, unless told otherwise
@@ -28,6 +37,8 @@ CHUNK = 32  # runs of a device that are taken together, unless told otherwise
 
 class Runs:
   """R independent runs of one agent in a functional environment."""
+
+  env_seeds: tuple[int, ...] = ()  # of pools on the host
 
   def __init__(
     self,
@@ -96,6 +107,10 @@ class Runs:
     """
     return self._init(*self._rows)
 
+  def resume(self, states: RunState) -> RunState:
+    """Restored states: their environments are part of them."""
+    return states
+
   def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
     """So many iterations of every run that is still going; `states` are donated.
 
@@ -111,10 +126,10 @@ class Runs:
 
   def active(self, state: RunState) -> Array:
     """Whether runs are still going: neither finished nor diverged."""
-    going = state.learner.failure < 0
-    if self._max_episodes is not None:
-      going &= state.finished < self._max_episodes
-    return going
+    return going(state, self._max_episodes)
+
+  def close(self) -> None:
+    """Nothing is held."""
 
   def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, FunctionalEnvironment]:
     agent, env = bind((self._agent, self._env), values)
@@ -122,31 +137,17 @@ class Runs:
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
     agent, env = self._built(values)
-    env_key, params_key, learner_key, key = jax.random.split(jax.random.key(seed), 4)
-    b = self._num_envs
-    env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, b))
-    params = agent.network.init(params_key)
-    zero = jnp.zeros((), jnp.int32)
-    learner = LearnerState(params, agent.init_optimizer(params), (), zero, learner_key, zero - 1)
-    core_state = agent.network.initial_state(b)
-    nothing, counted = jnp.zeros(b, jnp.float32), jnp.zeros(b, jnp.int32)
-    state = RunState(learner, env_state, timestep, core_state, nothing, counted, zero, zero, key)
+    env_key, *keys = jax.random.split(jax.random.key(seed), 4)
+    env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self._num_envs))
     fns = agent.fns(self._total_updates, whole_batch)
-    gamma = jnp.zeros(agent.behaviour.acting_heads)
-    shapes = jax.eval_shape(lambda s: unroll(agent, env, gamma, self._unroll_length, s)[1], state)
-    with plugin_mistakes():
-      meta_state = agent.agent.metaopt.init(fns, learner, shapes)
-    return state._replace(learner=learner._replace(meta_state=meta_state))
+    return first_state(agent, fns, tuple(keys), env_state, timestep, self._unroll_length)
 
   def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
     """Of the runs of one device."""
 
     def one_run(state, values):
       agent, env = self._built(values)
-      new, ends = self._iteration(agent, env)(state)
-      going = self.active(state)
-      new = jax.tree.map(lambda new, old: jnp.where(going, new, old), new, state)
-      return new, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), ends)
+      return unless_ended(self.active(state), self._iteration(agent, env)(state), state)
 
     def one_chunk(chunk):
       states, values = chunk

@@ -113,15 +113,12 @@ def test_what_a_row_says_of_several_runs():
 @pytest.mark.parametrize(
   "binding, message",
   [
-    ("train.env = @envpool()", "needs a functional environment, and envpool is none"),
     ("on_device.settings = {'metatrace.nu': (1.0,)}", "Did you mean 'metatrace.mu'"),
     ("on_device.repeats = 0", "repeats = 0 must be at least 1"),
     ("train.num_envs = 2", "train.unroll_length = 1 and train.num_envs = 1"),
   ],
 )
 def test_mistakes(gin, tmp_path, binding, message):
-  text = CONFIG.replace("mountain_car.max_steps = 9\n", "") if "envpool" in binding else CONFIG
-  (tmp_path / "online.gin").write_text(text)
   with pytest.raises(UserError, match=message):
     experiment.train(gin, (binding,), tmp_path / "run")
   assert not (tmp_path / "run").exists()

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from dm_control.suite import humanoid, quadruped, walker
-from dm_control.utils.rewards import tolerance
+from dm_control.utils import rewards
 
 Views = Mapping[str, np.ndarray]  # of MuJoCo's memory, [n] each; valid until the model is reloaded
 Readings = Mapping[str, np.ndarray]  # copies of them, of all environments, [K, n] each
+
+tolerance: Any = rewards.tolerance
 
 # Columns of a rotation matrix in `xmat`.
 _XX, _XZ, _ZX, _ZZ = 0, 2, 6, 8

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from ...core.distributions import Distribution
 from ...core.interfaces import AgentFns, Dots, FunctionalEnvironment, ScalarTuner
-from ...core.iteration import Ends, RunState, count
+from ...core.iteration import Ends, RunState, count, unless_ended
 from ...core.types import Array, PyTree, TimeStep
 
 STEPS = 16  # T: writing out costs more with every step, reading the memory less with each
@@ -115,16 +115,13 @@ def block(
   )
   small = state._replace(learner=state.learner._replace(params=(), meta_state=()))
   carry = Carry(small, span, tuned.rule, jnp.vdot(z, z), jnp.vdot(z, h))
-  # The keys that core.iteration.unroll and BuiltAgent.act would draw with.
+  # The keys that core.iteration.act and BuiltAgent.act would draw with.
   t = jnp.arange(STEPS)
   keys = jax.vmap(lambda i: jax.random.fold_in(state.key, state.learner.step + i))(t)
   keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.split(key)[1], 0))(keys)
 
   def body(carry, x):
-    new, ends = step(setting, fns, env, sums, carry, *x)
-    going = active(carry.run)
-    new = jax.tree.map(lambda new, old: jnp.where(going, new, old), new, carry)
-    return new, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), ends)
+    return unless_ended(active(carry.run), step(setting, fns, env, sums, carry, *x), carry)
 
   carry, ends = jax.lax.scan(body, carry, (t, keys))
   w, z, h = (as_params(x) for x in written_out(carry.span, start))

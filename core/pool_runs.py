@@ -1,0 +1,161 @@
+"""Independent runs whose environments are one pool on the host: R runs act and learn as one.
+
+What `core.runs` is to environments on the device. Every run has its own seed, settings,
+environments, parameters and traces; one compiled program acts for all and another one learns.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from .agent import Agent, BuiltAgent
+from .interfaces import AgentFns, EnvPlugin
+from .iteration import (
+  Ends,
+  RunState,
+  act,
+  count,
+  first_state,
+  going,
+  head_gamma,
+  learn,
+  trajectory,
+  unless_ended,
+  whole_batch,
+)
+from .runs import AXIS
+from .seeding import env_seeds
+from .settings import bind, check
+from .types import Array, Device, PyTree, TimeStep
+
+
+class PoolRuns:
+  """R independent runs of one agent, their environments in one pool."""
+
+  def __init__(
+    self,
+    agent: Agent,
+    env: EnvPlugin,
+    seeds: Sequence[int],
+    settings: Mapping[str, Sequence[float]],
+    devices: Sequence[Device],
+    *,
+    num_envs: int = 1,
+    unroll_length: int = 1,
+    total_updates: int = 1,
+    max_episodes: int | None = None,
+    restart: int = 0,
+  ):
+    """Makes the pool and takes its first timesteps.
+
+    Args:
+      agent: of every run, but for its settings.
+      env: of every run.
+      seeds: R, one a run.
+      settings: 'component.field' -> R numbers, for fields of the agent's plugins.
+      devices: runs are split over as many of them as divide R.
+      num_envs: B, of each run.
+      unroll_length: T.
+      total_updates: after so many the learning rate has reached its end.
+      max_episodes: a run is frozen when it has finished so many; None lets it go on.
+      restart: of the training; environments get new seeds at each.
+
+    Raises:
+      ValueError: a setting is of no component that is there, or not R numbers.
+    """
+    check((agent,), settings, len(seeds))
+    self._agent, self._unroll_length = agent, unroll_length
+    self._total_updates, self._max_episodes = total_updates, max_episodes
+    self.seeds, self.settings, self.count = tuple(seeds), dict(settings), len(seeds)
+    self.env_seeds = tuple(s for seed in seeds for s in env_seeds(seed, restart, 0, num_envs))
+    self._lead = (self.count, num_envs)
+    self._pool = env.make(self.env_seeds)
+    used = max(n for n in range(1, len(devices) + 1) if self.count % n == 0)
+    self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
+    self._values = self._on_devices({k: np.asarray(v, np.float32) for k, v in settings.items()})
+    self._first = self._rows(self._pool.reset())
+    self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
+    self._learn = jax.jit(jax.vmap(self._learn_one, in_axes=(0, 0, 1, 1, 1, 0)), donate_argnums=1)
+
+  def init(self) -> RunState:
+    """The first state of all runs, [R, ...].
+
+    Raises:
+      UserError: the meta-optimiser cannot learn from such batches.
+    """
+    seeds = self._on_devices(np.asarray(self.seeds, np.uint32))
+    return jax.jit(jax.vmap(self._first_state))(seeds, self._values, self._first)
+
+  def resume(self, states: RunState) -> RunState:
+    """Restored states with the environments as they are: in the first step of new episodes."""
+    fresh = self.init()
+    kept = {name: getattr(states, name) for name in ("learner", "finished", "env_steps", "key")}
+    return fresh._replace(**kept)
+
+  def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
+    """So many iterations of every run that is still going; `states` are donated.
+
+    Returns:
+      The states [R, ...], and the ends of episodes, [R, iterations * T, B].
+    """
+    ended = []
+    for _ in range(iterations):
+      timestep, core_state, seen = states.timestep, states.core_state, []
+      for t in range(self._unroll_length):
+        sample, mu, core_state, action = self._act(
+          states, timestep, core_state, self._values, jnp.int32(t)
+        )
+        action = np.asarray(action)
+        self._pool.send(action.reshape(-1, *action.shape[2:]))
+        timestep = self._rows(self._pool.recv())
+        seen.append((timestep, sample, mu))
+      stacked = jax.tree.map(lambda *x: jnp.stack(x), *seen)
+      states, ends = self._learn(self._values, states, *stacked, core_state)
+      ended.append(ends)
+    return states, jax.tree.map(lambda *x: np.concatenate(x, axis=1), *ended)
+
+  def of_each(self, x: Array) -> np.ndarray:
+    """What is of each run, on the host: [R, ...]."""
+    return np.asarray(x)
+
+  def active(self, state: RunState) -> Array:
+    """Whether runs are still going: neither finished nor diverged."""
+    return going(state, self._max_episodes)
+
+  def close(self) -> None:
+    self._pool.close()
+
+  def _on_devices(self, rows: PyTree) -> PyTree:
+    return jax.device_put(rows, self._sharding)
+
+  def _rows(self, timestep: TimeStep) -> TimeStep:
+    """[R * B, ...] of the pool as [R, B, ...] on the devices."""
+    return self._on_devices(
+      jax.tree.map(lambda x: np.reshape(x, self._lead + np.shape(x)[1:]), timestep)
+    )
+
+  def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, AgentFns]:
+    agent = BuiltAgent(bind(self._agent, values), self._pool.spec)
+    return agent, agent.fns(self._total_updates, whole_batch)
+
+  def _first_state(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:
+    _, *keys = jax.random.split(jax.random.key(seed), 4)
+    return first_state(*self._built(values), tuple(keys), (), timestep, self._unroll_length)
+
+  def _act_one(self, state, timestep, core_state, values, t):
+    agent, fns = self._built(values)
+    now = state._replace(timestep=timestep, core_state=core_state)
+    sample, mu, core_state = act(agent, head_gamma(agent, fns, state), now, t)
+    return sample, mu, core_state, agent.distribution.to_action(sample)
+
+  def _learn_one(self, values, state, timesteps, samples, mus, core_state):
+    agent, fns = self._built(values)
+    acted, ends = jax.lax.scan(count, state, timesteps)
+    last = jax.tree.map(lambda x: x[-1], timesteps)
+    acted = acted._replace(timestep=last, core_state=core_state)
+    new = learn(agent, fns, acted, trajectory(state, timesteps, samples, mus))
+    return unless_ended(self.active(state), (new, ends), state)
