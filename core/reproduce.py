@@ -7,6 +7,7 @@ been trained, the figure's table, PNG and claims are made of their logs.
 
 import csv
 import importlib
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -34,7 +35,8 @@ class Result(NamedTuple):
 
   cell: Cell
   settings: list[dict[str, str]]  # [R] rows of runs.csv
-  returns: np.ndarray  # [R, E] raw return of each episode; the least of all after a divergence
+  returns: np.ndarray  # [R, E] raw return of each episode; the least of all where there is none
+  lengths: np.ndarray  # [R, E] its transitions; 0 where there is none
   metrics: list[dict[str, Any]]  # rows of metrics.jsonl
 
 
@@ -103,14 +105,16 @@ def read(cell: Cell, workdir: Path) -> Result:
   """The logs of a cell that has been trained."""
   with (workdir / "runs.csv").open(newline="") as file:
     settings = list(csv.DictReader(file))
-  of_run: list[list[float]] = [[] for _ in settings]
+  of_run: list[list[tuple[float, int]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
-    of_run[row["run"]].append(row["return"])
-  least = min(value for values in of_run for value in values)
-  returns = np.full((len(settings), max(map(len, of_run))), least)
-  for run, values in enumerate(of_run):
-    returns[run, : len(values)] = values
-  return Result(cell, settings, returns, list(jsonl.read(workdir / "metrics.jsonl")))
+    of_run[row["run"]].append((row["return"], row["length"]))
+  least = min((value for found in of_run for value, _ in found), default=math.nan)
+  shape = len(settings), max(1, *map(len, of_run))
+  returns, lengths = np.full(shape, least), np.zeros(shape, int)
+  for run, found in enumerate(of_run):
+    if found:
+      returns[run, : len(found)], lengths[run, : len(found)] = zip(*found, strict=True)
+  return Result(cell, settings, returns, lengths, list(jsonl.read(workdir / "metrics.jsonl")))
 
 
 def write_table(path: Path, results: Sequence[Result]) -> None:
@@ -120,12 +124,13 @@ def write_table(path: Path, results: Sequence[Result]) -> None:
   new = path.with_suffix(".new")
   with new.open("w", newline="") as file:
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow([*own, *shown, "run", "episode", "return"])
-    for cell, settings, returns, _ in results:
+    rows.writerow([*own, *shown, "run", "episode", "return", "length"])
+    for cell, settings, returns, lengths, _ in results:
       left = [cell.columns.get(name, "") for name in own]
-      for run, (row, values) in enumerate(zip(settings, returns, strict=True)):
+      for run, row in enumerate(settings):
         head = [*left, *(row.get(name, "") for name in shown), run]
-        rows.writerows([*head, episode, value] for episode, value in enumerate(values))
+        played = enumerate(zip(returns[run], lengths[run], strict=True))
+        rows.writerows([*head, episode, *both] for episode, both in played)
   new.replace(path)
 
 

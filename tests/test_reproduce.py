@@ -12,10 +12,10 @@ from selftune.core.metatrace import FIGURES, cells, drifts
 from selftune.core.reproduce import Cell, Figure, Result, final, smooth
 
 RUNS = "run,seed,ac_lambda.alpha,episodes,env_steps,diverged\n0,5,0.5,3,9,False\n1,6,0.5,1,2,True\n"
-EPISODES = """{"run": 0, "return": -3.0}
-{"run": 1, "return": -9.0}
-{"run": 0, "return": -2.0}
-{"run": 0, "return": -1.0}
+EPISODES = """{"run": 0, "return": -3.0, "length": 3}
+{"run": 1, "return": -9.0, "length": 9}
+{"run": 0, "return": -2.0, "length": 2}
+{"run": 0, "return": -1.0, "length": 1}
 """
 
 
@@ -68,6 +68,7 @@ def test_what_is_done_is_not_done_again(figure, trained, tmp_path, capsys):
     "run": "0",
     "episode": "0",
     "return": "-3.0",
+    "length": "3",
   }
   assert [row["return"] for row in rows[3:6]] == ["-9.0"] * 3
 
@@ -89,14 +90,17 @@ def test_smoothing():
   assert final(np.array([[0.0, 1.0, 2.0], [0.0, 3.0, 4.0]]), 2) == 2.5
 
 
-@pytest.mark.parametrize("name", [f"fig{i}" for i in range(1, 8)])
+@pytest.mark.parametrize("name", [f"fig{i}" for i in range(1, 10)])
 @pytest.mark.parametrize("quick", [False, True])
 def test_every_cell_loads(name, quick):
   figure = FIGURES[name]
   assert len({cell.name for cell in figure.cells}) == len(figure.cells)
-  for cell in figure.cells[:: 1 if quick else 5]:
+  for cell in figure.cells[:: 5 if len(figure.cells) > 12 else 1]:
     root = config.load(cell.experiment, (*cell.bindings, *(figure.quick if quick else ()))).root
     tuner = root.agent.metaopt.tuner
+    if "game" in cell.columns:
+      assert (root.env.game, getattr(tuner, "mu", 0.001)) == (cell.columns["game"], 0.001)
+      continue
     assert cell.columns["mu"] in ("", getattr(tuner, "mu", ""))
     assert getattr(tuner, "normalised", True) == (cell.columns["tuner"] != "scalar_raw")
     assert getattr(root.env, "drift", None) == cell.columns.get("drift")
@@ -119,7 +123,8 @@ def results(name):
       {"episodes": 10, "beta/mean": -7.0}
       | {f"beta/{g}": -7.0 - 2.0 * ("noise" in g) * ("value" in g) for g in drifts.GROUPS}
     ]
-    made.append(Result(cell, rows, returns, metrics if bonus > 1 else [metrics[0] | {}]))
+    lengths = np.full(returns.shape, 9)
+    made.append(Result(cell, rows, returns, lengths, metrics if bonus > 1 else [metrics[0] | {}]))
   return made
 
 

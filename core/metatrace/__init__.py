@@ -1,6 +1,6 @@
 """The figures of the Metatrace paper (Young, Wang and Taylor 2018)."""
 
-from . import alphas, drifts
+from . import alphas, atari, drifts
 
 FIGURES = {
   "fig1": alphas.figure("none"),
@@ -10,4 +10,6 @@ FIGURES = {
   "fig5": alphas.figure("nosid", beside="scalar"),
   "fig6": drifts.FIG6,
   "fig7": drifts.FIG7,
+  "fig8": atari.FIG8,
+  "fig9": atari.FIG9,
 }

@@ -1,0 +1,84 @@
+"""Figures 8 and 9: Atari, return against learning steps for every alpha_0."""
+
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+
+from ..reproduce import Cell, Figure, Result, smooth
+from .alphas import by_alpha
+from .cells import METHODS, page
+
+GAMES = ("space_invaders", "seaquest", "asterix", "beam_rider", "freeway")
+SWEEP = tuple(2.0**-k for k in range(6, 14))
+BEST = (2.0**-8, 2.0**-9, 2.0**-10)  # the paper does not name its three
+QUICK = (
+  f"on_device.settings = {{'ac_lambda.alpha': {BEST[:2]}}}",
+  "on_device.repeats = 1",
+  "train.total_env_steps = 600",
+  "atari.max_episode_steps = 150",
+)
+MU = 0.001
+SMOOTHED = 20  # episodes
+
+
+def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cell:
+  """One method in one game: a run each alpha_0 and seed, all in one pool."""
+  tuner = METHODS[method][0]
+  mu = () if method == "none" else (f"{tuner}.mu = {MU}",)
+  bindings = (
+    f"tuner = @{tuner}()",
+    *mu,
+    f"atari.game = {game!r}",
+    f"on_device.settings = {{'ac_lambda.alpha': {alphas}}}",
+    f"on_device.repeats = {repeats}",
+  )
+  name = f"{game}_{method}_{len(alphas)}x{repeats}"
+  return Cell(name, {"tuner": method, "game": game}, "experiments/atari_metatrace", bindings)
+
+
+def draw(results: list[Result]) -> Any:
+  """A panel each cell: a curve each alpha_0, the mean over its seeds."""
+  made, grid = page(-(-len(results) // 2), 2)
+  for axes, result in zip(grid.flat, results, strict=True):
+    alphas = by_alpha(result)
+    axes.set_prop_cycle(color=colormaps["viridis_r"](np.linspace(0.05, 1, len(alphas))))
+    for alpha in alphas:
+      steps, returns = curve(result, alpha)
+      axes.plot(steps, returns, label=f"$\\alpha_0 = 2^{{{np.log2(alpha):.0f}}}$", lw=1.2)
+    columns = result.cell.columns
+    axes.set(title=f"{columns['game']}, {METHODS[columns['tuner']][2]}")
+    axes.set(xlabel="learning steps", ylabel="return")
+    axes.legend(fontsize=7)
+  return made
+
+
+def curve(result: Result, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+  """Learning steps, and the mean over the runs of an alpha_0 of their smoothed returns there."""
+  rows = [i for i, row in enumerate(result.settings) if float(row["ac_lambda.alpha"]) == alpha]
+  ends = np.cumsum(result.lengths[rows] + 1, axis=1)  # an episode's first step teaches nothing
+  steps = np.linspace(0, ends[:, -1].max(), 200)
+  returns = smooth(result.returns[rows], SMOOTHED)
+  return steps, np.mean([np.interp(steps, *pair) for pair in zip(ends, returns, strict=True)], 0)
+
+
+def claims(results: list[Result]) -> list[str]:
+  """How much alpha_0 matters, and the best one, of every cell."""
+  lines = []
+  for result in results:
+    last = {alpha: curve(result, alpha)[1][-1] for alpha in by_alpha(result)}
+    best = max(last, key=lambda a: last[a])
+    columns = result.cell.columns
+    lines.append(
+      f"{columns['game']}, {METHODS[columns['tuner']][2]}: last {SMOOTHED} episodes, best "
+      f"{last[best]:.1f} (alpha_0 = 2^{np.log2(best):.0f}), worst {min(last.values()):.1f}"
+    )
+  return lines
+
+
+def figure(cells: list[Cell]) -> Figure:
+  return Figure(tuple(cells), QUICK, draw, claims)
+
+
+FIG8 = figure([cell(m, "seaquest", SWEEP, 1) for m in ("none", "scalar", "mixed", "vector")])
+FIG9 = figure([cell(m, game, BEST, 5) for game in GAMES for m in ("none", "mixed")])
