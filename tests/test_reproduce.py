@@ -1,11 +1,14 @@
 """Figures: their grids, what is trained and what is not again, tables, drawings and claims."""
 
 import csv
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
 
-from selftune.core import cli, config, reproduce
+from selftune.core import cli, config, experiment, reproduce
 from selftune.core.errors import UserError
 from selftune.core.loop import Progress
 from selftune.core.metatrace import FIGURES, cells, drifts
@@ -147,3 +150,30 @@ def test_claims_are_computed_from_the_table():
 def test_layout(name, panels):
   page = FIGURES[name].draw(results(name))
   assert len(page.axes) == panels and all(axes.lines for axes in page.axes)
+
+
+@pytest.mark.slow
+def test_a_killed_figure_loses_at_most_its_unfinished_cell(tmp_path):
+  """kill -9 while the second of seven cells trains; what is then made equals what never stopped."""
+  command = [sys.executable, "-m", "selftune", "reproduce", "metatrace/fig2", "--quick"]
+  command += ["--out", str(tmp_path)]
+  folder = tmp_path / "metatrace" / "quick" / "cells"
+  first, second = (folder / cell.name for cell in FIGURES["fig2"].cells[:2])
+  with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    while not ((second / "episodes.jsonl").exists() and (second / "episodes.jsonl").read_text()):
+      assert process.poll() is None
+      time.sleep(0.05)
+    process.kill()
+  assert [path.parent for path in folder.glob("*/done")] == [first]
+  untouched = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+
+  subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+  assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
+  with (folder.parent / "fig2.csv").open() as file:
+    rows = [row for row in csv.DictReader(file) if row["mu"] == str(2.0**-6)]
+  whole = tmp_path / "whole"
+  figure, cell = FIGURES["fig2"], FIGURES["fig2"].cells[1]
+  assert experiment.train(cell.experiment, (*cell.bindings, *figure.quick), whole).done
+  want = reproduce.read(cell, whole)
+  assert len(rows) == want.returns.size == 8 * 30
+  assert [float(row["return"]) for row in rows] == want.returns.ravel().tolist()
