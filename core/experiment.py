@@ -43,6 +43,8 @@ class Train:
       learned from unroll_length / (unroll_length - overlap) times.
     stagger: episodes that are all of one length start out of step with each other; the first one of
       each environment then is a part only, and so is its return.
+    learner_devices: indices of the devices that learn, and may act too: they share the batch, or the
+      runs of `on_device`; None takes every accelerator, or without one a CPU device for each core.
     micro_batch: trajectories that a learner device takes at a time; None for its whole share.
     cpu_micro_batch: the same where the learners are CPUs and `micro_batch` is None: convolutions
       are several times faster there while their activations stay in cache.
@@ -61,6 +63,7 @@ class Train:
   unroll_length: int = 20
   overlap: int = 0
   stagger: bool = False
+  learner_devices: tuple[int, ...] | None = (0,)
   micro_batch: int | None = None
   cpu_micro_batch: int | None = None
   log_seconds: float = 2.0
@@ -116,7 +119,7 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
   experiment: Train = loaded.root
   workdir = Workdir(path)
   workdir.check(loaded, resume)
-  platform.prepare(experiment.runtime)
+  platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
 
   with contextlib.ExitStack() as stack:
     stopping = stack.enter_context(platform.stop_signals())
@@ -236,7 +239,7 @@ def make_actors(
 
 def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
   """The learner, on the learner devices."""
-  devices = platform.learner_devices(experiment.runtime, experiment.num_envs)
+  devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
   on_cpu = devices[0].platform == "cpu"
   return Learner(
     agent,

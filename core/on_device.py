@@ -44,7 +44,6 @@ class OnDevice:
     episodes: of each run; None for no limit.
     iterations: updates between looks at the host.
     chunk: runs of a device that are taken together.
-    devices: device indices; None takes every accelerator, or without one a CPU device a core.
   """
 
   settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -52,15 +51,7 @@ class OnDevice:
   episodes: int | None = None
   iterations: int = 100
   chunk: int = CHUNK
-  devices: tuple[int, ...] | None = None
-
-  @property
-  def actor_devices(self) -> tuple[int, ...]:
-    return ()
-
-  @property
-  def learner_devices(self) -> tuple[int, ...] | None:
-    return self.devices
+  actor_devices = ()  # none but those that learn
 
   def __post_init__(self):
     for name in ("repeats", "episodes", "iterations", "chunk"):
@@ -91,14 +82,13 @@ def make_runs(experiment: "Train", runtime: OnDevice) -> Runs:
   if experiment.overlap:
     raise UserError("train.overlap: @on_device() takes trajectories one after the other; write 0.")
   seeds, settings = runtime.grid(experiment.seed)
-  devices = tuple(range(len(jax.devices()))) if runtime.devices is None else runtime.devices
   with plugin_mistakes():
     return Runs(
       experiment.agent,
       env,
       seeds,
       settings,
-      platform.devices(devices, "on_device.devices"),
+      platform.devices(experiment.learner_devices, "train.learner_devices"),
       num_envs=experiment.num_envs,
       unroll_length=experiment.unroll_length,
       total_updates=experiment.total_updates,
