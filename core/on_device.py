@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from . import platform
+from . import hosts, platform
 from .checkpoint import Checkpointer
 from .episodes import Episode
 from .errors import UserError, plugin_mistakes
@@ -74,6 +74,8 @@ def make_runs(experiment: "Train", runtime: OnDevice) -> Runs:
     UserError: its environment is not functional, or a setting is of nothing that is there.
   """
   env = experiment.env
+  if hosts.count() > 1:
+    raise UserError("train.runtime = @on_device() runs in one process: leave out --coordinator.")
   if not isinstance(env, FunctionalEnvironment):
     raise UserError(
       f"train.runtime = @on_device() needs a functional environment, and {name_of(env)} is none: "

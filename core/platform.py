@@ -29,12 +29,12 @@ def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
 
 
 def devices(indices: Sequence[int] | None, what: str) -> list[Device]:
-  """The JAX devices of these indices, or all.
+  """This process's JAX devices of these indices, or all.
 
   Raises:
     UserError: there is no such device, or none is asked for, or one twice.
   """
-  known = jax.devices()
+  known = jax.local_devices()
   if indices is None:
     return known
   if not indices or len(set(indices)) < len(indices) or not set(indices) <= set(range(len(known))):
@@ -46,11 +46,15 @@ def devices(indices: Sequence[int] | None, what: str) -> list[Device]:
 
 
 def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Device]:
-  """The devices that a batch is split over: those asked for, or as many as divide it."""
+  """The devices that a batch is split over: those asked for, or as many as divide it.
+
+  Of every process in turn, the same of each.
+  """
   found = devices(indices, "train.learner_devices")
-  if indices is not None:
-    return found
-  return found[: max(n for n in range(1, len(found) + 1) if batch_size % n == 0)]
+  if indices is None:
+    share = batch_size // jax.process_count()
+    indices = range(max(n for n in range(1, len(found) + 1) if share % n == 0))
+  return [jax.local_devices(p)[i] for p in range(jax.process_count()) for i in indices]
 
 
 @contextlib.contextmanager
