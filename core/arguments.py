@@ -102,11 +102,16 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
     """\
   selftune eval runs/catch_stacx_seed0
   selftune eval runs/catch_stacx_seed0 --episodes 1000 --greedy --seed 7
+  selftune eval runs/catch_stacx_seed0@300              the checkpoint of update 300
 
 Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
 an episode; human_normalized is there for Atari. Progress goes to stderr.""",
   )
-  it.add_argument("workdir", type=Path, metavar="WORKDIR", help="of a run, finished or not")
+  it.add_argument(
+    "workdir",
+    metavar="WORKDIR[@STEP]",
+    help="of a run, finished or not; or one of its checkpoints (default: the newest whole one)",
+  )
   it.add_argument("--episodes", type=int, default=100, metavar="N", help="default: 100")
   it.add_argument(
     "--greedy", action="store_true", help="take the policy's mode (default: sample, as in training)"

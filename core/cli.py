@@ -90,8 +90,10 @@ def _train_here(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> int:
   from .evaluate import evaluate
+  from .workdir import locate
 
-  result = evaluate(arguments.workdir, arguments.episodes, arguments.greedy, arguments.seed)
+  checkpoints, step = locate(arguments.workdir)
+  result = evaluate(checkpoints.parent, arguments.episodes, arguments.greedy, arguments.seed, step)
   print(json.dumps(result))
   return OK
 

@@ -130,7 +130,7 @@ def tell(
     for process, number in zip(pairs, counts, strict=True)
     for value, length in process[:number]
   ]
-  return Asked(*flags.any(axis=0).tolist()), finished
+  return Asked(*(bool(flag.any()) for flag in flags.T)), finished
 
 
 @contextlib.contextmanager

@@ -16,8 +16,7 @@ from typing import NoReturn
 
 from .errors import RunError
 
-_FATAL = re.compile(rb"F\d{4} \d\d:\d\d:\d\d")  # the head of a fatal line of XLA's log
-_CHATTER = re.compile(rb"[IWE]\d{4} [\d:.]+ +\d+ (preemption_sync|coordination_serv)|\[Gloo\]")
+_XLA = re.compile(rb"[EFW]\d{4} [\d:.]+ +\d+ (preemption_sync|coordination_service|client\.h)")
 _PR_SET_PDEATHSIG = 1
 
 LOST = (
@@ -45,13 +44,14 @@ def supervised(run: Callable[[], int]) -> int:
     number: signal.signal(number, lambda n, _: os.kill(child, n))
     for number in (signal.SIGINT, signal.SIGTERM)
   }
-  forwarding = threading.Thread(target=_forward, args=(reader,), daemon=True)
+  lost = threading.Event()
+  forwarding = threading.Thread(target=_forward, args=(reader, lost), daemon=True)
   forwarding.start()
   code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-  forwarding.join(1.0)  # a process that the child has left behind may hold its stderr open
+  forwarding.join(5.0)  # a process that the child has left behind may hold its stderr open
   for number, handler in before.items():
     signal.signal(number, handler)
-  if code == -signal.SIGABRT:
+  if code and lost.is_set():
     raise RunError(LOST)
   if code < 0:
     raise RunError(f"killed by {signal.Signals(-code).name}: start the job again with --resume.")
@@ -64,7 +64,9 @@ def _be_child(run: Callable[[], int], parent: int, stderr: int) -> NoReturn:
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(1)
+  sys.stdout = os.fdopen(os.dup(1), "w")
   os.dup2(stderr, 2)
+  os.dup2(stderr, 1)  # what C++ prints is no result of ours
   os.close(stderr)
   try:
     code = run()
@@ -78,14 +80,12 @@ def _be_child(run: Callable[[], int], parent: int, stderr: int) -> NoReturn:
   os._exit(code)
 
 
-def _forward(reader: int) -> None:
-  """Passes the child's stderr on, but for what XLA says of the coordination service."""
+def _forward(reader: int, lost: threading.Event) -> None:
+  """Passes the child's stderr on, until it or XLA says that a process was lost."""
   with open(reader, "rb") as lines:
     for line in lines:
-      if _FATAL.match(line):
-        break  # a stack trace follows
-      if not _CHATTER.match(line):
+      if _XLA.match(line) or LOST.encode() in line:
+        lost.set()
+      elif not lost.is_set() and not line.startswith(b"[Gloo]"):
         sys.stderr.buffer.write(line)
         sys.stderr.flush()
-    for _ in lines:  # a full pipe would keep the child from its end
-      pass

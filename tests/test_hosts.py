@@ -210,15 +210,16 @@ from selftune.core.cli import _exit_code
 from selftune.core.supervise import supervised
 
 def run():
-  os.write(2, b"E1124 11:38:18.743697   13058 coordination_service.cc:1520] a page\\n")
   os.write(2, b"kept\\n")
+  os.write(1, b"[Gloo] Rank 0\\n")
   print(os.getpid(), flush=True)
   {body}
   return 0
 
 sys.exit(_exit_code(lambda: supervised(run)))
 """
-FATAL = 'os.write(2, b"F1124 11:38:18.744325   13069 client.h:80] fatal\\n  @ 0x7f\\n"); os.abort()'
+FATAL = 'os.write(2, b"E1124 11:38:18.744325   13069 client.h:80] fatal\\n  @ 0x7f\\n"); os.abort()'
+SAID = "from selftune.core.supervise import LOST; print(LOST, file=sys.stderr); return 1"
 WAIT = "signal.signal(signal.SIGTERM, lambda *_: os._exit(5)); print(flush=True); time.sleep(60)"
 
 
@@ -236,14 +237,19 @@ def supervised(body):
   [
     ("return 3", 3, "kept\n"),
     (FATAL, 1, f"kept\n{LOST}"),
+    (SAID, 1, f"kept\n{LOST}"),
+    ("os.kill(os.getpid(), 9)", 1, "kept\nselftune: killed by SIGKILL: start the job again with"),
     ("raise ValueError('a bug')", 1, "kept\nTraceback"),
     ("from selftune.core.errors import UserError; raise UserError('no')", 1, "kept\nTraceback"),
   ],
 )
 def test_how_a_process_ended_is_told_by_its_parent(body, code, err):
   process = supervised(body)
-  _, said = process.communicate(timeout=20)
-  assert process.returncode == code and said.startswith(err) and "11:38" not in said
+  out, said = process.communicate(timeout=20)
+  assert process.returncode == code and said.startswith(err)
+  assert (
+    out.count("\n") == 1 and "@" not in said and (code == 3 or said.count(LOST) == (LOST in err))
+  )
 
 
 def test_signals_are_passed_on_and_the_child_does_not_outlive_its_parent():
