@@ -39,7 +39,7 @@ from selftune.plugins.envs.atari import Atari
 PLAIN = (
   "sebulba.lag = 0",  # the actor waits for the learner, the learner for the actor
   "sebulba.groups = 1",
-  "sebulba.learner_devices = (0,)",
+  "train.learner_devices = (0,)",
   "impala_resnet.pooling = 'xla'",
   "train.cpu_micro_batch = None",
 )
@@ -94,7 +94,7 @@ def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[s
   """Seconds that an update's worth of env steps takes: each part alone if asked, and end to end."""
   steps = f"train.total_env_steps = {10**9}"
   loaded = config.load(name, [*bindings, steps, "train.log_seconds = 1e9"]).root
-  platform.prepare(loaded.runtime)
+  platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
   seeds = experiment.pool_seeds(loaded, 0)
   pools = [[loaded.env.make(s) for s in row] for row in seeds]
   agent = BuiltAgent(loaded.agent, pools[0][0].spec)

@@ -39,7 +39,7 @@ class Update(NamedTuple):
 def prepare(name: str, bindings: list[str]) -> Update:
   """Compiles the update of a packaged experiment and runs it once."""
   loaded = config.load(f"experiments/{name}", bindings).root
-  platform.prepare(loaded.runtime)
+  platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
   spec = EnvSpec(specs.Array((84, 84, 4), np.uint8), specs.DiscreteArray(ACTIONS))
   learner = experiment.make_learner(loaded, BuiltAgent(loaded.agent, spec))
   batch = random_batch(loaded.unroll_length, loaded.num_envs)

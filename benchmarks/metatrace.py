@@ -20,7 +20,6 @@ import numpy as np
 
 from selftune.core import platform, registry
 from selftune.core.agent import Agent
-from selftune.core.on_device import OnDevice
 from selftune.core.runs import Runs
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
 from selftune.plugins.envs.mountain_car import MountainCar
@@ -139,7 +138,7 @@ def main() -> None:
   parser.add_argument("--sweep", action="store_true", help="against the number of runs, and tuners")
   args = parser.parse_args()
   registry.load_all()
-  platform.prepare(OnDevice())
+  platform.prepare(None)
   load = os.getloadavg()[0]
   print(f"{len(jax.devices())} x {jax.devices()[0].device_kind}; load average {load:.1f}")
   ours = measure(Metatrace(), args.runs, args.steps)

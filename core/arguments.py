@@ -65,6 +65,8 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 int
   selftune train experiments/atari_stacx --bind "atari.game = 'space_invaders'"
   selftune train my.gin --bind 'train.seed = 1' --bind 'entropy.cost = 0.02' --workdir runs/try
   selftune train my.gin --workdir runs/try --resume     go on from its newest whole checkpoint
+  selftune train my.gin --init-from runs/try@1200       begin with the weights of its update 1200
+  selftune train my.gin --coordinator host0:1234 --num-processes 2 --process-id 1
 
 Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
   )
@@ -80,6 +82,19 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
     action="store_true",
     help="go on with the run in the workdir; it may be given more train.total_env_steps",
   )
+  it.add_argument(
+    "--init-from",
+    metavar="PATH[@STEP]",
+    help="start with the weights of a checkpoint: of a workdir's newest, or of that update",
+  )
+  job = it.add_argument_group("one process of a job of several (docs/operations.md)")
+  job.add_argument(
+    "--coordinator",
+    metavar="HOST:PORT",
+    help="where the first process listens; 'auto' asks SLURM, Open MPI or Kubernetes for all three",
+  )
+  job.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
+  job.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0")
 
   it = command(
     "eval",
@@ -87,11 +102,16 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
     """\
   selftune eval runs/catch_stacx_seed0
   selftune eval runs/catch_stacx_seed0 --episodes 1000 --greedy --seed 7
+  selftune eval runs/catch_stacx_seed0@300              the checkpoint of update 300
 
 Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
 an episode; human_normalized is there for Atari. Progress goes to stderr.""",
   )
-  it.add_argument("workdir", type=Path, metavar="WORKDIR", help="of a run, finished or not")
+  it.add_argument(
+    "workdir",
+    metavar="WORKDIR[@STEP]",
+    help="of a run, finished or not; or one of its checkpoints (default: the newest whole one)",
+  )
   it.add_argument("--episodes", type=int, default=100, metavar="N", help="default: 100")
   it.add_argument(
     "--greedy", action="store_true", help="take the policy's mode (default: sample, as in training)"

@@ -20,8 +20,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
-from .errors import UserError
+from . import hosts
+from .errors import RunError, UserError
 from .types import PyTree
 
 
@@ -37,17 +39,19 @@ class Restored(NamedTuple):
 class Checkpointer:
   """The checkpoints of one run, named by the number of updates made.
 
-  One process writes; others may restore meanwhile. Nothing is created before the first `save`.
+  One job writes: all of its processes call `save` and `restore` alike, in a directory that they
+  share. Others may restore meanwhile. Nothing is created before the first `save`.
   """
 
-  def __init__(self, directory: Path, max_to_keep: int = 3):
+  def __init__(self, directory: Path, max_to_keep: int = 3, keep_every: int | None = None):
+    """Keeps the newest `max_to_keep`; of the rest the first, and one every `keep_every` updates."""
     if max_to_keep < 2:
       raise UserError(
         f"max_to_keep = {max_to_keep}: keep 2 checkpoints or more, so that one which a crash "
         "damaged leaves another"
       )
     self.directory = Path(directory).absolute()
-    self._max_to_keep = max_to_keep
+    self._max_to_keep, self._keep_every = max_to_keep, keep_every
     self._writer: Any = None  # the Orbax CheckpointManager, while saving
     self._last: int | None = None  # the newest update that this object restored or saved
 
@@ -57,14 +61,14 @@ class Checkpointer:
     An update that has a checkpoint already is left alone.
 
     Raises:
-      UserError: this checkpoint cannot be written, or the previous one could not; or the directory
-        holds checkpoints that were not restored.
+      RunError: this checkpoint cannot be written, or the previous one could not.
+      UserError: the directory holds checkpoints that were not restored.
       TypeError: `host` is not JSON.
     """
     self.wait()
     document = {"host": json.loads(json.dumps(dict(host)))}  # a copy, and fails here if it must
     writer = self._writer or self._open_writer(step)
-    if step in self.all_steps():
+    if hosts.first_says(step in self.all_steps()):
       return
     arrays, entries = _to_host(state)
     document["arrays"] = {name: entry._asdict() for name, entry in entries.items()}
@@ -83,8 +87,10 @@ class Checkpointer:
     if not saved:
       raise ValueError(f"update {step} comes before the last one saved, {self.all_steps()[-1]}")
 
-  def restore(self, like: PyTree, step: int | None = None) -> Restored | None:
+  def restore(self, like: PyTree, step: int | None = None, only: str = "") -> Restored | None:
     """The newest checkpoint that is whole, or that of `step`; None if there are none at all.
+
+    Of arrays whose path does not begin with `only`, those of `like` are returned.
 
     `like` gives structure, shapes, dtypes and shardings: of concrete arrays, or of
     `jax.ShapeDtypeStruct`. After this, the next `save` removes the checkpoints newer than the one
@@ -99,26 +105,26 @@ class Checkpointer:
       raise UserError(f"no checkpoint of update {step} in {self.directory}: there are {steps}")
     if not steps:
       return None
-    wanted = _flatten(like)
+    leaves = _flatten(like)
+    wanted = {name: leaf for name, leaf in leaves.items() if name.startswith(only)}
     damaged = []
     for candidate in reversed(steps) if step is None else [step]:
       path = self.directory / str(candidate)
       try:
         host, entries = _read_document(self.directory, candidate)
+        entries = {name: entry for name, entry in entries.items() if name.startswith(only)}
         difference = _first_difference(entries, wanted)
         arrays = {} if difference else _read_arrays(self.directory, candidate, entries)
       except Exception as error:  # a torn file may raise anything: in Orbax, JSON or the sums
         damaged.append(f"{path} ({_reason(error)})")
         continue
       if difference:
-        raise UserError(
-          f"{path} was written by another agent: {difference}. Resume with the configuration "
-          "that the run was started with, or start anew with another --workdir"
-        )
-      leaves = [_to_device(arrays[name], entries[name], leaf) for name, leaf in wanted.items()]
+        raise UserError(f"{path} was written by another agent: {difference}")
+      leaves |= {name: _to_device(arrays[name], entries[name], x) for name, x in wanted.items()}
       self._last = candidate
       note = f"damaged: {', '.join(damaged)}; going back to update {candidate}" if damaged else ""
-      return Restored(candidate, jax.tree.unflatten(jax.tree.structure(like), leaves), host, note)
+      state = jax.tree.unflatten(jax.tree.structure(like), leaves.values())
+      return Restored(candidate, state, host, note)
     raise UserError("no checkpoint is whole: " + ", ".join(damaged))
 
   def all_steps(self) -> list[int]:
@@ -131,7 +137,7 @@ class Checkpointer:
     """Waits until what was saved is on the disk.
 
     Raises:
-      UserError: it could not be written.
+      RunError: it could not be written.
     """
     if self._writer is not None:
       with self._failures_explained(self._last):
@@ -152,13 +158,17 @@ class Checkpointer:
         "with it by --resume, or choose another --workdir"
       )
     ocp = _orbax()
+    kept: Any = ocp.checkpoint_managers.LatestN(self._max_to_keep)
+    if self._keep_every is not None:
+      every = ocp.checkpoint_managers.EveryNSteps(self._keep_every, exact_interval=False)
+      kept = ocp.checkpoint_managers.AnyPreservationPolicy([kept, every])
     with self._failures_explained(step):
-      for old in newer:
+      for old in newer if hosts.is_first() else ():
         shutil.rmtree(self.directory / str(old))
       self._writer = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
-          preservation_policy=ocp.checkpoint_managers.LatestN(self._max_to_keep),
+          preservation_policy=kept,
           cleanup_tmp_directories=True,  # what a killed or failed save left
         ),
       )
@@ -166,7 +176,7 @@ class Checkpointer:
 
   @contextlib.contextmanager
   def _failures_explained(self, step: int | None) -> Iterator[None]:
-    """Turns what Orbax raises into a UserError; the next save starts with a new writer."""
+    """Turns what Orbax raises into a RunError; the next save starts with a new writer."""
     try:
       yield
     except Exception as error:
@@ -174,7 +184,7 @@ class Checkpointer:
       if writer is not None:
         with contextlib.suppress(Exception):  # its threads end; the error is known already
           writer.close()
-      raise UserError(
+      raise RunError(
         f"cannot write the checkpoint of update {step} in {self.directory}: {_reason(error)}. "
         f"Checkpoints that are there: {self.all_steps() or 'none'}"
       ) from error
@@ -217,8 +227,13 @@ def _is_key(leaf: Any) -> bool:
 
 def _to_host(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, _Entry]]:
   leaves = _flatten(state)
+  data = {name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()}
+  # What is split over processes they give each other: each then has the whole.
   arrays = jax.device_get(
-    {name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()}
+    {
+      name: x if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
+      for name, x in data.items()
+    }
   )
   entries = {}
   for name, leaf in leaves.items():
@@ -231,8 +246,7 @@ def _to_host(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, _Entry]]:
 def _to_device(array: np.ndarray, entry: _Entry, like: Any) -> jax.Array:
   if entry.impl is None:
     return jax.device_put(array, like.sharding)
-  key = jax.random.wrap_key_data(jax.device_put(array), impl=entry.impl)
-  return jax.device_put(key, like.sharding)
+  return jax.random.wrap_key_data(jax.device_put(array, like.sharding), impl=entry.impl)
 
 
 def _first_difference(entries: dict[str, _Entry], wanted: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Whatever else is raised is a bug and keeps its traceback.
   """
+  with _warnings_shown():
+    return _exit_code(lambda: _command(parse(argv)))
+
+
+def _command(arguments: argparse.Namespace) -> int:
+  return COMMANDS[arguments.command](arguments)
+
+
+def _exit_code(run: Callable[[], int]) -> int:
   try:
-    with _warnings_shown():
-      arguments = parse(argv)
-      return COMMANDS[arguments.command](arguments)
+    return run()
   except UserError as error:
     return _fail(str(error), USER_MISTAKE)
   except RunError as error:
@@ -38,12 +45,28 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-  from . import config, experiment
+  if arguments.coordinator is None:
+    if (arguments.num_processes, arguments.process_id) != (None, None):
+      raise UserError("--num-processes and --process-id need --coordinator HOST:PORT.")
+    return _train_here(arguments)
+  from .supervise import supervised
+
+  return supervised(lambda: _exit_code(lambda: _train_here(arguments)))
+
+
+def _train_here(arguments: argparse.Namespace) -> int:
+  from . import config, experiment, hosts
 
   root: experiment.Train = config.load(arguments.config, arguments.bind).root
+  if arguments.coordinator is not None:
+    hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
   name = Path(arguments.config).name.removesuffix(".gin")
   workdir = arguments.workdir or Path("runs", f"{name}_seed{root.seed}")
-  progress = experiment.train(arguments.config, arguments.bind, workdir, arguments.resume)
+  progress = experiment.train(
+    arguments.config, arguments.bind, workdir, arguments.resume, arguments.init_from
+  )
+  if not hosts.is_first():
+    return OK
   if not progress.done:
     again = ["selftune", "train", arguments.config, *(f"--bind={b}" for b in arguments.bind)]
     command = shlex.join([*again, "--workdir", str(workdir), "--resume"])
@@ -67,8 +90,10 @@ def _train(arguments: argparse.Namespace) -> int:
 
 def _eval(arguments: argparse.Namespace) -> int:
   from .evaluate import evaluate
+  from .workdir import locate
 
-  result = evaluate(arguments.workdir, arguments.episodes, arguments.greedy, arguments.seed)
+  checkpoints, step = locate(arguments.workdir)
+  result = evaluate(checkpoints.parent, arguments.episodes, arguments.greedy, arguments.seed, step)
   print(json.dumps(result))
   return OK
 

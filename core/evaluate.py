@@ -28,14 +28,17 @@ MAX_ENVS = 16
 REPORT_SECONDS = 5.0
 
 
-def evaluate(path: Path, episodes: int, greedy: bool = False, seed: int = 0) -> dict[str, Any]:
-  """Scores the newest whole checkpoint of a run; on one device, with progress on stderr.
+def evaluate(
+  path: Path, episodes: int, greedy: bool = False, seed: int = 0, step: int | None = None
+) -> dict[str, Any]:
+  """Scores a checkpoint of a run; on one device, with progress on stderr.
 
   Args:
     path: the workdir.
     episodes: how many to play.
     greedy: take the mode of the policy, not a sample.
     seed: of environments and actions.
+    step: the update whose checkpoint it is; None for the newest whole one.
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
@@ -53,7 +56,7 @@ def evaluate(path: Path, episodes: int, greedy: bool = False, seed: int = 0) -> 
   pool = experiment.env.make(seeds)
   with contextlib.closing(pool):
     agent = BuiltAgent(experiment.agent, pool.spec)
-    env_steps, actor_params = _restore(workdir, experiment, agent, pool.spec)
+    env_steps, actor_params = _restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     played = play(agent, actor_params, pool, episodes, unroll_length, key, greedy)
   return summary(experiment.env, played) | {
@@ -135,16 +138,16 @@ def _act(agent: BuiltAgent, greedy: bool, actor_params, timestep, core_state, ke
 
 
 def _restore(
-  workdir: Workdir, experiment: Train, agent: BuiltAgent, spec: EnvSpec
+  workdir: Workdir, step: int | None, experiment: Train, agent: BuiltAgent, spec: EnvSpec
 ) -> tuple[int, ActorParams]:
-  """Env steps of the newest whole checkpoint, and its parameters on the first device.
+  """Env steps of the checkpoint, and its parameters on the first device.
 
   Of independent runs these are the parameters of the first, run 0 in runs.csv.
   """
   device = jax.devices()[0]
   if isinstance(experiment.runtime, OnDevice):
     with contextlib.closing(make_runs(experiment, experiment.runtime)) as runs:
-      restored = _newest(workdir, runs.init())
+      restored = _checkpoint(workdir, step, runs.init())
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)
     fns = agent.fns(experiment.total_updates, None)  # type: ignore[arg-type]
     gamma = fns.gamma(experiment.agent.metaopt.values(fns, state.meta_state))
@@ -156,12 +159,12 @@ def _restore(
   observation = np.zeros((1, *spec.observation.shape), spec.observation.dtype)
   timestep = TimeStep(observation, reward=one, discount=one, first=one > 0)
   state = learner.init(jax.random.key(experiment.seed), timestep)
-  restored = _newest(workdir, state)
+  restored = _checkpoint(workdir, step, state)
   return restored.host["env_steps"], learner.actor_params(restored.state, [device])[device]
 
 
-def _newest(workdir: Workdir, like: PyTree) -> Restored:
-  restored = Checkpointer(workdir.checkpoints).restore(like)
+def _checkpoint(workdir: Workdir, step: int | None, like: PyTree) -> Restored:
+  restored = Checkpointer(workdir.checkpoints).restore(like, step)
   if restored is None:
     raise UserError(f"{workdir.path} has no checkpoint yet: let the run go on until it has one.")
   if restored.note:

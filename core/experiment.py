@@ -3,13 +3,15 @@
 import contextlib
 import dataclasses
 import math
+import sys
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
-from . import config, on_device, platform, plotting
+from . import config, hosts, on_device, platform, plotting
 from .actor import Actor
 from .agent import Agent, BuiltAgent
 from .checkpoint import Checkpointer
@@ -22,7 +24,7 @@ from .on_device import OnDevice
 from .registry import configurable, name_of
 from .runtime import Runtime
 from .seeding import env_seeds
-from .workdir import Workdir
+from .workdir import Workdir, locate
 
 
 @configurable("train")
@@ -37,18 +39,23 @@ class Train:
     writers: where metrics go; `jsonl` should be among them, plots are drawn from it.
     seed: of everything that is drawn.
     total_env_steps: length of the run, in steps of single environments (not frames).
-    num_envs: environments, and so trajectories an update: the batch size.
+    num_envs: environments, and so trajectories an update: the batch size. Of the whole job: its
+      processes share them.
     unroll_length: transitions of a trajectory.
     overlap: of these, how many at its end begin the next trajectory too; each new step is then
       learned from unroll_length / (unroll_length - overlap) times.
     stagger: episodes that are all of one length start out of step with each other; the first one of
       each environment then is a part only, and so is its return.
+    learner_devices: indices of the devices that learn, and may act too; they share the batch, or
+      the runs of `on_device`. None takes every accelerator, or without one a CPU device a core.
     micro_batch: trajectories that a learner device takes at a time; None for its whole share.
     cpu_micro_batch: the same where the learners are CPUs and `micro_batch` is None: convolutions
       are several times faster there while their activations stay in cache.
     log_seconds: time between rows of metrics.
     checkpoint_seconds: time between checkpoints; one more is written at the end.
     checkpoints_to_keep: the newest so many.
+    keep_every_steps: of older ones, the first is kept too, and one every so many env steps; None
+      keeps none of them.
   """
 
   env: EnvPlugin
@@ -61,14 +68,17 @@ class Train:
   unroll_length: int = 20
   overlap: int = 0
   stagger: bool = False
+  learner_devices: tuple[int, ...] | None = (0,)
   micro_batch: int | None = None
   cpu_micro_batch: int | None = None
   log_seconds: float = 2.0
   checkpoint_seconds: float = 120.0
   checkpoints_to_keep: int = 3
+  keep_every_steps: int | None = None
 
   def __post_init__(self):
-    for name in ("total_env_steps", "num_envs", "unroll_length", "micro_batch", "cpu_micro_batch"):
+    positive = ("total_env_steps", "num_envs", "unroll_length", "keep_every_steps")
+    for name in (*positive, "micro_batch", "cpu_micro_batch"):
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name} = {value} must be at least 1.")
@@ -95,15 +105,27 @@ class Train:
     later = self.total_env_steps - self.overlap * self.num_envs
     return max(1, math.ceil(later / self.steps_per_update))
 
+  @property
+  def keep_every(self) -> int | None:
+    """`keep_every_steps` in updates."""
+    return self.keep_every_steps and math.ceil(self.keep_every_steps / self.steps_per_update)
 
-def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) -> Progress:
-  """Trains the agent that a configuration describes.
+
+def train(
+  name: str,
+  bindings: Sequence[str],
+  path: Path,
+  resume: bool = False,
+  init_from: str | None = None,
+) -> Progress:
+  """Trains the agent that a configuration describes; as one process of a job, if it was joined.
 
   Args:
     name: a gin file or the name of a packaged one.
     bindings: further gin bindings.
     path: the workdir: configs, logs, checkpoints and the final plot go there.
     resume: go on with the run in the workdir, from its newest whole checkpoint.
+    init_from: the first weights are those of a checkpoint, PATH[@STEP] (see workdir.locate).
 
   Returns:
     How far it came.
@@ -111,28 +133,40 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
   Raises:
     UserError: a mistake in any of these; nothing was created then.
     NonFiniteError: a loss or gradient was not finite; the last good checkpoint is intact.
+    RunError: the disk is full, or another process of the job was lost; likewise.
   """
   loaded = config.load(name, bindings)
   experiment: Train = loaded.root
   workdir = Workdir(path)
   workdir.check(loaded, resume)
-  platform.prepare(experiment.runtime)
+  platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
+
+  restarts = workdir.restarts()
+  text = zlib.crc32(loaded.text.encode())
+  hosts.check_same({"configuration": text, "workdir": restarts, "--resume": resume})
 
   with contextlib.ExitStack() as stack:
+    stack.enter_context(hosts.losses_explained())
     stopping = stack.enter_context(platform.stop_signals())
     if isinstance(experiment.runtime, OnDevice):
       training = prepare_runs(experiment, experiment.runtime, workdir, stopping)
     else:
-      training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
+      training = prepare_on_host(experiment, experiment.runtime, restarts, stopping)
     state, seeds = training.state, training.env_seeds
+    if init_from is not None:
+      state = with_weights(state, init_from)
 
-    checkpoints = Checkpointer(workdir.checkpoints, experiment.checkpoints_to_keep)
+    checkpoints = Checkpointer(
+      workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
+    )
     restored = checkpoints.restore(state) if resume else None
     progress = Progress()
     if restored is not None:
       state, progress = restored.state, Progress.from_json(restored.host)
-    workdir.create(loaded, seeds, progress.env_steps)
-    workdir.say_resumed(resume, restored)
+    hosts.check_same({"checkpoints": progress.updates})
+    if hosts.is_first():
+      workdir.create(loaded, seeds, progress.env_steps)
+      workdir.say_resumed(resume, restored)
 
     stack.callback(checkpoints.close)
     info = RunInfo(
@@ -142,12 +176,26 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
       progress.env_steps,
       progress.writer_ids,
     )
-    writers = {name_of(writer): writer for writer in experiment.writers}
+    writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
     progress = training.loop(logger, checkpoints, state, progress)
   if "jsonl" in writers and progress.done:
     plotting.plot([path], workdir.curves)
   return progress
+
+
+def with_weights(state: Any, checkpoint: str) -> Any:
+  """The state with the weights of a checkpoint, PATH[@STEP], and nothing else of it.
+
+  Raises:
+    UserError: there is none, or its weights are of another network.
+  """
+  directory, step = locate(checkpoint)
+  restored = Checkpointer(directory).restore(state, step, only="params")
+  if restored is None:
+    raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")
+  print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
+  return restored.state
 
 
 class Prepared(NamedTuple):
@@ -160,19 +208,21 @@ class Prepared(NamedTuple):
 
 
 def prepare_on_host(
-  experiment: Train, runtime: Runtime, workdir: Workdir, stopping: Callable[[], bool]
+  experiment: Train, runtime: Runtime, restart: int, stopping: Callable[[], bool]
 ) -> Prepared:
   """Environments in pools, actors that step them, and a learner."""
-  seeds = pool_seeds(experiment, workdir.restarts())
-  pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
+  seeds = pool_seeds(experiment, restart)
+  first = hosts.index() * runtime.actors
+  mine = seeds[first : first + runtime.actors]
+  pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in mine]
   agent = BuiltAgent(experiment.agent, pools[0][0].spec)
   learner = make_learner(experiment, agent)
-  actors = make_actors(experiment, agent, pools)
+  actors = make_actors(experiment, agent, pools, first)
   state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
   learner.trace(state)
 
   def loop(logger, checkpoints, state, progress):
-    source = runtime.start(actors, progress.updates, stopping)
+    source = runtime.start(actors, progress.updates, hosts.alone(stopping))
     with contextlib.closing(source):
       return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
 
@@ -204,18 +254,20 @@ def prepare_runs(
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
-  """Seeds of every environment, by actor and pool.
+  """Seeds of every environment of the job, by actor and pool; the first process's actors first.
 
   Raises:
     UserError: the environments cannot be shared out evenly.
   """
   assert not isinstance(experiment.runtime, OnDevice)  # that has no pools
-  actors, groups = experiment.runtime.actors, experiment.runtime.groups
+  processes, groups = hosts.count(), experiment.runtime.groups
+  actors = processes * experiment.runtime.actors
   each, rest = divmod(experiment.num_envs, actors * groups)
   if rest or not each:
     raise UserError(
-      f"train.num_envs = {experiment.num_envs} is not divisible by actors x groups = "
-      f"{actors} x {groups} environment pools; choose a multiple of {actors * groups}."
+      f"train.num_envs = {experiment.num_envs} is not divisible by processes x actors x groups = "
+      f"{processes} x {actors // processes} x {groups} environment pools; choose a multiple of "
+      f"{actors * groups}."
     )
   return [
     [env_seeds(experiment.seed, restart, a * groups + g, each) for g in range(groups)]
@@ -224,9 +276,9 @@ def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
 
 
 def make_actors(
-  experiment: Train, agent: BuiltAgent, pools: Sequence[Sequence[Environment]]
+  experiment: Train, agent: BuiltAgent, pools: Sequence[Sequence[Environment]], first: int = 0
 ) -> list[Actor]:
-  """One actor for each row of pools, on the actor devices in turn."""
+  """One actor for each row of pools, on the actor devices in turn; numbered from `first`."""
   devices = platform.devices(experiment.runtime.actor_devices, "actor_devices")
   key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
   return [
@@ -234,7 +286,7 @@ def make_actors(
       agent,
       actor_pools,
       devices[i % len(devices)],
-      jax.random.fold_in(key, i),
+      jax.random.fold_in(key, first + i),
       experiment.unroll_length,
       experiment.overlap,
       experiment.stagger,
@@ -245,7 +297,7 @@ def make_actors(
 
 def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
   """The learner, on the learner devices."""
-  devices = platform.learner_devices(experiment.runtime, experiment.num_envs)
+  devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
   on_cpu = devices[0].platform == "cpu"
   return Learner(
     agent,

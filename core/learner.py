@@ -184,8 +184,11 @@ class Learner:
     jax.eval_shape(self._update, state, self._batch)
 
   def put(self, trajectory: Trajectory) -> Trajectory:
-    """Moves a trajectory [T+1, B, ...] from the host to the learner devices."""
-    return jax.device_put(trajectory, self._batch_shardings)
+    """Moves a trajectory [T+1, B, ...] from the host to the learner devices.
+
+    Of a job of P processes each gives its own share, [T+1, B / P, ...].
+    """
+    return jax.make_array_from_process_local_data(self._batch_shardings, trajectory)
 
   def update(self, state: LearnerState, batch: Trajectory) -> tuple[LearnerState, Metrics]:
     """One update; `state` is donated. Metrics are scalars on the device."""
@@ -203,7 +206,7 @@ class Learner:
     self, state: LearnerState, devices: Iterable[Device]
   ) -> dict[Device, ActorParams]:
     """Copies, by device, of what an actor needs; safe when `state` is donated later."""
-    copy = self._copy(state)
+    copy = jax.tree.map(lambda x: x.addressable_data(0), self._copy(state))
     return {device: jax.device_put(copy, device) for device in devices}
 
   def check(self, metrics: Metrics) -> None:

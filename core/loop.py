@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
+from . import hosts
 from .actor import Interrupted
 from .checkpoint import Checkpointer
 from .episodes import Episode, EpisodeStats
@@ -55,21 +56,27 @@ def run(
   """
   devices = source.devices
   clock = Clock(experiment.log_seconds, experiment.checkpoint_seconds)
+  at_once = experiment.num_envs // hosts.count() * experiment.unroll_length  # episodes may finish
+  asked = hosts.Asked(stop=False, log=False, save=False)
   source.publish(progress.updates, learner.actor_params(state, devices))
   metrics: Metrics = {}
-  while progress.updates < experiment.total_updates and not stopping():
+  while progress.updates < experiment.total_updates and not asked.stop:
     try:
       rollout, waited = source.get(progress.updates)
     except Interrupted:
       break
+    batch = learner.put(rollout.trajectory)
+    asked = hosts.Asked(stopping(), clock.time_to_log(), clock.time_to_save())
+    asked, ended = hosts.tell(asked, rollout.episodes, at_once)
     previous = metrics
-    state, metrics = learner.update(state, learner.put(rollout.trajectory))
+    state, metrics = learner.update(state, batch)
     source.publish(progress.updates + 1, learner.actor_params(state, devices))
     # At most two updates are under way. XLA lets a CPU device have 32 computations under way, and
     # two devices whose shares of an update wait for each other behind those would wait forever.
     jax.block_until_ready(previous)
-    env_steps = progress.env_steps + rollout.env_steps
-    finished = [Episode(env_steps, *episode) for episode in rollout.episodes]
+    new_steps = rollout.env_steps * hosts.count()
+    env_steps = progress.env_steps + new_steps
+    finished = [Episode(env_steps, *episode) for episode in ended]
     logger.log_episodes(finished)
     progress = dataclasses.replace(
       progress,
@@ -77,13 +84,13 @@ def run(
       env_steps=env_steps,
       episodes=progress.episodes.add(finished),
     )
-    clock.add(rollout.env_steps, waited, rollout.env_wait, rollout.act_time)
-    if clock.time_to_log() or progress.updates == experiment.total_updates:
+    clock.add(new_steps, waited, rollout.env_wait, rollout.act_time)
+    if asked.log or progress.updates == experiment.total_updates:
       row = jax.device_get(metrics)
       learner.check(row)
       row |= jax.device_get(learner.describe(state))
       logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
-    if clock.time_to_save():
+    if asked.save:
       save(learner, checkpoints, state, metrics, progress, logger)
   if metrics:
     save(learner, checkpoints, state, metrics, progress, logger)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from . import platform
+from . import hosts, platform
 from .checkpoint import Checkpointer
 from .episodes import Episode
 from .errors import UserError, plugin_mistakes
@@ -47,7 +47,6 @@ class OnDevice:
     episodes: of each run; None for no limit.
     iterations: updates between looks at the host.
     chunk: runs of a device that are taken together.
-    devices: device indices; None takes every accelerator, or without one a CPU device a core.
   """
 
   settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -55,15 +54,7 @@ class OnDevice:
   episodes: int | None = None
   iterations: int = 100
   chunk: int = CHUNK
-  devices: tuple[int, ...] | None = None
-
-  @property
-  def actor_devices(self) -> tuple[int, ...]:
-    return ()
-
-  @property
-  def learner_devices(self) -> tuple[int, ...] | None:
-    return self.devices
+  actor_devices = ()  # none but those that learn
 
   def __post_init__(self):
     for name in ("repeats", "episodes", "iterations", "chunk"):
@@ -90,12 +81,13 @@ def make_runs(experiment: "Train", runtime: OnDevice, restart: int = 0) -> Runs 
   Raises:
     UserError: a setting is of nothing that is there.
   """
+  if hosts.count() > 1:
+    raise UserError("train.runtime = @on_device() runs in one process: leave out --coordinator.")
   if experiment.overlap:
     raise UserError("train.overlap: @on_device() takes trajectories one after the other; write 0.")
   env = experiment.env
   seeds, settings = runtime.grid(experiment.seed)
-  indices = tuple(range(len(jax.devices()))) if runtime.devices is None else runtime.devices
-  devices = platform.devices(indices, "on_device.devices")
+  devices = platform.devices(experiment.learner_devices, "train.learner_devices")
   of_run = {
     "num_envs": experiment.num_envs,
     "unroll_length": experiment.unroll_length,

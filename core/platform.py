@@ -8,20 +8,18 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from .errors import UserError
-from .runtime import Placed
 from .types import Device
 
 
-def prepare(runtime: Placed) -> None:
-  """Makes as many CPU devices as the runtime names, before JAX starts.
+def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
+  """Makes as many CPU devices as these name, before JAX starts; None names one for each core.
 
   With several learner devices on the CPU each computes in one thread: a shard a core is faster than
   all cores on one operation after another. What XLA_FLAGS already says stands.
   """
-  learners = runtime.learner_devices
   if learners is None:
     learners = range(len(os.sched_getaffinity(0)))
-  wanted = len({*runtime.actor_devices, *learners})
+  wanted = len({*actors, *learners})
   flags = os.environ.get("XLA_FLAGS", "")
   if wanted > 1 and "xla_force_host_platform_device_count" not in flags:
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
@@ -30,13 +28,15 @@ def prepare(runtime: Placed) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
 
 
-def devices(indices: Sequence[int], what: str) -> list[Device]:
-  """The JAX devices of these indices.
+def devices(indices: Sequence[int] | None, what: str) -> list[Device]:
+  """This process's JAX devices of these indices, or all.
 
   Raises:
     UserError: there is no such device, or none is asked for, or one twice.
   """
-  known = jax.devices()
+  known = jax.local_devices()
+  if indices is None:
+    return known
   if not indices or len(set(indices)) < len(indices) or not set(indices) <= set(range(len(known))):
     raise UserError(
       f"{what} = {tuple(indices)}: give different numbers from 0 to {len(known) - 1}; "
@@ -45,12 +45,16 @@ def devices(indices: Sequence[int], what: str) -> list[Device]:
   return [known[i] for i in indices]
 
 
-def learner_devices(runtime: Placed, batch_size: int) -> list[Device]:
-  """The devices that a batch is split over: those asked for, or as many as divide it."""
-  if runtime.learner_devices is not None:
-    return devices(runtime.learner_devices, "learner_devices")
-  known = jax.devices()
-  return known[: max(n for n in range(1, len(known) + 1) if batch_size % n == 0)]
+def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Device]:
+  """The devices that a batch is split over: those asked for, or as many as divide it.
+
+  Of every process in turn, the same of each.
+  """
+  found = devices(indices, "train.learner_devices")
+  if indices is None:
+    share = batch_size // jax.process_count()
+    indices = range(max(n for n in range(1, len(found) + 1) if share % n == 0))
+  return [jax.local_devices(p)[i] for p in range(jax.process_count()) for i in indices]
 
 
 @contextlib.contextmanager

@@ -47,22 +47,15 @@ class Source(Protocol):
   def close(self) -> None: ...
 
 
-class Placed(Protocol):
-  """What runs on which devices."""
-
-  @property
-  def actor_devices(self) -> tuple[int, ...]: ...
-  @property
-  def learner_devices(self) -> tuple[int, ...] | None: ...
-
-
-class Runtime(Placed, Protocol):
+class Runtime(Protocol):
   """How actors and learner share devices and threads."""
 
   @property
   def actors(self) -> int: ...
   @property
   def groups(self) -> int: ...
+  @property
+  def actor_devices(self) -> tuple[int, ...]: ...
 
   def start(self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]) -> Source:
     """Starts to act from batch `first` on; `stopping` says that the run is to end."""
@@ -78,13 +71,10 @@ class Lockstep:
     groups: environment pools that are stepped in turn, so that one steps while the network acts for
       another.
     actor_devices: index of the device that acts.
-    learner_devices: indices of the devices the batch is split over; None takes every accelerator,
-      or on a machine without one a CPU device for each core.
   """
 
   groups: int = 2
   actor_devices: tuple[int, ...] = (0,)
-  learner_devices: tuple[int, ...] | None = (0,)
   actors = 1
 
   def __post_init__(self):
@@ -128,15 +118,12 @@ class Sebulba:
     groups: environment pools an actor steps in turn.
     lag: trajectory k is acted by the parameters of update k - lag; 0 waits for the learner.
     actor_devices: device indices, dealt out to the actors in turn.
-    learner_devices: indices of the devices the batch is split over, which may act too; None takes
-      every accelerator, or on a machine without one a CPU device for each core.
   """
 
   actors: int = 1
   groups: int = 2
   lag: int = 1
   actor_devices: tuple[int, ...] = (0,)
-  learner_devices: tuple[int, ...] | None = (0,)
 
   def __post_init__(self):
     for name, least in (("actors", 1), ("groups", 1), ("lag", 0)):

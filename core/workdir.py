@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import config, jsonl
-from .checkpoint import Restored
+from .checkpoint import Checkpointer, Restored
 from .errors import UserError
 from .registry import kind_of
 
@@ -17,8 +17,21 @@ RESUME_MAY_CHANGE = (
   "train.log_seconds",
   "train.checkpoint_seconds",
   "train.checkpoints_to_keep",
+  "train.keep_every_steps",
   "train.writers",
 )
+
+
+def locate(text: str) -> tuple[Path, int | None]:
+  """What PATH[@STEP] names: the folder of checkpoints, and the update; None for the newest whole.
+
+  PATH is a workdir, its `checkpoints`, or one of those.
+  """
+  name, at, step = text.rpartition("@")
+  path, number = (Path(name), int(step)) if at and step.isdecimal() else (Path(text), None)
+  if number is None and path.name.isdecimal() and path.parent.name == "checkpoints":
+    path, number = path.parent, int(path.name)
+  return (path if path.name == "checkpoints" else path / "checkpoints"), number
 
 
 class Workdir:
@@ -55,6 +68,11 @@ class Workdir:
       raise UserError(
         f"{self.path} holds a run already: add --resume to go on with it, or choose another "
         "--workdir."
+      )
+    if checkpoints := Checkpointer(self.checkpoints).all_steps() if not resume else []:
+      raise UserError(
+        f"{self.checkpoints} holds checkpoints, up to update {checkpoints[-1]}, of a run whose "
+        f"{self._config.name} is gone: choose another --workdir."
       )
     if resume and not self._config.exists():
       raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")

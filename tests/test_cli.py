@@ -146,11 +146,11 @@ MISTAKES = {
   "network": (["agent.network = @impala_resnet()"], ["'impala_resnet' takes images", "@mlp()"]),
   "environments": (["train.num_envs = 33"], ["num_envs = 33", "choose a multiple of 2"]),
   "batch": (
-    ["train.num_envs = 33", "lockstep.groups = 1", "lockstep.learner_devices = (0, 1)"],
+    ["train.num_envs = 33", "lockstep.groups = 1", "train.learner_devices = (0, 1)"],
     ["33", "not divisible by 2 learner devices"],
   ),
   "micro_batch": (["train.micro_batch = 3"], ["micro_batch = 3 does not divide the 8"]),
-  "learner device": (["lockstep.learner_devices = (7,)"], ["learner_devices = (7,)", "0 to 1"]),
+  "learner device": (["train.learner_devices = (7,)"], ["learner_devices = (7,)", "0 to 1"]),
   "actor device": (["lockstep.actor_devices = (-1,)"], ["actor_devices = (-1,)", "0 to 1"]),
   "nonsense": (["nonsense"], ["--bind 'nonsense'"]),
   "no value": (["train.seed ="], ["--bind 'train.seed ='"]),

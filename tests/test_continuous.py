@@ -129,7 +129,7 @@ include 'suites/control.gin'
 include 'networks/mlp_lstm.gin'
 train.env = @envpool()
 envpool.task = 'Pendulum-v1'
-lockstep.learner_devices = (0,)
+train.learner_devices = (0,)
 mlp.hidden = (8,)
 mlp.lstm = 8
 agent.heads = 2
@@ -173,7 +173,7 @@ def test_env_steps_are_those_that_the_environments_made(config, tmp_path):
 def test_lockstep_equals_sebulba_without_lag_to_the_bit(config, tmp_path):
   experiment.train(config, (), tmp_path / "lockstep")
   sebulba = ("train.runtime = @sebulba()", "sebulba.lag = 0")
-  text = PENDULUM.replace("lockstep.learner_devices = (0,)\n", "")
+  text = PENDULUM.replace("train.learner_devices = (0,)\n", "")
   text = text.replace("include 'suites/control.gin'", f"include '{suite(tmp_path)}'")
   (tmp_path / "pendulum.gin").write_text(text)
   experiment.train(config, sebulba, tmp_path / "sebulba")
@@ -185,7 +185,7 @@ def suite(folder):
   path = folder / "control.gin"
   packaged = experiment.config.ROOT / "suites/control.gin"
   lines = packaged.read_text().splitlines(keepends=True)
-  path.write_text("".join(line for line in lines if "lockstep.learner_devices" not in line))
+  path.write_text("".join(line for line in lines if "train.learner_devices" not in line))
   return path
 
 

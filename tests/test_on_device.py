@@ -28,7 +28,6 @@ on_device.settings = {'ac_lambda.alpha': (0.01, 1e38)}
 on_device.repeats = 2
 on_device.episodes = 8
 on_device.iterations = 2
-on_device.devices = (0,)
 """
 
 

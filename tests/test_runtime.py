@@ -261,7 +261,7 @@ def test_many_updates_on_two_devices_with_actors_beside_them(config, tmp_path):
     "--xla_force_host_platform_device_count=2 --xla_cpu_multi_thread_eigen=false "
     "--xla_cpu_collective_call_terminate_timeout_seconds=20"
   )
-  bindings = ("sebulba.learner_devices = (0, 1)", "train.log_seconds = 1e9")
+  bindings = ("train.learner_devices = (0, 1)", "train.log_seconds = 1e9")
   bindings += (*TWO_ACTORS, "train.total_env_steps = 10_000")
   with fakes.process(config, tmp_path / "run", *bindings, XLA_FLAGS=flags) as process:
     out, err = process.communicate(timeout=110)

@@ -7,7 +7,7 @@ from typing import ClassVar, TextIO
 
 from ...core import jsonl
 from ...core.episodes import Episode
-from ...core.errors import UserError
+from ...core.errors import RunError, UserError
 from ...core.interfaces import RunInfo
 from ...core.registry import register
 
@@ -39,16 +39,24 @@ class _Files:
     self._metrics, self._episodes = metrics, episodes
 
   def write(self, row: Mapping[str, float]) -> None:
-    self._metrics.write(jsonl.encode(row))
-    self._metrics.flush()
+    _append(self._metrics, jsonl.encode(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
-    self._episodes.write("".join(jsonl.encode(_row(episode)) for episode in episodes))
-    self._episodes.flush()
+    _append(self._episodes, "".join(jsonl.encode(_row(episode)) for episode in episodes))
 
   def close(self) -> None:
     self._metrics.close()
     self._episodes.close()
+
+
+def _append(file: TextIO, text: str) -> None:
+  try:
+    file.write(text)
+    file.flush()
+  except OSError as error:
+    raise RunError(
+      f"cannot write {file.name}: {error.strerror}. The checkpoints are whole: go on by --resume."
+    ) from error
 
 
 def _row(e: Episode) -> Mapping[str, float]:

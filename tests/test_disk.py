@@ -1,0 +1,150 @@
+"""Disks that are full or become read-only: one clear line, and no checkpoint lost."""
+
+import shutil
+import subprocess
+
+import fakes
+import pytest
+
+from selftune.core import experiment
+from selftune.core.errors import RunError, UserError
+
+SAVING = ("train.checkpoint_seconds = 0.0", "train.writers = (@recorder(), @jsonl())")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  return fakes.configuration(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def disk(tmp_path):
+  """A folder on a disk of its own, of 4 MB."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+  if subprocess.run(mount, capture_output=True).returncode:
+    pytest.skip("only root may mount a disk")
+  yield folder
+  subprocess.run(["umount", str(folder)], check=True)
+
+
+def fill(disk):
+  with (disk / "ballast").open("wb", buffering=0) as file:
+    try:
+      while True:
+        file.write(bytes(4096))
+    except OSError:
+      pass
+
+
+def empty(disk):
+  (disk / "ballast").unlink()
+
+
+def remount(disk, how):
+  subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
+FAULTS = {
+  "full": (fill, empty, "No space left on device"),
+  "read-only": (lambda disk: remount(disk, "ro"), lambda disk: remount(disk, "rw"), "Read-only"),
+}
+
+
+@pytest.mark.parametrize("writers", ["(@recorder(), @jsonl())", "(@recorder(),)"])
+def test_a_disk_that_fills_up(config, disk, monkeypatch, writers):
+  """Noticed by the log, or where there is none by the checkpoint."""
+  write = fakes.RecorderLog.write
+
+  def write_and_fail(self, row):
+    write(self, row)
+    if row["updates"] == 3:
+      fill(disk)
+
+  run, bindings = disk / "run", [SAVING[0], f"train.writers = {writers}"]
+  with monkeypatch.context() as patched:
+    patched.setattr(fakes.RecorderLog, "write", write_and_fail)
+    with pytest.raises(RunError, match="No space left on device") as caught:
+      experiment.train(config, [*bindings, "train.total_env_steps = 4_000"], run)
+  message = str(caught.value)
+  assert str(run) in message and "\n" not in message
+  empty(disk)
+  last = fakes.checkpoints(run)[-1]
+  progress = experiment.train(config, [*bindings, "train.total_env_steps = 4_000"], run, True)
+  assert progress.updates == 200
+  starts = (run / "restarts.jsonl").read_text().splitlines()
+  assert f'"env_steps": {20 * last}' in starts[1]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_run_on_a_bad_disk_does_not_start_and_loses_nothing(config, disk, fault):
+  run = disk / "run"
+  experiment.train(config, SAVING, run)
+  before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
+  inject, mend, reason = FAULTS[fault]
+  inject(disk)
+  for path, resume in ((disk / "new", False), (run, True)):
+    with pytest.raises(UserError, match=rf"cannot write .*({reason}|choose another --workdir)"):
+      experiment.train(config, [*SAVING, "train.total_env_steps = 200"], path, resume)
+  mend(disk)
+  after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.suffix != ".new"}
+  assert {p: data for p, data in after.items() if p in before} == before
+  more = experiment.train(config, [*SAVING, "train.total_env_steps = 200"], run, True)
+  assert more.updates == 10
+
+
+def test_weights_of_another_run(config, tmp_path, capfd):
+  source = tmp_path / "source"
+  experiment.train(config, ["train.checkpoints_to_keep = 9", SAVING[0]], source)
+  kept = {n: s for n, s in fakes.checksums(source, 3).items() if n.startswith("params")}
+
+  def first_weights(init_from, *bindings):
+    target = tmp_path / "target"
+    frozen = ["rmsprop.learning_rate = 0.0", "train.total_env_steps = 20", *bindings]
+    shutil.rmtree(target, ignore_errors=True)
+    experiment.train(config, frozen, target, init_from=str(init_from))
+    return {n: s for n, s in fakes.checksums(target).items() if n.startswith("params")}
+
+  newest = first_weights(source)
+  assert first_weights(f"{source}@3") == kept != newest
+  assert first_weights(source / "checkpoints" / "3") == kept
+  assert "selftune: weights of update 3." in capfd.readouterr().err
+  # Another meta-optimiser: only weights are taken.
+  tuned = ("agent.metaopt = @metagradient()", "metagradient.tune = ('entropy.cost',)")
+  assert first_weights(source, *tuned) == newest
+
+  for init_from, bindings, message in (
+    (
+      source,
+      ["agent.heads = 2"],
+      r"params\['policy'\] is float32\[1, 5, 3\] there and float32\[2,",
+    ),
+    (f"{source}@77", [], r"no checkpoint of update 77 in .*: there are \[1, 2, 3, 4, 5, 6\]"),
+    (tmp_path / "absent", [], "--init-from .*absent: there is no checkpoint in "),
+  ):
+    with pytest.raises(UserError, match=message):
+      first_weights(init_from, *bindings)
+    assert not (tmp_path / "target").exists()
+
+
+def test_checkpoints_whose_configuration_is_gone(config, tmp_path):
+  run = tmp_path / "run"
+  experiment.train(config, SAVING, run)
+  (run / "config.gin").unlink()
+  with pytest.raises(UserError, match=r"holds checkpoints, up to update 6, of a run whose config"):
+    experiment.train(config, SAVING, run)
+  assert fakes.checkpoints(run)[-1] == 6
+
+
+def test_every_so_many_checkpoints_are_kept(config, tmp_path):
+  run = tmp_path / "run"
+  kept = ("train.checkpoints_to_keep = 2", "train.keep_every_steps = 60")  # three updates
+  experiment.train(config, [SAVING[0], *kept, "train.total_env_steps = 200"], run)
+  assert fakes.checkpoints(run) == [1, 4, 7, 9, 10]
