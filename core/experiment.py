@@ -145,8 +145,9 @@ def train(name: str, bindings: Sequence[str], path: Path, resume: bool = False) 
     writers = {name_of(writer): writer for writer in experiment.writers}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
     progress = training.loop(logger, checkpoints, state, progress)
-  if "jsonl" in writers and progress.done:
-    plotting.plot([path], workdir.curves)
+    if "jsonl" in writers and progress.done:
+      logger.flush()
+      logger.log_media("curves", plotting.plot([path], workdir.curves))
   return progress
 
 

@@ -18,6 +18,7 @@ RESUME_MAY_CHANGE = (
   "train.checkpoint_seconds",
   "train.checkpoints_to_keep",
   "train.writers",
+  "on_device.run_writers",
 )
 
 
