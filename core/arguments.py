@@ -147,7 +147,7 @@ Stopped or killed, the same command goes on where it was. Figures share cells of
   selftune sweep sweeps/catch_stac_discount --workers 2     two processes at a time
   selftune sweep my.yaml --launcher ray                     a Ray task a point
 
-The file is an ordinary W&B sweep: its parameters are gin bindings, its command calls selftune train.
+The file is an ordinary W&B sweep: parameters are gin bindings, the command calls selftune train.
   method: grid                       # or random, bayes: these two also need run_cap: N
   metric: {name: episode_return, goal: maximize}
   parameters:
@@ -160,9 +160,7 @@ The same file works unchanged with 'wandb sweep my.yaml' and 'wandb agent ID' (n
 Stopped or killed, the same command goes on. Exit code 1 if a point failed; the others run on.""",
   )
   it.add_argument("sweep", metavar="SWEEP", help="a YAML file, or the name of a packaged one")
-  it.add_argument(
-    "--out", type=Path, metavar="DIR", help="default: runs/sweeps/<name of the file>"
-  )
+  it.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sweeps/<name of the file>")
   it.add_argument(
     "--workers",
     type=int,

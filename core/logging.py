@@ -36,8 +36,8 @@ class Logger:
     """Opens the writers.
 
     Args:
-      writers: writer plugins by name. A required one that cannot open raises; any other opens in its
-        thread, and is left out with a warning if it cannot.
+      writers: writer plugins by name. A required one that cannot open raises; any other opens in
+        its thread, and is left out with a warning if it cannot.
       run: what is logged.
       wall_offset: seconds that the run had taken before it was resumed.
     """
@@ -85,7 +85,7 @@ class Logger:
       lane.submit(lambda w: w.write_media(name, path) if isinstance(w, TakesMedia) else None)
 
   def flush(self, timeout: float = PATIENCE) -> None:
-    """Waits until the required writers have written what was logged so far; raises as `log` does."""
+    """Waits until the required writers have written all that was logged; raises as `log` does."""
     for lane in self._lanes:
       if lane.required:
         lane.flush(timeout)

@@ -63,7 +63,7 @@ class RunLogs:
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
     self._stats = _episodes_so_far(logger.run, runs.count) if every else []
-    self._said = [()] * len(self._stats)
+    self._said: list[tuple[Any, ...]] = [()] * len(self._stats)
 
   def log(self, metrics: Mapping[str, np.ndarray], env_steps: np.ndarray) -> None:
     """A row for each run that moved since its last one; metrics and env steps are [R]."""
@@ -76,10 +76,11 @@ class RunLogs:
 
   def log_episodes(self, episodes: Sequence[Episode], env_steps: np.ndarray) -> None:
     """Finished episodes, each with the number of its run; env steps are [R]."""
-    of_run = [e._replace(env_steps=int(env_steps[e.run])) for e in episodes if self._stats]
-    for episode in of_run:
-      self._stats[episode.run] = self._stats[episode.run].add([episode])
-    self._logger.log_episodes(of_run)
+    if self._stats:
+      episodes = [e._replace(env_steps=int(env_steps[_run(e)])) for e in episodes]
+      for e in episodes:
+        self._stats[_run(e)] = self._stats[_run(e)].add([e])
+      self._logger.log_episodes(episodes)
 
   def __enter__(self) -> "RunLogs":
     self._logger.__enter__()
@@ -119,6 +120,11 @@ class _EveryRun:
   def close(self) -> None:
     for writer in self._writers:
       writer.close()
+
+
+def _run(episode: Episode) -> int:
+  assert episode.run is not None  # those of many runs say whose they are
+  return episode.run
 
 
 def _episodes_so_far(run: RunInfo, count: int) -> list[EpisodeStats]:

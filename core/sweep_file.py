@@ -115,7 +115,8 @@ class Points:
     random.seed(len(runs))  # the library draws from these: so the same file gives the same points
     np.random.seed(len(runs))
     try:
-      found = library.next_run(self._sweep.config, runs, validate=True)
+      asked = {key: self._sweep.config[key] for key in ("method", "metric", "parameters")}
+      found = library.next_run(asked, runs, validate=True)
     except Exception as error:  # ValidationError, ValueError and more: it says what it dislikes
       reason = str(error).strip().partition("\n")[0]
       raise UserError(f"{self._sweep.path}: {reason}") from error

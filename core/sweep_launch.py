@@ -4,6 +4,7 @@ Every process gets the pipe of its stdin from whoever started it, and ends when 
 """
 
 import contextlib
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -64,7 +65,7 @@ class Ray:
     except ImportError as error:
       raise UserError(f"--launcher ray needs Ray ({error}): pip install 'selftune[ray]'") from None
     self._ray: Any = ray
-    ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     has = ray.cluster_resources()
     gpus = 1 if has.get("GPU") else 0
     self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_train)

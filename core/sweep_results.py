@@ -12,7 +12,7 @@ from .sweep_file import Outcome, Sweep
 STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
 LINES = 8  # so many values of a second parameter are lines of a plot, more are points
 WIDTH = 200  # of the table where there is no terminal
-DECADE = 10.0  # a parameter that spans more than this has a logarithmic axis
+WIDE = 5.0  # a parameter whose greatest value is so many times the least has a logarithmic axis
 
 
 def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
@@ -76,7 +76,7 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
       style = "o-" if lines or not others else "o"
       x = [o.point[name] if _numeric(values[name]) else str(o.point[name]) for o in group]
       axes.plot(x, [o.metric for o in group], style, label=label, markersize=4)
-    if _numeric(values[name]) and 0 < values[name][0] * DECADE <= values[name][-1]:
+    if _numeric(values[name]) and 0 < values[name][0] * WIDE <= values[name][-1]:
       axes.set_xscale("log")
     axes.set_xlabel(name)
     axes.grid(alpha=0.25, linewidth=0.6)
