@@ -48,21 +48,19 @@ class RunLogs:
       total_env_steps: of each run.
     """
     steps = runs.of_each(states.env_steps)
-    everyone = {f"on_device.{name}" for name in OF_ALL}
-    config = {k: v for k, v in logger.run.config.items() if k not in everyone}
     infos = [
       RunInfo(
         workdir=str(folder(logger.run.workdir, number)),
-        config=config | {"train.seed": seed} | {k: v[number] for k, v in runs.settings.items()},
+        config=_of_one(logger.run.config, runs, number),
         total_env_steps=total_env_steps,
         resumed_at=int(steps[number]),
         ids={},
       )
-      for number, seed in enumerate(runs.seeds)
+      for number in range(runs.count if writers else 0)
     ]
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
-    self._stats = _episodes_so_far(logger.run, runs.count) if every else []
+    self._stats = _episodes_so_far(logger.run, len(infos))
     self._said: list[tuple[Any, ...]] = [()] * len(self._stats)
 
   def log(self, metrics: Mapping[str, np.ndarray], env_steps: np.ndarray) -> None:
@@ -120,6 +118,14 @@ class _EveryRun:
   def close(self) -> None:
     for writer in self._writers:
       writer.close()
+
+
+def _of_one(config: Mapping[str, Any], runs: Runs, number: int) -> dict[str, Any]:
+  """The configuration of one run, as if it were alone; a setting counts in every scope."""
+  own = {name: values[number] for name, values in runs.settings.items()}
+  own["train.seed"] = runs.seeds[number]
+  of_all = {f"on_device.{name}" for name in OF_ALL}
+  return {k: own.get(k.split("/")[-1], v) for k, v in config.items() if k not in of_all}
 
 
 def _run(episode: Episode) -> int:

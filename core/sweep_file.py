@@ -66,7 +66,8 @@ def read(name: str) -> Sweep:
     found = yaml.safe_load(path.read_text(encoding="utf-8"))
   except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
     raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-  if not isinstance(found, dict) or not {"method", "parameters", "command"} <= found.keys():
+  needed = ("method", "parameters", "command")
+  if not isinstance(found, dict) or not all(found.get(key) for key in needed):
     raise UserError(f"{path}: a sweep has method, parameters and {COMMAND}.")
   found.setdefault("metric", {"name": "episode_return", "goal": "maximize"})
   if found["method"] in UNCAPPED and not isinstance(found.get("run_cap"), int):
@@ -115,7 +116,6 @@ class Points:
     random.seed(len(runs))  # the library draws from these: so the same file gives the same points
     np.random.seed(len(runs))
     try:
-      asked = {key: self._sweep.config[key] for key in ("method", "metric", "parameters")}
       found = library.next_run(asked, runs, validate=True)
     except Exception as error:  # ValidationError, ValueError and more: it says what it dislikes
       reason = str(error).strip().partition("\n")[0]
