@@ -105,6 +105,8 @@ class Points:
     if self._sweep.count is not None and len(self.asked) >= self._sweep.count:
       return None
     library, metric = _library(), self._sweep.metric
+    from jsonschema import ValidationError  # one of the library's own
+
     states = {"pending": "running", "diverged": "failed"}
     runs = []
     for point, outcome in zip(self.asked, outcomes or [None] * len(self.asked), strict=True):
@@ -115,9 +117,12 @@ class Points:
       runs.append(run)
     random.seed(len(runs))  # the library draws from these: so the same file gives the same points
     np.random.seed(len(runs))
+    asked = {key: self._sweep.config[key] for key in ("method", "metric", "parameters")}
     try:
-      found = library.next_run(asked, runs, validate=True)
-    except Exception as error:  # ValidationError, ValueError and more: it says what it dislikes
+      with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its Gaussian process, which fits what it can
+        found = library.next_run(asked, runs, validate=True)
+    except (ValueError, ValidationError) as error:
       reason = str(error).strip().partition("\n")[0]
       raise UserError(f"{self._sweep.path}: {reason}") from error
     if found is None:

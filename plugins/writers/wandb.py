@@ -84,9 +84,14 @@ def _init(mode: str, options: dict[str, Any]) -> Any:
   except Exception as error:
     if mode != "online":
       raise
+    # W&B's process holds on to the id of the run that it could not open.
+    own, apart = options["id"], f"{options['id']}-offline"
     reason = str(error).partition("\n")[0]
-    _LOG.warning("W&B is not reached, the run is logged offline ('wandb sync' it): %s", reason)
-    return _init("offline", options)
+    _LOG.warning(
+      "W&B is not reached (%s), the run is logged offline; upload it by: wandb sync --id %s %s",
+      *(reason, own, os.path.join(options["dir"], "wandb", f"offline-run-*-{apart}")),
+    )
+    return _init("offline", {**options, "id": apart})
 
 
 class _Run:
