@@ -20,7 +20,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   Raises:
     UserError: says what is wrong with them.
   """
-  return _parser().parse_args(argv)
+  arguments = _parser().parse_args(argv)
+  if "bindings" in arguments:
+    arguments.bind += arguments.bindings
+  return arguments
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,6 +67,7 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 int
   selftune train experiments/catch_stacx
   selftune train experiments/atari_stacx --bind "atari.game = 'space_invaders'"
   selftune train my.gin --bind 'train.seed = 1' --bind 'entropy.cost = 0.02' --workdir runs/try
+  selftune train my.gin train.seed=1 entropy.cost=0.02  the same, as W&B's agents write it
   selftune train my.gin --workdir runs/try --resume     go on from its newest whole checkpoint
   selftune train my.gin --init-from runs/try@1200       begin with the weights of its update 1200
   selftune train my.gin --coordinator host0:1234 --num-processes 2 --process-id 1
@@ -75,7 +79,8 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
     "--workdir",
     type=Path,
     metavar="DIR",
-    help="where configs, logs, checkpoints and plots go (default: runs/<config>_seed<seed>)",
+    help="where configs, logs, checkpoints and plots go (default: runs/<config>_seed<seed>; under "
+    "a W&B agent, runs/<config>_<its run's id>)",
   )
   it.add_argument(
     "--resume",
@@ -155,6 +160,41 @@ Stopped or killed, the same command goes on where it was. Figures share cells of
   )
 
   it = command(
+    "sweep",
+    "train every point of a W&B sweep file here, without an account; table and plot at the end",
+    """\
+  selftune sweep sweeps/metatrace_mountain_car              24 points as one compiled program
+  selftune sweep sweeps/catch_stac_discount --workers 2     two processes at a time
+  selftune sweep my.yaml --launcher ray                     a Ray task a point
+
+The file is an ordinary W&B sweep: parameters are gin bindings, the command calls selftune train.
+  method: grid                       # or random, bayes: these two also need run_cap: N
+  metric: {name: episode_return, goal: maximize}
+  parameters:
+    entropy.cost: {values: [0.001, 0.01]}
+    train.seed: {values: [0, 1, 2]}
+    agent.metaopt: {value: '@fixed()'}            # as gin writes it: a string has quotes of its own
+  command: [selftune, train, experiments/catch_stacx, '${args_no_hyphens}']
+The same file works unchanged with 'wandb sweep my.yaml' and 'wandb agent ID' (needs an account).
+
+Stopped or killed, the same command goes on. Exit code 1 if a point failed; the others run on.""",
+  )
+  it.add_argument("sweep", metavar="SWEEP", help="a YAML file, or the name of a packaged one")
+  it.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sweeps/<name of the file>")
+  it.add_argument(
+    "--workers",
+    type=int,
+    metavar="N",
+    help="points at a time (default: 1; with Ray, as many as its machines hold)",
+  )
+  it.add_argument(
+    "--launcher",
+    choices=("auto", "processes", "ray"),
+    default="auto",
+    help="auto: one program for all points where only numbers and seeds vary, else processes",
+  )
+
+  it = command(
     "plugins",
     "list what an agent can be made of, and what of it can be self-tuned",
     """\
@@ -178,6 +218,9 @@ Stopped or killed, the same command goes on where it was. Figures share cells of
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("config", metavar="CONFIG", help=CONFIG_HELP)
+  parser.add_argument(
+    "bindings", nargs="*", metavar="NAME=VALUE", help="the same as --bind; right after CONFIG"
+  )
   parser.add_argument(
     "--bind", action="append", default=[], metavar="'NAME.FIELD = VALUE'", help=BIND_HELP
   )

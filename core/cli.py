@@ -1,4 +1,4 @@
-"""The command line: `selftune train`, `eval`, `plot`, `reproduce`, `plugins`, `config`.
+"""The command line: `selftune train`, `eval`, `plot`, `sweep`, `reproduce`, ...
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -8,6 +8,7 @@ import contextlib
 import datetime
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +62,8 @@ def _train_here(arguments: argparse.Namespace) -> int:
   if arguments.coordinator is not None:
     hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
   name = Path(arguments.config).name.removesuffix(".gin")
-  workdir = arguments.workdir or Path("runs", f"{name}_seed{root.seed}")
+  by_agent = "WANDB_SWEEP_ID" in os.environ and os.environ.get("WANDB_RUN_ID")
+  workdir = arguments.workdir or Path("runs", f"{name}_{by_agent or f'seed{root.seed}'}")
   progress = experiment.train(
     arguments.config, arguments.bind, workdir, arguments.resume, arguments.init_from
   )
@@ -107,6 +109,13 @@ def _plot(arguments: argparse.Namespace) -> int:
     raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
   print(plot(arguments.workdirs, out))
   return OK
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+  from .sweep import sweep
+
+  whole = sweep(arguments.sweep, arguments.out, arguments.workers, arguments.launcher)
+  return OK if whole else FAILED
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
@@ -199,6 +208,7 @@ COMMANDS = {
   "train": _train,
   "eval": _eval,
   "plot": _plot,
+  "sweep": _sweep,
   "reproduce": _reproduce,
   "plugins": _plugins,
   "config": _config,

@@ -179,8 +179,9 @@ def train(
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
     progress = training.loop(logger, checkpoints, state, progress)
-  if "jsonl" in writers and progress.done:
-    plotting.plot([path], workdir.curves)
+    if "jsonl" in writers and progress.done:
+      logger.flush()
+      logger.log_media("curves", plotting.plot([path], workdir.curves))
   return progress
 
 

@@ -6,6 +6,7 @@ below say what each kind must do. Shapes use the notation of `core.types`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .distributions import Distribution
@@ -273,10 +274,18 @@ class Writer(Protocol):
   def close(self) -> None: ...
 
 
+@runtime_checkable
+class TakesMedia(Protocol):
+  """What a writer offers that also takes pictures (PNG) and videos (MP4)."""
+
+  def write_media(self, name: str, path: Path) -> None: ...
+
+
 class WriterPlugin(Protocol):
   """Kind `writer`, as configured: opens the log of one run.
 
-  `required`: whether an exception of this writer ends the run. If not, the user is warned once.
+  `required`: whether an exception of this writer ends the run. If not, the user is warned once, and
+  `open` is called from the writer's thread: it may take its time, too.
   """
 
   @property

@@ -2,21 +2,24 @@
 
 Each writer has a thread and a bounded queue of its own, so that a writer is called from one thread
 only and a slow one delays neither training nor the other writers. A writer is `required` (the JSONL
-history: when it fails, the run ends) or not (a network service: when it fails, one warning).
+history: when it fails, the run ends) or not (a network service: it opens in its own thread, however
+long that takes, and when it fails, there is one warning).
 """
 
 import contextlib
+import functools
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .episodes import Episode
-from .interfaces import RunInfo, WriterPlugin
+from .interfaces import RunInfo, TakesMedia, Writer, WriterPlugin
 
 QUEUE_SIZE = 1024
 PATIENCE = 30.0  # seconds that log() waits for a required writer whose queue is full
@@ -33,21 +36,20 @@ class Logger:
     """Opens the writers.
 
     Args:
-      writers: writer plugins by name. A required one that cannot open raises; any other is left out
-        with a warning.
+      writers: writer plugins by name. A required one that cannot open raises; any other opens in
+        its thread, and is left out with a warning if it cannot.
       run: what is logged.
       wall_offset: seconds that the run had taken before it was resumed.
     """
+    self.run = run
     self._start = time.monotonic() - wall_offset
     self._lanes: list[_Lane] = []
     for name, plugin in sorted(writers.items(), key=lambda item: not item[1].required):
       try:
         self._lanes.append(_Lane(name, plugin, run))
-      except Exception as error:
-        if plugin.required:
-          self.close()
-          raise
-        _LOG.warning("writer '%s' did not open, going on without it: %s", name, error)
+      except Exception:
+        self.close()
+        raise
 
   @property
   def wall_time(self) -> float:
@@ -68,13 +70,25 @@ class Logger:
         raise ValueError(f"metric '{key}' has shape {array.shape}; log scalars only.")
       numbers[key] = array.item()
     for lane in self._lanes:
-      lane.submit(lane.writer.write, numbers)
+      lane.submit(lambda writer: writer.write(numbers))
 
   def log_episodes(self, episodes: Sequence[Episode]) -> None:
     """Hands finished episodes to the writers; raises as `log` does."""
     if episodes:
+      held = tuple(episodes)
       for lane in self._lanes:
-        lane.submit(lane.writer.write_episodes, tuple(episodes))
+        lane.submit(lambda writer: writer.write_episodes(held))
+
+  def log_media(self, name: str, path: Path) -> None:
+    """Hands a picture or video to the writers that take any; raises as `log` does."""
+    for lane in self._lanes:
+      lane.submit(lambda w: w.write_media(name, path) if isinstance(w, TakesMedia) else None)
+
+  def flush(self, timeout: float = PATIENCE) -> None:
+    """Waits until the required writers have written all that was logged; raises as `log` does."""
+    for lane in self._lanes:
+      if lane.required:
+        lane.flush(timeout)
 
   def close(self, timeout: float = 30.0) -> None:
     """Writes what is queued and closes the writers, required ones first; idempotent.
@@ -103,26 +117,34 @@ class Logger:
 
 
 class _Lane:
-  """One open writer, with the queue and the only thread that calls it."""
+  """One writer, with the queue and the only thread that calls it."""
 
   def __init__(self, name: str, plugin: WriterPlugin, run: RunInfo) -> None:
-    self.writer = plugin.open(run)
-    self._name, self._required = name, plugin.required
+    self._open = functools.partial(plugin.open, run)
+    self._writer: Writer | None = self._open() if plugin.required else None
+    self._name, self.required = name, plugin.required
     self._failure: Exception | None = None
     self._warned: set[str] = set()
-    self._queue: queue.Queue[tuple[Callable[..., None], Any] | None] = queue.Queue(QUEUE_SIZE)
+    self._queue: queue.Queue[Callable[[Any], object] | None] = queue.Queue(QUEUE_SIZE)
     self._thread = threading.Thread(target=self._drain, name=f"log-{name}", daemon=True)
     self._thread.start()
 
-  def submit(self, method: Callable[..., None], argument: Any) -> None:
+  def submit(self, task: Callable[[Any], object]) -> None:
+    """Has something done with the writer."""
     if self._failure is not None:
       raise self._failure
     try:
-      self._queue.put((method, argument), timeout=PATIENCE if self._required else 0)
+      self._queue.put(task, timeout=PATIENCE if self.required else 0)
     except queue.Full:
-      if self._required:
+      if self.required:
         raise self._stuck(PATIENCE) from None
       self._warn_once("slow", "is too slow, rows are dropped")
+
+  def flush(self, timeout: float) -> None:
+    done = threading.Event()
+    self.submit(lambda _: done.set())
+    if not done.wait(timeout) and self._failure is None:
+      raise self._stuck(timeout)
 
   def finish(self, deadline: float) -> Exception | None:
     """Closes the writer; returns what a required one failed with."""
@@ -136,23 +158,29 @@ class _Lane:
         self._queue.put_nowait(None)
     self._thread.join(max(0.0, deadline - time.monotonic()))
     if self._thread.is_alive():
-      if self._required:
+      if self.required:
         return self._failure or self._stuck(time.monotonic() - begun)
       self._warn_once("stuck", "did not finish in time, its last rows may be missing")
     return self._failure
 
   def _drain(self) -> None:
-    while (item := self._queue.get()) is not None:
-      method, argument = item
+    if self._writer is None:
+      try:
+        self._writer = self._open()
+      except Exception as error:
+        self._warn_once("closed", f"did not open, going on without it: {error}")
+    while (task := self._queue.get()) is not None:
       if self._failure is None:  # after a failure the queue is only emptied
-        self._guard(method, argument)
-    self._guard(self.writer.close)
+        self._guard(task)
+    self._guard(lambda writer: writer.close())
 
-  def _guard(self, method: Callable[..., None], *arguments: Any) -> None:
+  def _guard(self, task: Callable[[Any], object]) -> None:
+    if self._writer is None:
+      return
     try:
-      method(*arguments)
+      task(self._writer)
     except Exception as error:
-      if not self._required:
+      if not self.required:
         self._warn_once("failed", f"failed, training goes on: {error!r}")
       elif self._failure is None:
         error.add_note(f"The log writer '{self._name}' failed with this.")

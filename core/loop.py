@@ -32,7 +32,9 @@ class Progress:
   writer_ids: dict[str, str] = dataclasses.field(default_factory=dict)
 
   def to_json(self) -> dict[str, Any]:
-    return {**vars(self), "episodes": self.episodes.to_json()}
+    # A copy of the ids: a writer may open, in its thread, while this is encoded.
+    ids = dict(self.writer_ids)
+    return {**vars(self), "episodes": self.episodes.to_json(), "writer_ids": ids}
 
   @classmethod
   def from_json(cls, saved: dict[str, Any]) -> "Progress":

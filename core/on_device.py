@@ -18,12 +18,13 @@ from . import hosts, platform
 from .checkpoint import Checkpointer
 from .episodes import Episode
 from .errors import UserError, plugin_mistakes
-from .interfaces import FunctionalEnvironment
+from .interfaces import FunctionalEnvironment, WriterPlugin
 from .iteration import RunState, episodes
 from .logging import Logger
 from .loop import Clock, Progress
 from .pool_runs import PoolRuns
 from .registry import configurable
+from .run_logs import RunLogs
 from .runs import CHUNK, Runs
 
 if TYPE_CHECKING:
@@ -42,15 +43,20 @@ class OnDevice:
   its `episodes`, or diverged; training ends when all are frozen or have made their steps.
 
   Attributes:
-    settings: values to run, by 'component.field'; every combination of them is a setting.
+    settings: values to run, by 'component.field' or 'train.seed'; every combination of them is a
+      setting.
+    paired: the first values of all settings are one setting, the second ones another, and so on.
     repeats: runs of each setting, with the seeds train.seed, train.seed + 1, ...
+    run_writers: writers that every run has for itself, in WORKDIR/runs/<its number>.
     episodes: of each run; None for no limit.
     iterations: updates between looks at the host.
     chunk: runs of a device that are taken together.
   """
 
   settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+  paired: bool = False
   repeats: int = 1
+  run_writers: tuple[WriterPlugin, ...] = ()
   episodes: int | None = None
   iterations: int = 100
   chunk: int = CHUNK
@@ -61,13 +67,16 @@ class OnDevice:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise ValueError(f"{name} = {value} must be at least 1.")
+    if self.paired and len({len(values) for values in self.settings.values()}) != 1:
+      raise ValueError("settings that are paired must be there, and have equally many values.")
 
   def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
     """The seed of every run, and its settings by name."""
-    combinations = list(itertools.product(*self.settings.values()))
-    rows = [row for row in combinations for _ in range(self.repeats)]
-    seeds = [seed + i for _ in combinations for i in range(self.repeats)]
-    return seeds, {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
+    combine = zip if self.paired else itertools.product
+    rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
+    settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
+    first = settings.pop("train.seed", [seed] * len(rows))
+    return [int(s) + i % self.repeats for i, s in enumerate(first)], settings
 
 
 def make_runs(experiment: "Train", runtime: OnDevice, restart: int = 0) -> Runs | PoolRuns:
@@ -119,7 +128,8 @@ def run(
     runtime: its runtime.
     runs: its runs.
     table: a CSV file with a row for each run, written beside every checkpoint.
-    logger: gets a row now and then, and every finished episode with the number of its run.
+    logger: gets a row now and then, and every finished episode with the number of its run; each
+      run's `run_writers` get what is of it alone.
     checkpoints: of the states of all runs.
     states: of the runs.
     progress: so far; `updates` are those of the run that made most, `env_steps` those of all.
@@ -139,30 +149,36 @@ def run(
     return not going.any()
 
   progress = dataclasses.replace(progress, done=done())
-  while not progress.done and not stopping():
-    states, ends = runs.advance(states, runtime.iterations)
-    env_steps = int(runs.of_each(states.env_steps).sum(dtype=np.int64))
-    finished = [
-      Episode(env_steps, *episode, run=number)
-      for number, found in enumerate(episodes(jax.device_get(ends), runs.count))
-      for episode in found
-    ]
-    logger.log_episodes(finished)
-    clock.add(env_steps - progress.env_steps, 0.0, 0.0, 0.0)
-    progress = dataclasses.replace(
-      progress,
-      updates=int(runs.of_each(states.learner.step).max()),
-      env_steps=env_steps,
-      episodes=progress.episodes.add(finished),
-      done=done(),
-    )
-    if clock.time_to_log() or progress.done:
-      metrics = {name: runs.of_each(x) for name, x in describe(states.learner).items()}
-      row = summary(metrics) | counts(runs, states)
-      logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
-    if clock.time_to_save():
-      save()
-  save()
+  with RunLogs(runtime.run_writers, logger, runs, states, experiment.total_env_steps) as run_logs:
+    while not progress.done and not stopping():
+      states, ends = runs.advance(states, runtime.iterations)
+      steps = runs.of_each(states.env_steps)
+      env_steps = int(steps.sum(dtype=np.int64))
+      found = episodes(jax.device_get(ends), runs.count)
+      finished = [
+        Episode(env_steps, *episode, run=number)
+        for number, of_run in enumerate(found)
+        for episode in of_run
+      ]
+      logger.log_episodes(finished)
+      run_logs.log_episodes(finished, steps)
+      clock.add(env_steps - progress.env_steps, 0.0, 0.0, 0.0)
+      progress = dataclasses.replace(
+        progress,
+        updates=int(runs.of_each(states.learner.step).max()),
+        env_steps=env_steps,
+        episodes=progress.episodes.add(finished),
+        done=done(),
+      )
+      if clock.time_to_log() or progress.done:
+        metrics = {name: runs.of_each(x) for name, x in describe(states.learner).items()}
+        still = how_far(runs, states)
+        row = summary(metrics) | {name: int(x.sum()) for name, x in still.items()}
+        logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
+        run_logs.log(metrics | still, steps)
+      if clock.time_to_save():
+        save()
+    save()
   return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
@@ -182,11 +198,11 @@ def summary(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
   return row
 
 
-def counts(runs: Runs | PoolRuns, states: RunState) -> dict[str, int]:
-  """How many runs are still going, and how many diverged."""
+def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
+  """Which runs are still going, and which diverged; [R] of 0 and 1."""
   return {
-    "runs/active": int(runs.of_each(runs.active(states)).sum()),
-    "runs/diverged": int((runs.of_each(states.learner.failure) >= 0).sum()),
+    "runs/active": runs.of_each(runs.active(states)).astype(int),
+    "runs/diverged": (runs.of_each(states.learner.failure) >= 0).astype(int),
   }
 
 

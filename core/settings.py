@@ -30,7 +30,7 @@ def bind(plugins: T, values: Mapping[str, Any]) -> T:
 
 def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> None:
   """Raises ValueError unless every setting is of a number of a plugin that is there, R values."""
-  known = set(_names(plugins))
+  known = set(names(plugins))
   for name, values in settings.items():
     if name not in known:
       raise ValueError(
@@ -41,17 +41,18 @@ def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> N
       raise ValueError(f"setting '{name}' has {len(values)} values for {runs} runs.")
 
 
-def _names(plugins: Any) -> Iterator[str]:
+def names(plugins: Any) -> Iterator[str]:
+  """'component.field' of every number that can be a setting."""
   if isinstance(plugins, tuple):
     for plugin in plugins:
-      yield from _names(plugin)
+      yield from names(plugin)
   elif _is_component(plugins):
     for f in dataclasses.fields(plugins):
       value = getattr(plugins, f.name)
       if type(value) is float:
         yield f"{registry.name_of(plugins)}.{f.name}"
       else:
-        yield from _names(value)
+        yield from names(value)
 
 
 def _is_component(x: Any) -> bool:

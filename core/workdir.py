@@ -19,6 +19,7 @@ RESUME_MAY_CHANGE = (
   "train.checkpoints_to_keep",
   "train.keep_every_steps",
   "train.writers",
+  "on_device.run_writers",
 )
 
 

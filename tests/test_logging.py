@@ -3,14 +3,19 @@
 import dataclasses
 import io
 import json
-import logging
+import os
+import socket
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
+import wandb
+from matplotlib.figure import Figure
 
 from selftune.core import jsonl
 from selftune.core.episodes import Episode, EpisodeStats
@@ -268,17 +273,20 @@ def wandb_records(path):
       part = b""
 
 
-def test_wandb_offline_holds_config_and_rows_against_env_steps(tmp_path, monkeypatch):
+def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, monkeypatch):
   monkeypatch.setenv("WANDB_MODE", "offline")
   monkeypatch.setenv("WANDB_SILENT", "true")
   config = {"train.seed": 3, "metagradient.tune": ("entropy.cost",)}
-  ids = {}
+  picture = tmp_path / "curves.png"
+  Figure(figsize=(1, 1)).savefig(picture)
+  ids, saved = {}, {}
   for resumed_at in (0, 20):
     run = run_info(tmp_path, resumed_at, ids, config)
     with Logger({"wandb": WandB(tags=("t",), group="g")}, run) as log:
       log.log({"eta/entropy.cost/0": 0.25}, resumed_at + 10)
       log.log({"eta/entropy.cost/0": 0.5, "x": np.nan}, resumed_at + 20)
-      saved = dict(ids)
+      log.log_media("curves", picture)
+    saved = saved or dict(ids)
     time.sleep(1.0)  # W&B names a folder by id and second
   assert ids == saved and len(ids["wandb"]) == 8
   paths = sorted(tmp_path.glob("wandb/offline-run-*/*.wandb"))
@@ -298,38 +306,137 @@ def test_wandb_offline_holds_config_and_rows_against_env_steps(tmp_path, monkeyp
       for r in records
       if r.HasField("history")
     ]
-    assert [(row["env_steps"], row["eta/entropy.cost/0"]) for row in rows] == [
-      *((resumed_at + 10, 0.25), (resumed_at + 20, 0.5)),
+    assert [(row["env_steps"], row.get("eta/entropy.cost/0")) for row in rows] == [
+      *((resumed_at + 10, 0.25), (resumed_at + 20, 0.5), (resumed_at + 20, None)),
     ]
+    (files,) = [r.files.files for r in records if r.HasField("files") and "curves" in str(r.files)]
+    assert (path.parent / "files" / files[0].path).read_bytes() == picture.read_bytes()
 
 
-def test_wandb_that_cannot_start_costs_one_warning(tmp_path, monkeypatch, caplog):
-  import wandb
+class FakeWandB:
+  """What `wandb.init` gives; each call of it does what `effects` says of its mode."""
 
-  def no_network(**_):
-    raise wandb.errors.CommError("no route to host")
+  def __init__(self, monkeypatch, **effects):
+    self.opened, self.rows, self.finished = [], [], threading.Event()
+    self._effects = effects
+    monkeypatch.setattr(wandb, "init", self.init)
 
-  monkeypatch.setattr(wandb, "init", no_network)
-  with Logger({"wandb": WandB(), "jsonl": Jsonl()}, run_info(tmp_path)) as log:
+  def init(self, mode, **options):
+    self.opened.append((mode, options))
+    self._effects.get(mode, lambda: None)()
+    return self
+
+  def define_metric(self, *_, **__): ...
+
+  def log(self, row):
+    self.rows.append(row)
+
+  def finish(self):
+    self.finished.set()
+
+
+def unreachable():
+  raise wandb.errors.CommError("no route to host\nat all")
+
+
+def test_wandb_that_is_not_reached_is_logged_offline(tmp_path, monkeypatch, caplog):
+  fake = FakeWandB(monkeypatch, online=unreachable)
+  ids = {}
+  with Logger({"wandb": WandB(mode="online")}, run_info(tmp_path, ids=ids)) as log:
+    log.log({"x": 1.0}, 1)
+  assert [mode for mode, _ in fake.opened] == ["online", "offline"]
+  own = ids["wandb"]
+  assert [options["id"] for _, options in fake.opened] == [own, f"{own}-offline"]
+  assert fake.opened[0][1]["settings"].init_timeout == 20
+  assert fake.opened[0][1]["settings"].finish_timeout == 20
+  assert [row["x"] for row in fake.rows] == [1.0] and fake.finished.is_set()
+  assert [r.getMessage() for r in caplog.records] == [
+    "W&B is not reached (no route to host), the run is logged offline; upload it by: "
+    f"wandb sync --id {own} {tmp_path}/wandb/offline-run-*-{own}-offline"
+  ]
+
+
+def test_wandb_that_cannot_start_at_all_costs_one_warning(tmp_path, monkeypatch, caplog):
+  FakeWandB(monkeypatch, online=unreachable, offline=fail)
+  with Logger({"wandb": WandB(mode="offline"), "jsonl": Jsonl()}, run_info(tmp_path)) as log:
     log.log({}, 1)
-  assert len(rows_of(tmp_path / "metrics.jsonl")) == 1
-  assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    log.log({}, 2)
+  assert len(rows_of(tmp_path / "metrics.jsonl")) == 2
+  (record,) = caplog.records
+  assert "writer 'wandb' did not open, going on without it" in record.getMessage()
+
+
+def test_wandb_that_hangs_delays_nothing_and_then_gets_what_was_kept(tmp_path, monkeypatch, caplog):
+  hang, rows = threading.Event(), QUEUE_SIZE + 50
+  fake = FakeWandB(monkeypatch, offline=hang.wait)
+  begun = time.monotonic()
+  log = Logger({"wandb": WandB(mode="offline")}, run_info(tmp_path))
+  for step in range(rows):
+    log.log({}, step)
+  assert time.monotonic() - begun < 2.0
+  assert [r.getMessage() for r in caplog.records] == [
+    "writer 'wandb' is too slow, rows are dropped"
+  ]
+  hang.set()
+  log.close()
+  assert [row["env_steps"] for row in fake.rows] == list(range(QUEUE_SIZE))
+
+
+def test_wandb_run_of_an_agent_keeps_the_id_that_it_was_given(tmp_path, monkeypatch):
+  fake = FakeWandB(monkeypatch)
+  monkeypatch.setenv("WANDB_RUN_ID", "given")
+  ids = ({}, {})
+  WandB(mode="offline").open(run_info(tmp_path, ids=ids[0]))
+  monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+  WandB(mode="offline").open(run_info(tmp_path, ids=ids[1]))
+  alone, by_agent = (options for _, options in fake.opened)
+  assert alone["project"] == "selftune" and alone["id"] == ids[0]["wandb"] != "given"
+  assert by_agent["project"] is by_agent["id"] is None and ids[1] == {"wandb": "given"}
+
+
+@pytest.mark.slow
+def test_wandb_server_that_never_answers(tmp_path):
+  """A whole process: training's log is whole, the run is offline, and the process ends."""
+  code = """
+import socket, sys, time
+from selftune.core.interfaces import RunInfo
+from selftune.core.logging import Logger
+from selftune.plugins.writers import wandb as writer
+from selftune.plugins.writers.jsonl import Jsonl
+server = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+writer.TIMEOUT = 2.0
+begun = time.monotonic()
+run = RunInfo(sys.argv[1], {}, 100, 0, {})
+with Logger({"wandb": writer.WandB(mode="online"), "jsonl": Jsonl()}, run) as log:
+  for step in range(50):
+    log.log({"x": 1.0}, step)
+  print(time.monotonic() - begun)
+"""
+  with socket.create_server(("127.0.0.1", 0)) as free:
+    port = free.getsockname()[1]
+  environment = {**os.environ, "WANDB_BASE_URL": f"http://127.0.0.1:{port}"}
+  environment |= {"WANDB_API_KEY": 40 * "a", "WANDB_SILENT": "true", "WANDB_MODE": "online"}
+  done = subprocess.run(
+    [sys.executable, "-c", code, str(tmp_path), str(port)],
+    env=environment,
+    capture_output=True,
+    text=True,
+    timeout=90,
+  )
+  assert done.returncode == 0, done.stderr
+  assert float(done.stdout) < 3.0 and done.stderr.count("is logged offline") == 1
+  assert len(rows_of(tmp_path / "metrics.jsonl")) == 50
+  (path,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+  assert sum(r.HasField("history") for r in wandb_records(path)) == 50
 
 
 def test_wandb_is_offline_without_a_login(tmp_path, monkeypatch):
-  import wandb
-
   monkeypatch.delenv("WANDB_MODE", raising=False)
-  seen = []
-
-  class Run:
-    def define_metric(self, *_, **__): ...
-
-  monkeypatch.setattr(wandb, "init", lambda **kwargs: seen.append(kwargs) or Run())
+  fake = FakeWandB(monkeypatch)
   for logged_in in (False, True):
     monkeypatch.setattr(wandb, "login", lambda logged_in=logged_in, **_: logged_in)
     WandB().open(run_info(tmp_path, ids={"wandb": "known"}))
-  assert [(s["mode"], s["resume"], s["id"]) for s in seen] == [
+  assert [(mode, s["resume"], s["id"]) for mode, s in fake.opened] == [
     *(("offline", None, "known"), ("online", "allow", "known")),
   ]
   with pytest.raises(UserError, match=r"wandb\.mode = 'of'.*offline"):

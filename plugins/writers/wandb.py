@@ -1,9 +1,11 @@
 """Weights & Biases."""
 
 import dataclasses
+import logging
 import os
 import secrets
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ...core.episodes import Episode
@@ -11,6 +13,9 @@ from ...core.errors import UserError
 from ...core.interfaces import RunInfo
 from ...core.registry import register
 
+TIMEOUT = 20.0  # seconds that W&B is given to answer, and at the end to take the rest
+
+_LOG = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline", "disabled")
 
 
@@ -20,7 +25,8 @@ class WandB:
   """Weights & Biases, against env steps; offline without a login (`wandb sync` uploads it later).
 
   `mode` "auto" follows the variable WANDB_MODE; without it the run is online if there is a login. A
-  resumed run goes on under its first id. Trouble with W&B never stops training.
+  resumed run goes on under its first id. Trouble with W&B neither stops nor delays training: what
+  it does not take in time is dropped, or is in the offline run.
   """
 
   required: ClassVar[bool] = False
@@ -35,41 +41,76 @@ class WandB:
       raise UserError(f"wandb.mode = '{self.mode}': it must be one of {', '.join(MODES)}.")
 
   def open(self, run: RunInfo) -> "_Run":
-    import wandb  # takes a second to import
-
-    mode = self.mode
-    if mode == "auto":
-      logged_in = "WANDB_MODE" not in os.environ and wandb.login(prompt=False, verify=False)
-      mode = os.environ.get("WANDB_MODE") or ("online" if logged_in else "offline")
-    run_id = run.ids.setdefault("wandb", secrets.token_hex(4))
-    opened = wandb.init(
-      project=self.project,
+    # An agent of a W&B sweep has given the run its id and its project.
+    agent = "WANDB_SWEEP_ID" in os.environ
+    own_id = os.environ.get("WANDB_RUN_ID") if agent else None
+    run_id = run.ids.setdefault("wandb", own_id or secrets.token_hex(4))
+    mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or _default_mode()
+    options: dict[str, Any] = dict(
+      project=None if agent else self.project,
       name=self.name or os.path.basename(os.path.abspath(run.workdir)),
       group=self.group,
       tags=self.tags,
-      mode=mode,  # type: ignore[arg-type]
       dir=run.workdir,
-      id=run_id,
-      resume="allow" if mode == "online" else None,
+      id=None if agent else run_id,
       reinit="create_new",
       config={k: v if isinstance(v, bool | int | float) else str(v) for k, v in run.config.items()},
-      settings=wandb.Settings(console="off", init_timeout=30),  # the progress bar is no log
     )
+    opened = _init(mode, options)
     # W&B's own step only counts calls: a resumed run may write older env_steps again.
     opened.define_metric("env_steps", hidden=True)
     opened.define_metric("*", step_metric="env_steps")
     return _Run(opened)
 
 
+def _default_mode() -> str:
+  import wandb  # takes a second to import
+
+  return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def _init(mode: str, options: dict[str, Any]) -> Any:
+  """Opens a run; offline where it should be online and W&B does not answer in time."""
+  import wandb
+
+  settings = wandb.Settings(
+    console="off",  # the progress bar is no log
+    init_timeout=TIMEOUT,
+    finish_timeout=TIMEOUT,  # what is not uploaded by then is for `wandb sync`
+  )
+  resume = "allow" if mode == "online" else None
+  try:
+    return wandb.init(mode=mode, resume=resume, settings=settings, **options)  # type: ignore
+  except Exception as error:
+    if mode != "online":
+      raise
+    # W&B's process holds on to the id of the run that it could not open.
+    own, apart = options["id"], f"{options['id']}-offline"
+    reason = str(error).partition("\n")[0]
+    _LOG.warning(
+      "W&B is not reached (%s), the run is logged offline; upload it by: wandb sync --id %s %s",
+      *(reason, own, os.path.join(options["dir"], "wandb", f"offline-run-*-{apart}")),
+    )
+    return _init("offline", {**options, "id": apart})
+
+
 class _Run:
   def __init__(self, run: Any) -> None:
-    self._run = run
+    self._run, self._env_steps = run, 0.0
 
   def write(self, row: Mapping[str, float]) -> None:
+    self._env_steps = row["env_steps"]
     self._run.log(dict(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
     del episodes  # their mean is in the rows
+
+  def write_media(self, name: str, path: Path) -> None:
+    import wandb
+
+    video = path.suffix == ".mp4"
+    media = wandb.Video(str(path), format="mp4") if video else wandb.Image(str(path))
+    self._run.log({name: media, "env_steps": self._env_steps})
 
   def close(self) -> None:
     self._run.finish()

@@ -1,0 +1,144 @@
+"""A log of its own for each of many runs of one program, in WORKDIR/runs/<number>.
+
+What `train.writers` log of such a program is about all runs together; these writers log each as if
+it were alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import jsonl
+from .episodes import Episode, EpisodeStats
+from .interfaces import RunInfo, Writer, WriterPlugin
+from .iteration import RunState
+from .logging import Logger
+from .pool_runs import PoolRuns
+from .registry import name_of
+from .runs import Runs
+
+RUN = "run"  # the entry of a row that says whose it is
+OF_ALL = ("settings", "paired", "repeats", "run_writers")  # on_device's: of no single run
+
+
+def folder(workdir: str | Path, number: int) -> Path:
+  """The workdir of one run of many."""
+  return Path(workdir, "runs", f"{number:03d}")
+
+
+class RunLogs:
+  """The open logs; a context manager, used from the main thread only."""
+
+  def __init__(
+    self,
+    writers: Sequence[WriterPlugin],
+    logger: Logger,
+    runs: Runs | PoolRuns,
+    states: RunState,
+    total_env_steps: int,
+  ):
+    """Opens the writers.
+
+    Args:
+      writers: what each run is logged with.
+      logger: the log of all runs together, open.
+      runs: what is logged.
+      states: where the runs are.
+      total_env_steps: of each run.
+    """
+    steps = runs.of_each(states.env_steps)
+    infos = [
+      RunInfo(
+        workdir=str(folder(logger.run.workdir, number)),
+        config=_of_one(logger.run.config, runs, number),
+        total_env_steps=total_env_steps,
+        resumed_at=int(steps[number]),
+        ids={},
+      )
+      for number in range(runs.count if writers else 0)
+    ]
+    every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
+    self._logger = Logger(every, logger.run, logger.wall_time)
+    self._stats = _episodes_so_far(logger.run, len(infos))
+    self._said: list[tuple[Any, ...]] = [()] * len(self._stats)
+
+  def log(self, metrics: Mapping[str, np.ndarray], env_steps: np.ndarray) -> None:
+    """A row for each run that moved since its last one; metrics and env steps are [R]."""
+    for number, stats in enumerate(self._stats):
+      row = {name: values[number] for name, values in metrics.items()}
+      moved = (env_steps[number], stats.finished, row["runs/active"])
+      if moved != self._said[number]:
+        self._said[number] = moved
+        self._logger.log({RUN: number, **row, **stats.summary()}, env_steps[number])
+
+  def log_episodes(self, episodes: Sequence[Episode], env_steps: np.ndarray) -> None:
+    """Finished episodes, each with the number of its run; env steps are [R]."""
+    if self._stats:
+      episodes = [e._replace(env_steps=int(env_steps[_run(e)])) for e in episodes]
+      for e in episodes:
+        self._stats[_run(e)] = self._stats[_run(e)].add([e])
+      self._logger.log_episodes(episodes)
+
+  def __enter__(self) -> "RunLogs":
+    self._logger.__enter__()
+    return self
+
+  def __exit__(self, *ended: Any) -> None:
+    self._logger.__exit__(*ended)
+
+
+class _EveryRun:
+  """A writer that hands what it gets to the writer of that run."""
+
+  def __init__(self, plugin: WriterPlugin, infos: Sequence[RunInfo]):
+    self.required = plugin.required
+    self._plugin, self._infos = plugin, infos
+
+  def open(self, run: RunInfo) -> "_EveryRun":
+    key = lambda number: f"{name_of(self._plugin)}/{number}"
+    self._writers: list[Writer] = []
+    for number, info in enumerate(self._infos):
+      if key(number) in run.ids:
+        info.ids[name_of(self._plugin)] = run.ids[key(number)]
+      self._writers.append(self._plugin.open(info))
+      run.ids.update({key(number): id for id in info.ids.values()})
+    return self
+
+  def write(self, row: Mapping[str, float]) -> None:
+    rest = {name: value for name, value in row.items() if name != RUN}
+    self._writers[int(row[RUN])].write(rest)
+
+  def write_episodes(self, episodes: Sequence[Episode]) -> None:
+    for number, writer in enumerate(self._writers):
+      own = [e._replace(run=None) for e in episodes if e.run == number]
+      if own:
+        writer.write_episodes(own)
+
+  def close(self) -> None:
+    for writer in self._writers:
+      writer.close()
+
+
+def _of_one(config: Mapping[str, Any], runs: Runs | PoolRuns, number: int) -> dict[str, Any]:
+  """The configuration of one run, as if it were alone; a setting counts in every scope."""
+  own = {name: values[number] for name, values in runs.settings.items()}
+  own["train.seed"] = runs.seeds[number]
+  of_all = {f"on_device.{name}" for name in OF_ALL}
+  return {k: own.get(k.split("/")[-1], v) for k, v in config.items() if k not in of_all}
+
+
+def _run(episode: Episode) -> int:
+  assert episode.run is not None  # those of many runs say whose they are
+  return episode.run
+
+
+def _episodes_so_far(run: RunInfo, count: int) -> list[EpisodeStats]:
+  """What a resumed program's log of all runs says of each."""
+  stats = [EpisodeStats() for _ in range(count)]
+  path = Path(run.workdir, "episodes.jsonl")
+  for row in jsonl.read(path) if run.resumed_at and path.exists() else ():
+    episode = Episode(row["env_steps"], row["return"], row["length"])
+    stats[row["run"]] = stats[row["run"]].add([episode])
+  return stats

@@ -1,0 +1,232 @@
+"""`selftune sweep`: every point of a W&B sweep file, on this machine or by Ray; resumable.
+
+OUT holds `points.jsonl`, a workdir for each point in `runs/`, and at the end `sweep.csv` and
+`sweep.png`. Where only numbers of plugins and seeds vary, and the experiment runs on the device,
+all points are one compiled program, whose own workdir is OUT.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from . import config, experiment, jsonl, platform, settings, sweep_results
+from .errors import UserError
+from .on_device import OnDevice
+from .registry import name_of
+from .run_logs import folder
+from .sweep_bar import Bar
+from .sweep_file import Outcome, Point, Points, Sweep, bindings, read
+from .sweep_launch import GRACE, Job, Launcher, Processes, Ray
+from .sweep_point import DONE
+
+POLL = 0.2  # seconds between looks at the processes
+
+
+def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str = "auto") -> bool:
+  """Trains what is missing of a sweep; then prints its table, and writes it and its plot.
+
+  Args:
+    name: a sweep file or the name of a packaged one.
+    out: folder; None takes runs/sweeps/<name of the file>.
+    workers: points at a time, where they are not one program; None leaves it to the launcher.
+    launcher: `auto`, `processes` or `ray`.
+
+  Returns:
+    Whether every point has been trained: not where one failed, or a signal stopped the sweep.
+
+  Raises:
+    UserError: a mistake in any of these, or in the first point; nothing was created then.
+  """
+  if workers is not None and workers < 1:
+    raise UserError(f"--workers {workers} must be at least 1.")
+  found = read(name)
+  out = out or Path("runs", "sweeps", found.path.stem)
+  points = Points(found, out / "points.jsonl")
+  first = points.asked[0] if points.asked else points.next()
+  if first is None:
+    raise UserError(f"{found.path} has no point.")
+  root = config.load(found.experiment, (*found.bindings, *bindings(first))).root
+  out.mkdir(parents=True, exist_ok=True)
+  with _alone(out) as lock:
+    _same(found, out)
+    bayes = found.config["method"] == "bayes"
+    while not bayes and (point := points.next()) is not None:
+      points.add(point)
+    if found.config.get("early_terminate"):
+      _say("early_terminate is for W&B's agents: here every point runs to its end.")
+    why_not = apart_because(root, points.asked, bayes, launcher)
+    if why_not is None:
+      _say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
+      stopped = _together(found, root, points.asked, out)
+      failed: set[int] = set()
+    else:
+      runner: Launcher = Ray(workers) if launcher == "ray" else Processes(workers, lock)
+      _say(f"a process a point, {runner.workers} at a time, because {why_not}.")
+      failed, stopped = _apart(found, points, out, runner)
+    outcomes = [_outcome(found, out, k, p, k in failed) for k, p in enumerate(points.asked)]
+    if stopped:
+      _say("stopped; the same command goes on.")
+      return False
+    sweep_results.show(found, outcomes, out)
+  return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
+
+
+def apart_because(
+  root: Any, points: Sequence[Point], bayes: bool, launcher: str = "auto"
+) -> str | None:
+  """Why the points cannot be one program; None if they can.
+
+  Args:
+    root: the experiment.
+    points: of the sweep.
+    bayes: whether later points depend on the results of earlier ones.
+    launcher: what the user asked for.
+  """
+  if launcher != "auto":
+    return f"of --launcher {launcher}"
+  if bayes:
+    return "bayes chooses a point by the results of those before it"
+  if not isinstance(root.runtime, OnDevice):
+    return f"train.runtime is @{name_of(root.runtime)}(), not @on_device()"
+  if root.runtime.settings or root.runtime.repeats > 1:
+    return "a point is several runs (on_device.settings = {} and on_device.repeats = 1 make it one)"
+  numbers = {"train.seed", *settings.names((root.agent, root.env))}
+  for name, value in itertools.chain.from_iterable(point.items() for point in points):
+    if name not in numbers:
+      return f"{name} is no number of a plugin"
+    if _number(value) is None:
+      return f"{name} is {value!r} in one of them"
+  return None
+
+
+def _number(value: Any) -> float | None:
+  """The value as a number; YAML takes 1e-4, which has no point, for text."""
+  try:
+    return None if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError):
+    return None
+
+
+def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bool:
+  """Trains all points as one program; returns whether a signal stopped it."""
+  if (out / DONE).exists():
+    return False
+  values = {name: tuple(_number(point[name]) for point in points) for name in points[0]}
+  writers = [f"@{name_of(writer)}()" for writer in root.writers]
+  own = "".join(f"{writer}, " for writer in writers if writer != "@terminal()")
+  more = (
+    f"on_device.settings = {values!r}",
+    "on_device.paired = True",
+    f"on_device.run_writers = ({own})",
+    "train.writers = (@jsonl(), @terminal())",
+  )
+  resume = (out / "config.gin").exists()
+  if not experiment.train(found.experiment, (*found.bindings, *more), out, resume).done:
+    return True
+  for number in range(len(points)):
+    (folder(out, number) / DONE).touch()
+  (out / DONE).touch()
+  return False
+
+
+def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[set[int], bool]:
+  """Trains each point in a process; returns which failed, and whether a signal stopped it."""
+  failed: set[int] = set()
+  running: dict[int, Job] = {}
+  outcome = lambda k: _outcome(found, out, k, points.asked[k], k in failed)
+  waiting = [k for k in range(len(points.asked)) if outcome(k).status == "pending"]
+
+  def next_point() -> int | None:
+    if waiting:
+      return waiting.pop(0)
+    if found.config["method"] != "bayes":
+      return None
+    point = points.next([outcome(k) for k in range(len(points.asked))])
+    if point is None:
+      return None
+    points.add(point)
+    return len(points.asked) - 1
+
+  total = found.count if found.config["method"] == "bayes" else len(points.asked)
+  with platform.stop_signals() as stopping, Bar(found, total or 0) as bar:
+    bar.show([outcome(k) for k in range(len(points.asked))], 0)
+    more = True
+    while (more or running) and not stopping():
+      while more and len(running) < runner.workers:
+        number = next_point()
+        more = number is not None
+        if number is not None:
+          binds = (*found.bindings, *bindings(points.asked[number]))
+          running[number] = runner.start(found.experiment, folder(out, number), binds)
+      time.sleep(POLL)
+      for number in [k for k, job in running.items() if job.poll() is not None]:
+        if running.pop(number).poll() != 0:
+          failed.add(number)
+        bar.ended(number, outcome(number), folder(out, number) / "log.txt")
+      bar.show([outcome(k) for k in range(len(points.asked))], len(running))
+    _stop(running, stopping)
+  return failed, stopping()
+
+
+def _stop(running: dict[int, Job], stopping: Callable[[], bool]) -> None:
+  """Lets the processes save and end."""
+  for job in running.values():
+    job.stop()
+  deadline = time.monotonic() + GRACE
+  while any(job.poll() is None for job in running.values()) and time.monotonic() < deadline:
+    time.sleep(POLL)
+
+
+def _outcome(found: Sweep, out: Path, number: int, point: Point, failed: bool) -> Outcome:
+  """How a point ended, by what its workdir says."""
+  workdir = folder(out, number)
+  if not (workdir / DONE).exists():
+    return Outcome(point, "failed" if failed else "pending")
+  path = workdir / "metrics.jsonl"
+  rows = list(jsonl.read(path)) if path.exists() else []
+  last: dict[str, Any] = {}
+  for row in rows:
+    last |= {name: value for name, value in row.items() if value is not None}
+  status = "diverged" if last.get("runs/diverged") else "finished"
+  return Outcome(
+    point, status, last.get(found.metric), last.get("env_steps", 0), last.get("wall_time", 0.0)
+  )
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[int]:
+  """Within it no other sweep works in `out`; yields the file descriptor that holds the lock.
+
+  The processes of a killed sweep hold it too, until they have saved and ended.
+  """
+  with (out / "lock").open("w") as file:
+    deadline = time.monotonic() + GRACE
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if time.monotonic() > deadline:
+          raise UserError(f"another sweep works in {out}: choose another --out.") from None
+        time.sleep(POLL)
+    yield file.fileno()
+
+
+def _same(found: Sweep, out: Path) -> None:
+  """Keeps what the sweep is; raises UserError if `out` holds another one."""
+  path = out / "sweep.json"
+  mine = {k: found.config[k] for k in ("method", "parameters", "command")}
+  text = json.dumps(mine, sort_keys=True, default=str)
+  if path.exists() and path.read_text() != text:
+    raise UserError(f"{out} holds another sweep than {found.path}: choose another --out.")
+  path.write_text(text)
+
+
+def _say(message: str) -> None:
+  print(f"selftune: {message}", file=sys.stderr)

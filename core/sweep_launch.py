@@ -1,0 +1,120 @@
+"""Where the points of a sweep are trained when each is a process: here, or by Ray.
+
+Every process gets the pipe of its stdin from whoever started it, and ends when that closes.
+"""
+
+import contextlib
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from .errors import UserError
+
+GRACE = 60.0  # seconds in which a process that is asked to end may save
+
+
+class Job(Protocol):
+  """A point under way."""
+
+  def poll(self) -> int | None: ...  # its exit code, once it has ended
+  def stop(self) -> None: ...  # asks it to save and end
+
+
+class Launcher(Protocol):
+  """Starts points; `workers` is how many at a time."""
+
+  workers: int
+
+  def start(self, experiment: str, workdir: Path, bindings: Sequence[str]) -> Job: ...
+
+
+class Processes:
+  """On this machine."""
+
+  def __init__(self, workers: int | None, lock: int):
+    self.workers, self._lock = workers or 1, lock
+
+  def start(self, experiment: str, workdir: Path, bindings: Sequence[str]) -> "_Process":
+    return _Process(_spawn(experiment, workdir, bindings, [self._lock]))
+
+
+class _Process:
+  def __init__(self, process: subprocess.Popen):
+    self._process = process
+
+  def poll(self) -> int | None:
+    return self._process.poll()
+
+  def stop(self) -> None:
+    self._process.terminate()
+
+
+class Ray:
+  """Each point a task of one CPU, and of one GPU where the cluster has any.
+
+  Joins the cluster that RAY_ADDRESS names, or starts one on this machine. The sweep's folder must
+  be the same on all of its machines.
+  """
+
+  def __init__(self, workers: int | None):
+    try:
+      import ray
+    except ImportError as error:
+      raise UserError(f"--launcher ray needs Ray ({error}): pip install 'selftune[ray]'") from None
+    self._ray: Any = ray
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
+    has = ray.cluster_resources()
+    gpus = 1 if has.get("GPU") else 0
+    self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_train)
+    self.workers = workers or int(has["GPU" if gpus else "CPU"])
+
+  def start(self, experiment: str, workdir: Path, bindings: Sequence[str]) -> "_Task":
+    return _Task(self._ray, self._task.remote(experiment, str(workdir.absolute()), list(bindings)))
+
+
+class _Task:
+  def __init__(self, ray: Any, reference: Any):
+    self._ray, self._reference = ray, reference
+
+  def poll(self) -> int | None:
+    ready, _ = self._ray.wait([self._reference], timeout=0)
+    if not ready:
+      return None
+    try:
+      return self._ray.get(self._reference)
+    except self._ray.exceptions.RayError:  # its machine is gone, or it was cancelled
+      return -1
+
+  def stop(self) -> None:
+    self._ray.cancel(self._reference)
+
+
+def _train(experiment: str, workdir: str, bindings: list[str]) -> int:
+  """What Ray runs: a process again, so that each point starts with a fresh JAX."""
+  process = _spawn(experiment, Path(workdir), bindings)
+  try:
+    return process.wait()
+  finally:
+    if process.poll() is None:
+      process.terminate()
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE)
+
+
+def _spawn(
+  experiment: str, workdir: Path, bindings: Sequence[str], keep: Sequence[int] = ()
+) -> subprocess.Popen:
+  """Starts the process of a point, in a session of its own: Ctrl-C reaches the sweep alone."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / "log.txt").open("a") as log:
+    return subprocess.Popen(
+      [sys.executable, "-m", f"{__package__}.sweep_point", experiment, str(workdir), *bindings],
+      stdin=subprocess.PIPE,
+      stdout=log,
+      stderr=log,
+      pass_fds=keep,
+      start_new_session=True,
+    )

@@ -1,0 +1,34 @@
+"""One point of a sweep, in a process of its own that never outlives the sweep.
+
+  python -m selftune.core.sweep_point EXPERIMENT WORKDIR [NAME=VALUE]...
+
+Trains, goes on with what is there, and marks the workdir as done. It saves and ends when its stdin
+is closed: whoever started it holds the other end, and lets go of it even when killed.
+"""
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+DONE = "done"  # the mark's name in the workdir
+
+
+def main() -> None:
+  threading.Thread(target=_end_with_parent, daemon=True).start()
+  from . import experiment
+
+  name, workdir, *bindings = sys.argv[1:]
+  resume = Path(workdir, "config.gin").exists()
+  if experiment.train(name, bindings, Path(workdir), resume).done:
+    Path(workdir, DONE).touch()
+
+
+def _end_with_parent() -> None:
+  os.read(0, 1)
+  os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+  main()

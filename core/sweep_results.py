@@ -1,0 +1,96 @@
+"""The table and the plot of a sweep."""
+
+import csv
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .sweep_file import Outcome, Sweep
+
+STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
+LINES = 8  # so many values of a second parameter are lines of a plot, more are points
+WIDTH = 200  # of the table where there is no terminal
+WIDE = 5.0  # a parameter whose greatest value is so many times the least has a logarithmic axis
+
+
+def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
+  """Prints the table, and writes OUT/sweep.csv and OUT/sweep.png."""
+  from rich.console import Console
+  from rich.table import Table
+
+  ordered = ranked(sweep, outcomes)
+  columns = ["point", *ordered[0].point, sweep.metric, "status", "env_steps", "seconds"]
+  numbers = {id(outcome): number for number, outcome in enumerate(outcomes)}
+  rows = [
+    [numbers[id(o)], *o.point.values(), o.metric, o.status, o.env_steps, round(o.seconds, 1)]
+    for o in ordered
+  ]
+  new = out / "sweep.csv.new"
+  with new.open("w", newline="") as file:
+    csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+  new.replace(out / "sweep.csv")
+  table = Table(*columns, box=None)
+  for row in rows:
+    table.add_row(*(_short(value) for value in row))
+  Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
+  draw(sweep, outcomes).savefig(out / "sweep.png", dpi=120)
+  print(f"{out / 'sweep'}.csv and .png")
+
+
+def ranked(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
+  """The best first; those that did not finish are last."""
+
+  def rank(outcome: Outcome) -> tuple[int, bool, float]:
+    value = math.nan if outcome.metric is None else float(outcome.metric)
+    missing = math.isnan(value)
+    order = 0.0 if missing else (-value if sweep.maximize else value)
+    return STATUSES.index(outcome.status), missing, order
+
+  return sorted(outcomes, key=rank)
+
+
+def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
+  """The metric against every parameter that varies, a panel each; a matplotlib Figure.
+
+  Where there are two, the values of the other are lines.
+  """
+  from matplotlib.figure import Figure
+
+  ended = [o for o in outcomes if o.metric is not None]
+  values = {
+    name: sorted({o.point[name] for o in outcomes}, key=lambda v: (isinstance(v, str), v))
+    for name in outcomes[0].point
+  }
+  varied = [name for name, found in values.items() if len(found) > 1] or list(values)[:1]
+  page = Figure(figsize=(max(5.0, 4.5 * len(varied)), 4.0), layout="constrained")
+  panels = page.subplots(1, len(varied), sharey=True, squeeze=False)[0]
+  for axes, name in zip(panels, varied, strict=True):
+    others = [other for other in varied if other != name]
+    lines = len(others) == 1 and len(values[others[0]]) <= LINES
+    for value in values[others[0]] if lines else [None]:
+      group = [o for o in ended if not lines or o.point[others[0]] == value]
+      group.sort(key=lambda o: values[name].index(o.point[name]))
+      label = f"{others[0]} = {_short(value)}" if lines else None
+      style = "o-" if lines or not others else "o"
+      x = [o.point[name] if _numeric(values[name]) else str(o.point[name]) for o in group]
+      axes.plot(x, [o.metric for o in group], style, label=label, markersize=4)
+    if _numeric(values[name]) and 0 < values[name][0] * WIDE <= values[name][-1]:
+      axes.set_xscale("log")
+    axes.set_xlabel(name)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if lines:
+      axes.legend(frameon=False, fontsize=7)
+  panels[0].set_ylabel(sweep.metric)
+  return page
+
+
+def _numeric(values: Sequence[Any]) -> bool:
+  return all(isinstance(value, int | float) for value in values)
+
+
+def _short(value: Any) -> str:
+  """A value as the table shows it."""
+  return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
