@@ -87,9 +87,12 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
     """\
   selftune eval runs/catch_stacx_seed0
   selftune eval runs/catch_stacx_seed0 --episodes 1000 --greedy --seed 7
+  selftune eval runs/pong_stacx --episodes 1 --video pong.mp4
 
 Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
-an episode; human_normalized is there for Atari. Progress goes to stderr.""",
+an episode; human_normalized is there for Atari. Progress goes to stderr. A video shows the first
+episode of the first environment, of Atari, DM Control, classic control and Catch; it needs
+pip install 'selftune[video]'.""",
   )
   it.add_argument("workdir", type=Path, metavar="WORKDIR", help="of a run, finished or not")
   it.add_argument("--episodes", type=int, default=100, metavar="N", help="default: 100")
@@ -99,6 +102,7 @@ an episode; human_normalized is there for Atari. Progress goes to stderr.""",
   it.add_argument(
     "--seed", type=int, default=0, metavar="S", help="of environments and actions (default: 0)"
   )
+  it.add_argument("--video", type=Path, metavar="FILE.mp4", help="record an episode")
 
   it = command(
     "plot",

@@ -68,7 +68,9 @@ def _train(arguments: argparse.Namespace) -> int:
 def _eval(arguments: argparse.Namespace) -> int:
   from .evaluate import evaluate
 
-  result = evaluate(arguments.workdir, arguments.episodes, arguments.greedy, arguments.seed)
+  result = evaluate(
+    arguments.workdir, arguments.episodes, arguments.greedy, arguments.seed, arguments.video
+  )
   print(json.dumps(result))
   return OK
 

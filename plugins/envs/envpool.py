@@ -9,7 +9,7 @@ import numpy as np
 from dm_env import specs
 
 from ...core.errors import UserError
-from ...core.interfaces import Environment
+from ...core.interfaces import DrawnEnvironment, Environment
 from ...core.registry import register
 from . import _pool
 
@@ -97,6 +97,15 @@ class EnvPool:
     return _pool.envpool().make_spec(self.task, **self._config()).observation_spec().obs
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    return self._make(seeds, {})
+
+  def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    plane = len(self._raw_observation().shape) == 2
+    return self._make(seeds, {}, _plane) if plane else self._make(seeds, _pool.DRAWN)
+
+  def _make(
+    self, seeds: tuple[int, ...], drawn: Mapping[str, Any], draw: _pool.Draw | None = None
+  ) -> _pool.Pool:
     observation, observe = _view(self._raw_observation())
     return _pool.Pool(
       self.task,
@@ -104,8 +113,14 @@ class EnvPool:
       observation=observation,
       observe=observe,
       num_threads=self.num_threads,
-      options=self._config(),
+      options={**self._config(), **drawn},
+      draw=draw,
     )
+
+
+def _plane(observation: np.ndarray) -> np.ndarray:
+  """[H, W] of numbers in [0, 1], such as Catch's, as a grey picture."""
+  return np.repeat((255 * observation[..., None]).astype(np.uint8), 3, axis=-1)
 
 
 def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:
