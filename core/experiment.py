@@ -19,6 +19,7 @@ from .learner import Learner
 from .logging import Logger
 from .loop import Progress, run
 from .on_device import OnDevice
+from .periodic import Evaluation, evaluated
 from .registry import configurable, name_of
 from .runtime import Runtime
 from .seeding import env_seeds
@@ -49,6 +50,7 @@ class Train:
     log_seconds: time between rows of metrics.
     checkpoint_seconds: time between checkpoints; one more is written at the end.
     checkpoints_to_keep: the newest so many.
+    evaluation: `@evaluation()` scores the agent now and then beside training; None does not.
   """
 
   env: EnvPlugin
@@ -66,6 +68,7 @@ class Train:
   log_seconds: float = 2.0
   checkpoint_seconds: float = 120.0
   checkpoints_to_keep: int = 3
+  evaluation: Evaluation | None = None
 
   def __post_init__(self):
     for name in ("total_env_steps", "num_envs", "unroll_length", "micro_batch", "cpu_micro_batch"):
@@ -173,7 +176,8 @@ def prepare_on_host(
 
   def loop(logger, checkpoints, state, progress):
     source = runtime.start(actors, progress.updates, stopping)
-    with contextlib.closing(source):
+    beside = (experiment, agent, actors[0].device, workdir, progress.env_steps, stopping)
+    with contextlib.closing(source), evaluated(source, *beside) as source:
       return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
 
   return Prepared(state, seeds, 1, loop)

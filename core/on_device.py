@@ -90,6 +90,11 @@ def make_runs(experiment: "Train", runtime: OnDevice) -> Runs:
     )
   if experiment.overlap:
     raise UserError("train.overlap: @on_device() takes trajectories one after the other; write 0.")
+  if experiment.evaluation is not None:
+    raise UserError(
+      "train.evaluation: @on_device() has nothing beside which to evaluate; leave it None, and "
+      "score the agent with selftune eval."
+    )
   seeds, settings = runtime.grid(experiment.seed)
   devices = tuple(range(len(jax.devices()))) if runtime.devices is None else runtime.devices
   with plugin_mistakes():

@@ -11,13 +11,18 @@ from .checkpoint import Restored
 from .errors import UserError
 from .registry import kind_of
 
-# What a resumed run may change: how long and where it logs, not what it is.
+# What a resumed run may change: how long, where it logs and is scored, not what it is.
 RESUME_MAY_CHANGE = (
   "train.total_env_steps",
   "train.log_seconds",
   "train.checkpoint_seconds",
   "train.checkpoints_to_keep",
   "train.writers",
+  "train.evaluation",
+  "evaluation.every_env_steps",
+  "evaluation.episodes",
+  "evaluation.num_envs",
+  "evaluation.greedy",
 )
 
 
@@ -28,6 +33,7 @@ class Workdir:
     self.path = path
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
+    self.evaluations = path / "eval.jsonl"
     self._config = path / "config.gin"
     self._restarts = path / "restarts.jsonl"
 

@@ -11,6 +11,7 @@ from dm_env import specs
 from ...core.errors import UserError
 from ...core.interfaces import DrawnEnvironment, Environment
 from ...core.registry import register
+from ...core.types import Array
 from . import _pool
 
 _FAMILIES = ("envpool.classic_control", "envpool.toy_text", "envpool.box2d")
@@ -118,9 +119,9 @@ class EnvPool:
     )
 
 
-def _plane(observation: np.ndarray) -> np.ndarray:
+def _plane(observation: Array) -> Array:
   """[H, W] of numbers in [0, 1], such as Catch's, as a grey picture."""
-  return np.repeat((255 * observation[..., None]).astype(np.uint8), 3, axis=-1)
+  return np.repeat((255 * np.asarray(observation)).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:
