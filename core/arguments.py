@@ -120,6 +120,37 @@ pip install 'selftune[video]'.""",
   )
 
   it = command(
+    "report",
+    "compare agents over tasks and seeds, with intervals, as PNGs and one HTML page",
+    """\
+  selftune report runs/stacx_* runs/impala_*                 in ./report
+  selftune report runs/* --out pong --at 1000000             as they were after a million env steps
+  selftune report runs/* --evaluations                       scores of eval.jsonl
+
+Runs are of one agent if their configurations differ in the seed and the environment alone; each
+environment is a task, and every agent needs as many runs on each. Agents are named by what the
+names of their workdirs have in common. Scores are normalised: by random policy and human in Atari,
+by the greatest return in DM Control and Real-World RL; any other task must be alone, and is raw.
+A score is the mean return of the last 100 episodes of training, or of those of an evaluation.
+
+Median, interquartile mean, mean and optimality gap, performance profiles, probability of
+improvement and sample efficiency are rliable's: pip install 'selftune[report]'.""",
+  )
+  it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
+  it.add_argument(
+    "--out", type=Path, metavar="DIR", default=Path("report"), help="default: ./report"
+  )
+  it.add_argument(
+    "--at", type=int, metavar="STEPS", help="env steps (default: the end of the runs)"
+  )
+  it.add_argument(
+    "--evaluations", action="store_true", help="scores of eval.jsonl (default: of training)"
+  )
+  it.add_argument(
+    "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
+  )
+
+  it = command(
     "reproduce",
     "train the grid of a paper's figure and draw it, with its table and claims",
     """\

@@ -1,4 +1,4 @@
-"""The command line: `selftune train`, `eval`, `plot`, `reproduce`, `plugins`, `config`.
+"""The command line: `selftune train`, `eval`, `plot`, `report`, `reproduce`, `plugins`, `config`.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -83,6 +83,15 @@ def _plot(arguments: argparse.Namespace) -> int:
   if out.suffix != ".png":
     raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
   print(plot(arguments.workdirs, out))
+  return OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+  from .report import report
+
+  it = arguments
+  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples))
+  print(it.out / "index.html")
   return OK
 
 
@@ -176,6 +185,7 @@ COMMANDS = {
   "train": _train,
   "eval": _eval,
   "plot": _plot,
+  "report": _report,
   "reproduce": _reproduce,
   "plugins": _plugins,
   "config": _config,

@@ -65,7 +65,7 @@ class Workdir:
     if resume and not self._config.exists():
       raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
     if resume:
-      saved, wanted = _identity(self.load()), _identity(loaded)
+      saved, wanted = identity(self.load()), identity(loaded)
       for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
           raise UserError(
@@ -115,7 +115,7 @@ def _replace(path: Path, text: str) -> None:
   new.replace(path)
 
 
-def _identity(loaded: config.Loaded) -> dict[str, str]:
+def identity(loaded: config.Loaded) -> dict[str, str]:
   """What makes the run what it is: its bindings, but for writers and lengths of time."""
   return {
     name: str(value)
