@@ -108,9 +108,12 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
   selftune eval runs/catch_stacx_seed0
   selftune eval runs/catch_stacx_seed0 --episodes 1000 --greedy --seed 7
   selftune eval runs/catch_stacx_seed0@300              the checkpoint of update 300
+  selftune eval runs/pong_stacx --episodes 1 --video pong.mp4
 
 Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
-an episode; human_normalized is there for Atari. Progress goes to stderr.""",
+an episode; human_normalized is there for Atari. Progress goes to stderr. A video shows the first
+episode of the first environment, of Atari, DM Control, classic control and Catch; it needs
+pip install 'selftune[video]'.""",
   )
   it.add_argument(
     "workdir",
@@ -124,6 +127,7 @@ an episode; human_normalized is there for Atari. Progress goes to stderr.""",
   it.add_argument(
     "--seed", type=int, default=0, metavar="S", help="of environments and actions (default: 0)"
   )
+  it.add_argument("--video", type=Path, metavar="FILE.mp4", help="record an episode")
 
   it = command(
     "plot",
@@ -138,6 +142,37 @@ an episode; human_normalized is there for Atari. Progress goes to stderr.""",
     type=Path,
     metavar="FILE",
     help="the PNG (default: WORKDIR/curves.png for one run, ./curves.png for several)",
+  )
+
+  it = command(
+    "report",
+    "compare agents over tasks and seeds, with intervals, as PNGs and one HTML page",
+    """\
+  selftune report runs/stacx_* runs/impala_*                 in ./report
+  selftune report runs/* --out pong --at 1000000             as they were after a million env steps
+  selftune report runs/* --evaluations                       scores of eval.jsonl
+
+Runs are of one agent if their configurations differ in the seed and the environment alone; each
+environment is a task, and every agent needs as many runs on each. Agents are named by what the
+names of their workdirs have in common. Scores are normalised: by random policy and human in Atari,
+by the greatest return in DM Control and Real-World RL; any other task must be alone, and is raw.
+A score is the mean return of the last 100 episodes of training, or of those of an evaluation.
+
+Median, interquartile mean, mean and optimality gap, performance profiles, probability of
+improvement and sample efficiency are rliable's: pip install 'selftune[report]'.""",
+  )
+  it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
+  it.add_argument(
+    "--out", type=Path, metavar="DIR", default=Path("report"), help="default: ./report"
+  )
+  it.add_argument(
+    "--at", type=int, metavar="STEPS", help="env steps (default: the end of the runs)"
+  )
+  it.add_argument(
+    "--evaluations", action="store_true", help="scores of eval.jsonl (default: of training)"
+  )
+  it.add_argument(
+    "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
   )
 
   it = command(

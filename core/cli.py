@@ -1,4 +1,4 @@
-"""The command line: `selftune train`, `eval`, `plot`, `sweep`, `reproduce`, ...
+"""The command line: `selftune train`, `eval`, `plot`, `report`, `sweep`, `reproduce`, ...
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """
@@ -95,7 +95,8 @@ def _eval(arguments: argparse.Namespace) -> int:
   from .workdir import locate
 
   checkpoints, step = locate(arguments.workdir)
-  result = evaluate(checkpoints.parent, arguments.episodes, arguments.greedy, arguments.seed, step)
+  it = arguments
+  result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video)
   print(json.dumps(result))
   return OK
 
@@ -108,6 +109,15 @@ def _plot(arguments: argparse.Namespace) -> int:
   if out.suffix != ".png":
     raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
   print(plot(arguments.workdirs, out))
+  return OK
+
+
+def _report(arguments: argparse.Namespace) -> int:
+  from .report import report
+
+  it = arguments
+  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples))
+  print(it.out / "index.html")
   return OK
 
 
@@ -208,6 +218,7 @@ COMMANDS = {
   "train": _train,
   "eval": _eval,
   "plot": _plot,
+  "report": _report,
   "sweep": _sweep,
   "reproduce": _reproduce,
   "plugins": _plugins,

@@ -21,6 +21,7 @@ from .learner import Learner
 from .logging import Logger
 from .loop import Progress, run
 from .on_device import OnDevice
+from .periodic import Evaluation, evaluated
 from .registry import configurable, name_of
 from .runtime import Runtime
 from .seeding import env_seeds
@@ -56,6 +57,7 @@ class Train:
     checkpoints_to_keep: the newest so many.
     keep_every_steps: of older ones, the first is kept too, and one every so many env steps; None
       keeps none of them.
+    evaluation: `@evaluation()` scores the agent now and then beside training; None does not.
   """
 
   env: EnvPlugin
@@ -75,6 +77,7 @@ class Train:
   checkpoint_seconds: float = 120.0
   checkpoints_to_keep: int = 3
   keep_every_steps: int | None = None
+  evaluation: Evaluation | None = None
 
   def __post_init__(self):
     positive = ("total_env_steps", "num_envs", "unroll_length", "keep_every_steps")
@@ -141,9 +144,8 @@ def train(
   workdir.check(loaded, resume)
   platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
 
-  restarts = workdir.restarts()
   text = zlib.crc32(loaded.text.encode())
-  hosts.check_same({"configuration": text, "workdir": restarts, "--resume": resume})
+  hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
 
   with contextlib.ExitStack() as stack:
     stack.enter_context(hosts.losses_explained())
@@ -151,7 +153,7 @@ def train(
     if isinstance(experiment.runtime, OnDevice):
       training = prepare_runs(experiment, experiment.runtime, workdir, stopping)
     else:
-      training = prepare_on_host(experiment, experiment.runtime, restarts, stopping)
+      training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
     state, seeds = training.state, training.env_seeds
     if init_from is not None:
       state = with_weights(state, init_from)
@@ -209,10 +211,10 @@ class Prepared(NamedTuple):
 
 
 def prepare_on_host(
-  experiment: Train, runtime: Runtime, restart: int, stopping: Callable[[], bool]
+  experiment: Train, runtime: Runtime, workdir: Workdir, stopping: Callable[[], bool]
 ) -> Prepared:
   """Environments in pools, actors that step them, and a learner."""
-  seeds = pool_seeds(experiment, restart)
+  seeds = pool_seeds(experiment, workdir.restarts())
   first = hosts.index() * runtime.actors
   mine = seeds[first : first + runtime.actors]
   pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in mine]
@@ -224,7 +226,8 @@ def prepare_on_host(
 
   def loop(logger, checkpoints, state, progress):
     source = runtime.start(actors, progress.updates, hosts.alone(stopping))
-    with contextlib.closing(source):
+    beside = (experiment, agent, actors[0].device, workdir, progress.env_steps, stopping)
+    with contextlib.closing(source), evaluated(source, *beside) as source:
       return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
 
   return Prepared(state, seeds, 1, loop)

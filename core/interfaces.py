@@ -59,6 +59,42 @@ class EnvPlugin(Protocol):
   def make(self, seeds: tuple[int, ...]) -> Environment: ...
 
 
+class DrawnEnvironment(Environment, Protocol):
+  """A pool whose first environment can be drawn."""
+
+  def draw(self) -> Array:
+    """The last timestep's picture of environment 0, uint8 [height, width, 3].
+
+    Raises:
+      UserError: there is none of this task.
+    """
+    ...
+
+
+@runtime_checkable
+class DrawablePlugin(EnvPlugin, Protocol):
+  """An `EnvPlugin` that can draw its environments: what videos are made of."""
+
+  def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    """The pool of `make`, with pictures.
+
+    Raises:
+      UserError: this machine cannot draw.
+    """
+    ...
+
+
+@runtime_checkable
+class ScoredPlugin(EnvPlugin, Protocol):
+  """An `EnvPlugin` with published scores, by which returns of different tasks compare.
+
+  A normalised score is (return - low) / (high - low).
+  """
+
+  @property
+  def reference_scores(self) -> tuple[float, float]: ...  # low, high
+
+
 @runtime_checkable
 class FunctionalEnvironment(Protocol):
   """One environment as pure functions, for agents that act, step and learn on the device.

@@ -94,6 +94,11 @@ def make_runs(experiment: "Train", runtime: OnDevice, restart: int = 0) -> Runs 
     raise UserError("train.runtime = @on_device() runs in one process: leave out --coordinator.")
   if experiment.overlap:
     raise UserError("train.overlap: @on_device() takes trajectories one after the other; write 0.")
+  if experiment.evaluation is not None:
+    raise UserError(
+      "train.evaluation: @on_device() has nothing beside which to evaluate; leave it None, and "
+      "score the agent with selftune eval."
+    )
   env = experiment.env
   seeds, settings = runtime.grid(experiment.seed)
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")

@@ -57,11 +57,17 @@ def labels(workdirs: Sequence[Path]) -> list[str]:
   `runs/stacx_seed0` is a run of `stacx`, and so is `runs/stacx/seed0`; a name that no other run
   shares is kept whole.
   """
-  paths = [Path(workdir).absolute() for workdir in workdirs]
-  stems = [_SEED.sub("", path.name) or path.parent.name for path in paths]
+  stems = [stem(workdir) for workdir in workdirs]
   return [
-    stem if stems.count(stem) > 1 else path.name for stem, path in zip(stems, paths, strict=True)
+    name if stems.count(name) > 1 else Path(workdir).absolute().name
+    for name, workdir in zip(stems, workdirs, strict=True)
   ]
+
+
+def stem(workdir: Path) -> str:
+  """The name of a workdir without its seed: `runs/stacx_seed0` and `runs/stacx/seed0` are stacx."""
+  path = Path(workdir).absolute()
+  return _SEED.sub("", path.name) or path.parent.name
 
 
 def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ from .checkpoint import Checkpointer, Restored
 from .errors import UserError
 from .registry import kind_of
 
-# What a resumed run may change: how long and where it logs, not what it is.
+# What a resumed run may change: how long, where it logs and is scored, not what it is.
 RESUME_MAY_CHANGE = (
   "train.total_env_steps",
   "train.log_seconds",
@@ -20,6 +20,11 @@ RESUME_MAY_CHANGE = (
   "train.keep_every_steps",
   "train.writers",
   "on_device.run_writers",
+  "train.evaluation",
+  "evaluation.every_env_steps",
+  "evaluation.episodes",
+  "evaluation.num_envs",
+  "evaluation.greedy",
 )
 
 
@@ -42,6 +47,7 @@ class Workdir:
     self.path = path
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
+    self.evaluations = path / "eval.jsonl"
     self._config = path / "config.gin"
     self._restarts = path / "restarts.jsonl"
 
@@ -78,7 +84,7 @@ class Workdir:
     if resume and not self._config.exists():
       raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
     if resume:
-      saved, wanted = _identity(self.load()), _identity(loaded)
+      saved, wanted = identity(self.load()), identity(loaded)
       for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
           raise UserError(
@@ -128,7 +134,7 @@ def _replace(path: Path, text: str) -> None:
   new.replace(path)
 
 
-def _identity(loaded: config.Loaded) -> dict[str, str]:
+def identity(loaded: config.Loaded) -> dict[str, str]:
   """What makes the run what it is: its bindings, but for writers and lengths of time."""
   return {
     name: str(value)

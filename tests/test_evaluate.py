@@ -42,9 +42,12 @@ class ScriptedPool:
     return TimeStep(self.age.astype(np.float32), reward.astype(np.float32), ones, first)
 
 
-def agent(act, size=2):
-  network = types.SimpleNamespace(initial_state=lambda batch: ())
-  return types.SimpleNamespace(network=network, distribution=Categorical(size), act=act)
+class Scripted:
+  """An agent that acts as it is told."""
+
+  def __init__(self, act, initial_state=lambda batch: ()):
+    self.act, self.distribution = act, Categorical(2)
+    self.network = types.SimpleNamespace(initial_state=initial_state)
 
 
 def still(actor, timestep, core_state, key, t, greedy):
@@ -53,7 +56,7 @@ def still(actor, timestep, core_state, key, t, greedy):
 
 def play(pool, episodes, act=still, unroll_length=4, greedy=False):
   key = jax.random.key(0)
-  return evaluate.play(agent(act), None, pool, episodes, unroll_length, key, greedy)
+  return evaluate.play(Scripted(act), None, pool, episodes, unroll_length, key, greedy)
 
 
 def test_every_environment_contributes_its_quota_however_long_its_episodes_are():
@@ -99,11 +102,19 @@ def test_recurrent_state_is_carried():
   def act(actor, timestep, core_state, key, t, greedy):
     return core_state, None, core_state + 1
 
-  it = agent(act)
-  it.network.initial_state = lambda batch: jnp.zeros(batch, jnp.int32)
+  it = Scripted(act, lambda batch: jnp.zeros(batch, jnp.int32))
   pool = ScriptedPool([[5, 9]] * 2)
   evaluate.play(it, None, pool, 2, 4, jax.random.key(0))
   np.testing.assert_array_equal(pool.actions, np.stack([np.arange(6)] * 2, 1))
+
+
+def test_watchers_see_every_timestep():
+  seen = []
+  watch = lambda timestep, finished: seen.append((list(timestep.first), finished))
+  evaluate.play(
+    Scripted(still), None, ScriptedPool([[2, 9]]), 1, 4, jax.random.key(0), watchers=[watch]
+  )
+  assert seen == [([True], 0), ([False], 0), ([False], 0), ([True], 1)]
 
 
 def test_summary():

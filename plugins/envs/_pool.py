@@ -14,10 +14,12 @@ from typing import Any
 import numpy as np
 from dm_env import specs
 
+from ...core.errors import UserError
 from ...core.types import Array, EnvSpec, TimeStep
 
 Info = Mapping[str, np.ndarray]  # EnvPool's extra outputs, [B] each
 Observe = Callable[[Any], Array]  # EnvPool's observation -> [B, *spec.observation.shape]
+Draw = Callable[[Array], Array]  # observation of one environment -> uint8 [height, width, 3]
 Discount = Callable[[np.ndarray, Info, Info], np.ndarray]
 # terminated [B], info_tm1, info_t -> fresh [B] float32
 
@@ -45,6 +47,9 @@ def preload_egl() -> bool:
   with contextlib.suppress(OSError):
     ctypes.CDLL("libEGL.so.1", mode=ctypes.RTLD_GLOBAL)
   return True
+
+
+DRAWN = {"render_mode": "rgb_array"}  # EnvPool's option of pools that can be drawn
 
 
 def unknown(binding: str, name: str, known: Iterable[str]) -> str:
@@ -87,7 +92,8 @@ class Pool:
     discount: the discount of rows that are not FIRST.
     episode_length: steps of every episode if these are all the same, else None.
     num_threads: threads that step; None for one a CPU, at most one an environment.
-    options: EnvPool's own, by name.
+    options: EnvPool's own, by name; with `DRAWN` among them `draw` works.
+    draw: draws what EnvPool itself does not.
   """
 
   def __init__(
@@ -101,12 +107,14 @@ class Pool:
     episode_length: int | None = None,
     num_threads: int | None = None,
     options: Mapping[str, Any],
+    draw: Draw | None = None,
   ):
     self.num_envs = len(seeds)
     self._observe = observe
     self._discount = discount
     self._episode_length = episode_length
     self._seeds = seeds
+    self._task, self._draw = task, draw
     # Only the gymnasium type tells time limits from terminations.
     self._pool = envpool().make(
       task,
@@ -128,6 +136,7 @@ class Pool:
     observation = self._observe(raw)
     if stagger and self._episode_length is not None:
       observation = self._stagger(observation, self._episode_length)
+    self._shown = observation
     return TimeStep(
       observation,
       np.zeros(self.num_envs, np.float32),
@@ -158,7 +167,16 @@ class Pool:
     discount = self._discount(terminated, self._info, info)
     first, self._done, self._info = self._done, terminated | truncated, info
     reward[first], discount[first] = 0, 1  # in place: EnvPool's arrays are fresh at each call
-    return TimeStep(self._observe(observation), reward, discount, first)
+    self._shown = self._observe(observation)
+    return TimeStep(self._shown, reward, discount, first)
+
+  def draw(self) -> Array:
+    if self._draw is not None:
+      return self._draw(self._shown[0])
+    try:
+      return self._pool.render()[0]
+    except RuntimeError as error:
+      raise UserError(f"EnvPool cannot draw {self._task}: {error}.") from error
 
   def close(self) -> None:
     """Ends the threads; a step in flight is finished first."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...core.errors import UserError
-from ...core.interfaces import Environment
+from ...core.interfaces import DrawnEnvironment
 from ...core.types import Array, TimeStep
 from . import _pool
 
@@ -32,7 +32,7 @@ class InTurn:
   fault, often within a minute. As with other pools a step runs between `send` and `recv`.
   """
 
-  def __init__(self, pool: Environment):
+  def __init__(self, pool: DrawnEnvironment):
     self.spec, self.num_envs = pool.spec, pool.num_envs
     self._pool = pool
     self._step: Future[TimeStep]
@@ -49,6 +49,9 @@ class InTurn:
 
   def recv(self) -> TimeStep:
     return self._step.result()
+
+  def draw(self) -> Array:
+    return _turns().submit(self._pool.draw).result()
 
   def close(self) -> None:
     """Returns when the steps in flight, of all pools, are finished."""

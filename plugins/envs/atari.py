@@ -1,14 +1,15 @@
 """The Atari benchmark."""
 
 import dataclasses
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 from dm_env import specs
 
 from ...core import scores
 from ...core.errors import UserError
-from ...core.interfaces import Environment
+from ...core.interfaces import DrawnEnvironment, Environment
 from ...core.registry import register
 from . import _pool
 
@@ -54,7 +55,19 @@ class Atari:
     if self.max_episode_steps < 1:
       raise UserError(f"atari.max_episode_steps = {self.max_episode_steps} must be at least 1.")
 
+  @property
+  def reference_scores(self) -> tuple[float, float]:
+    """Of a random policy and of the human tester."""
+    game = scores.atari57()[self.game]
+    return game.random_score, game.human_score
+
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    return self._make(seeds, {})
+
+  def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    return self._make(seeds, _pool.DRAWN)
+
+  def _make(self, seeds: tuple[int, ...], drawn: Mapping[str, Any]) -> _pool.Pool:
     on_life_loss = self.life_loss_terminates
     if on_life_loss is None:
       on_life_loss = self.protocol == "paper"
@@ -75,6 +88,7 @@ class Atari:
         "gray_scale": True,
         "episodic_life": False,  # would start a new episode, and forget the score, at each life
         "reward_clip": False,
+        **drawn,
       },
     )
 

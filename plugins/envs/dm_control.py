@@ -3,14 +3,14 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from dm_env import specs
 
 from ...core.errors import UserError
-from ...core.interfaces import Environment
+from ...core.interfaces import DrawnEnvironment, Environment
 from ...core.registry import register
 from . import _pool, _rendering
 
@@ -63,6 +63,7 @@ _KEYS = {
 
 
 EPISODE_LENGTH = 1000
+VIDEO_SIZE = 240  # height and width of the pictures of environments seen as features
 
 
 def observation_keys() -> dict[str, dict[str, tuple[str, ...]]]:
@@ -130,10 +131,24 @@ class DMControl:
         "thread, so leave it None."
       )
 
-  def make(self, seeds: tuple[int, ...]) -> Environment:
-    return self._features(seeds) if self.observation == "features" else self._pixels(seeds)
+  @property
+  def reference_scores(self) -> tuple[float, float]:
+    """The least and the greatest return there can be."""
+    return 0.0, float(EPISODE_LENGTH)
 
-  def _features(self, seeds: tuple[int, ...]) -> Environment:
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    return self._features(seeds, {}) if self.observation == "features" else self._pixels(seeds)
+
+  def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    if self.observation == "pixels":
+      return self._pixels(seeds)  # draws what the agent sees
+    size = {"render_height": VIDEO_SIZE, "render_width": VIDEO_SIZE}
+    camera = {"render_camera_id": self.camera}
+    _rendering.check("--video", self._id, {"from_pixels": True, **size, **camera})
+    with _rendering.fast_models(self._id) as base_path:
+      return self._features(seeds, {**_pool.DRAWN, **size, **camera, "base_path": base_path})
+
+  def _features(self, seeds: tuple[int, ...], drawn: Mapping[str, Any]) -> _pool.Pool:
     keys = observation_keys()[self.domain][self.task]
     raw = _pool.envpool().make_spec(self._id).observation_spec()
     size = sum(math.prod(getattr(raw, key).shape) for key in keys)
@@ -144,10 +159,10 @@ class DMControl:
       observe=lambda observation: _concatenate([observation[key] for key in keys]),
       episode_length=EPISODE_LENGTH,
       num_threads=self.num_threads,
-      options={},
+      options=drawn,
     )
 
-  def _pixels(self, seeds: tuple[int, ...]) -> Environment:
+  def _pixels(self, seeds: tuple[int, ...]) -> _rendering.InTurn:
     options = {
       "from_pixels": True,
       "render_height": self.height,
@@ -167,6 +182,7 @@ class DMControl:
         episode_length=EPISODE_LENGTH,
         num_threads=1,
         options=options,
+        draw=lambda observation: observation[..., -3:],
       )
     return _rendering.InTurn(pool)
 

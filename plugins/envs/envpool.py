@@ -9,8 +9,9 @@ import numpy as np
 from dm_env import specs
 
 from ...core.errors import UserError
-from ...core.interfaces import Environment
+from ...core.interfaces import DrawnEnvironment, Environment
 from ...core.registry import register
+from ...core.types import Array
 from . import _pool
 
 _FAMILIES = ("envpool.classic_control", "envpool.toy_text", "envpool.box2d")
@@ -97,6 +98,15 @@ class EnvPool:
     return _pool.envpool().make_spec(self.task, **self._config()).observation_spec().obs
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    return self._make(seeds, {})
+
+  def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    plane = len(self._raw_observation().shape) == 2
+    return self._make(seeds, {}, _plane) if plane else self._make(seeds, _pool.DRAWN)
+
+  def _make(
+    self, seeds: tuple[int, ...], drawn: Mapping[str, Any], draw: _pool.Draw | None = None
+  ) -> _pool.Pool:
     observation, observe = _view(self._raw_observation())
     return _pool.Pool(
       self.task,
@@ -104,8 +114,14 @@ class EnvPool:
       observation=observation,
       observe=observe,
       num_threads=self.num_threads,
-      options=self._config(),
+      options={**self._config(), **drawn},
+      draw=draw,
     )
+
+
+def _plane(observation: Array) -> Array:
+  """[H, W] of numbers in [0, 1], such as Catch's, as a grey picture."""
+  return np.repeat((255 * np.asarray(observation)).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:

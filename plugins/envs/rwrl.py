@@ -51,6 +51,11 @@ class Rwrl:
       )
     _check(self.domain, self.challenges)
 
+  @property
+  def reference_scores(self) -> tuple[float, float]:
+    """The least and the greatest return there can be."""
+    return 0.0, 1000.0
+
   def make(self, seeds: tuple[int, ...]) -> Environment:
     from . import _rwrl_pool  # gymnasium is imported when it is used
 

@@ -1,0 +1,226 @@
+"""Evaluation beside training: in a thread and a pool of its own, the learner never waits for it.
+
+What acts in training is a copy that no update changes, so the evaluation takes the same by
+reference. Rows go to `eval.jsonl`.
+"""
+
+import contextlib
+import dataclasses
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+
+from . import hosts, jsonl
+from .actor import Interrupted, Rollout
+from .agent import BuiltAgent
+from .errors import RunError
+from .interfaces import EnvPlugin
+from .playing import play, summary
+from .registry import configurable
+from .runtime import JOIN, POLL, Published, Source
+from .seeding import evaluation_seeds
+from .types import ActorParams, Device
+from .workdir import Workdir
+
+if TYPE_CHECKING:
+  from .experiment import Train
+
+_LOG = logging.getLogger(__name__)
+
+
+@configurable("evaluation")
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Scores the agent now and then while it trains, in environments that it is not trained in.
+
+  Every time these are the same, from their start. An evaluation that is due while the one before
+  is still under way is skipped.
+
+  Attributes:
+    every_env_steps: of training; the first is of the untrained agent.
+    episodes: to play each time.
+    num_envs: that play them.
+    greedy: take the mode of the policy, not a sample.
+  """
+
+  every_env_steps: int = 100_000
+  episodes: int = 10
+  num_envs: int = 5
+  greedy: bool = False
+
+  def __post_init__(self):
+    for name in ("every_env_steps", "episodes", "num_envs"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+    if self.num_envs > self.episodes:
+      raise ValueError(f"num_envs = {self.num_envs} must be at most episodes = {self.episodes}.")
+
+
+class Subject(NamedTuple):
+  """What is evaluated."""
+
+  env: EnvPlugin
+  agent: BuiltAgent
+  unroll_length: int
+  seed: int
+  env_seeds: tuple[int, ...]  # one an environment
+
+
+@contextlib.contextmanager
+def evaluated(
+  source: Source,
+  experiment: "Train",
+  agent: BuiltAgent,
+  device: Device,
+  workdir: Workdir,
+  env_steps: int,
+  stopping: Callable[[], bool],
+) -> Iterator[Source]:
+  """The source, with what is published to it evaluated now and then if the experiment says so.
+
+  At the end the evaluation under way is finished, unless the run is to stop or has failed.
+
+  Args:
+    source: of the batches; closed by whoever opened it.
+    experiment: says when, and how much.
+    agent: what acts.
+    device: where; one of the source's.
+    workdir: its `eval.jsonl` gets a row an evaluation; rows beyond `env_steps` are dropped.
+    env_steps: that training begins at.
+    stopping: says that the run is to stop.
+
+  Raises:
+    Exception: whatever the evaluation failed with, from `get` or at the end.
+  """
+  if experiment.evaluation is None or not hosts.is_first():
+    yield source
+    return
+  seeds = evaluation_seeds(experiment.seed, experiment.evaluation.num_envs, workdir.env_seeds())
+  subject = Subject(experiment.env, agent, experiment.unroll_length, experiment.seed, seeds)
+  jsonl.truncate(workdir.evaluations, env_steps)
+  evaluator = Evaluator(experiment.evaluation, subject, workdir.evaluations, env_steps)
+  try:
+    yield _Evaluated(source, evaluator, device, env_steps)
+    evaluator.finish(stopping)
+  finally:
+    evaluator.close()
+  evaluator.check()
+
+
+class _Evaluated:
+  """Hands on batches, and published parameters to the evaluation as well."""
+
+  def __init__(self, source: Source, evaluator: "Evaluator", device: Device, env_steps: int):
+    self.devices = source.devices
+    self._source, self._evaluator, self._device = source, evaluator, device
+    self._env_steps = env_steps
+
+  def get(self, index: int) -> tuple[Rollout, float]:
+    self._evaluator.check()
+    rollout, waited = self._source.get(index)
+    self._env_steps += rollout.env_steps * hosts.count()
+    return rollout, waited
+
+  def publish(self, version: int, params: Published) -> None:
+    self._source.publish(version, params)
+    self._evaluator.offer(self._env_steps, params[self._device])
+
+  def close(self) -> None:
+    self._source.close()
+
+
+class _Request(NamedTuple):
+  env_steps: int
+  skipped: int  # evaluations so far
+  params: ActorParams
+
+
+class Evaluator:
+  """The thread. But for `_run`, methods are called from the main thread."""
+
+  def __init__(self, evaluation: Evaluation, subject: Subject, path: Path, env_steps: int):
+    self._evaluation, self._subject, self._path = evaluation, subject, path
+    self._due = self._after(env_steps) if env_steps else 0
+    self._skipped = 0
+    self._failure: BaseException | None = None
+    self._stop, self._busy = threading.Event(), threading.Event()
+    self._requests: queue.Queue[_Request | None] = queue.Queue()
+    self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
+    self._thread.start()
+
+  def _after(self, env_steps: int) -> int:
+    every = self._evaluation.every_env_steps
+    return (env_steps // every + 1) * every
+
+  def offer(self, env_steps: int, params: ActorParams) -> None:
+    """Starts an evaluation if one is due; skips it if there is one under way."""
+    if env_steps < self._due:
+      return
+    self._due = self._after(env_steps)
+    if self._busy.is_set():
+      self._skipped += 1
+    else:
+      self._busy.set()
+      self._requests.put(_Request(env_steps, self._skipped, params))
+
+  def check(self) -> None:
+    """Raises what the thread failed with."""
+    if self._failure is not None:
+      raise self._failure
+
+  def finish(self, stopping: Callable[[], bool]) -> None:
+    """Waits for the evaluation under way."""
+    while self._busy.is_set() and self._thread.is_alive() and not stopping():
+      time.sleep(POLL)
+
+  def close(self) -> None:
+    """Ends the thread at its next step; one whose environment hangs is left behind."""
+    self._stop.set()
+    self._requests.put(None)
+    self._thread.join(JOIN)
+    if self._thread.is_alive():
+      _LOG.warning("the evaluation did not end within %.0f s: does it hang?", JOIN)
+
+  def _run(self) -> None:
+    try:
+      while (request := self._requests.get()) is not None:
+        self._write(self._evaluate(request))
+        self._busy.clear()
+    except Interrupted:
+      pass
+    except BaseException as failure:
+      self._failure = failure
+
+  def _evaluate(self, request: _Request) -> dict[str, float]:
+    began = time.monotonic()
+    subject, evaluation = self._subject, self._evaluation
+    with contextlib.closing(subject.env.make(subject.env_seeds)) as pool:
+      played = play(
+        subject.agent,
+        request.params,
+        pool,
+        evaluation.episodes,
+        subject.unroll_length,
+        jax.random.key(subject.seed),
+        evaluation.greedy,
+        [self._watch],
+      )
+    row = {"env_steps": request.env_steps, **summary(subject.env, played)}
+    return row | {"seconds": time.monotonic() - began, "skipped": request.skipped}
+
+  def _watch(self, *_) -> None:
+    if self._stop.is_set():
+      raise Interrupted
+
+  def _write(self, row: dict[str, float]) -> None:
+    try:
+      with self._path.open("a", encoding="utf-8") as file:
+        file.write(jsonl.encode(row))
+    except OSError as error:
+      raise RunError(f"cannot write an evaluation: {error}.") from error

@@ -1,0 +1,93 @@
+"""Full episodes of an agent that does not learn, and what they say of it."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from .agent import BuiltAgent
+from .episodes import Episode
+from .interfaces import Environment, EnvPlugin
+from .registry import name_of
+from .scores import human_normalised
+from .types import ActorParams, Array, TimeStep
+
+Watch = Callable[[TimeStep, int], None]
+# is told every timestep, the first one too, and how many episodes have finished by then
+
+MAX_ENVS = 16  # in one pool
+
+
+def play(
+  agent: BuiltAgent,
+  actor_params: ActorParams,
+  pool: Environment,
+  episodes: int,
+  unroll_length: int,
+  key: Array,
+  greedy: bool = False,
+  watchers: Sequence[Watch] = (),
+) -> list[Episode]:
+  """Plays full episodes with the agent's behaviour policy.
+
+  How many each environment contributes is settled beforehand. (The first `episodes` to finish in a
+  batch would be the short ones.)
+
+  Args:
+    agent: acts.
+    actor_params: on the device that acts.
+    pool: new; has at most `episodes` environments.
+    episodes: how many to play.
+    unroll_length: a random head is drawn anew after so many steps, as in training.
+    key: all that is drawn follows from it.
+    greedy: take the mode, not a sample.
+    watchers: what one of them raises ends the play.
+  """
+  left = np.full(pool.num_envs, episodes // pool.num_envs)
+  left[: episodes % pool.num_envs] += 1
+  returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
+  core_state = agent.network.initial_state(pool.num_envs)
+  timestep = pool.reset()
+  played: list[Episode] = []
+  for watch in watchers:
+    watch(timestep, 0)
+  t = 0
+  while left.any():
+    trajectory = jax.random.fold_in(key, t // unroll_length)
+    step = (timestep, core_state, trajectory, np.int32(t % unroll_length))
+    action, core_state = _act(agent, greedy, actor_params, *step)
+    pool.send(np.asarray(action))
+    timestep = pool.recv()
+    t += 1
+    for i in np.flatnonzero(timestep.first & (left > 0)):
+      played.append(Episode(t * pool.num_envs, float(returns[i]), int(lengths[i])))
+    left -= timestep.first & (left > 0)
+    returns = np.where(timestep.first, 0.0, returns + timestep.reward)
+    lengths = np.where(timestep.first, 0, lengths + 1)
+    for watch in watchers:
+      watch(timestep, len(played))
+  return played
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))  # one function: an agent compiles once
+def _act(agent, greedy, actor_params, timestep, core_state, key, t):
+  sample, _, core_state = agent.act(actor_params, timestep, core_state, key, t, greedy)
+  return agent.distribution.to_action(sample), core_state
+
+
+def summary(env: EnvPlugin, played: list[Episode]) -> dict[str, Any]:
+  """What the played episodes say."""
+  returns = np.array([episode.episode_return for episode in played])
+  result = {
+    "mean": float(returns.mean()),
+    "std": float(returns.std()),
+    "min": float(returns.min()),
+    "max": float(returns.max()),
+    "episodes": len(played),
+    "length": float(np.mean([episode.length for episode in played])),
+  }
+  if name_of(env) == "atari":  # the only environment with published human scores
+    result["human_normalized"] = human_normalised(vars(env)["game"], result["mean"])
+  return result

@@ -1,0 +1,89 @@
+"""What several runs say of agents, with how sure it is: rliable's statistics.
+
+Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice".
+Intervals are of 95 %, by a bootstrap over runs, stratified by task.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .errors import UserError
+
+THRESHOLDS = 101  # of performance profiles
+
+
+class Estimates(NamedTuple):
+  """One statistic, or a row of N, of every agent (or pair of agents)."""
+
+  point: dict[str, np.ndarray]  # [N]
+  interval: dict[str, np.ndarray]  # [2, N]: from, to
+
+
+class Statistics(NamedTuple):
+  """Of scores; 1 is what an optimality gap is measured from."""
+
+  aggregates: Estimates  # in order of AGGREGATES
+  thresholds: np.ndarray  # [THRESHOLDS]
+  profiles: Estimates  # fraction of runs whose score is above each threshold
+  improvement: Estimates  # 'a > b': probability that a run of a scores higher, N = 1
+  efficiency: Estimates  # interquartile mean at each point of the learning curves
+
+
+AGGREGATES = ("median", "IQM", "mean", "optimality gap")
+
+
+def statistics(
+  scores: Mapping[str, np.ndarray], curves: Mapping[str, np.ndarray], resamples: int, seed: int = 0
+) -> Statistics:
+  """Computes all of them; the same for equal arguments.
+
+  Args:
+    scores: of each agent, [runs, tasks].
+    curves: of each agent, [runs, tasks, N].
+    resamples: of the bootstrap.
+    seed: of the bootstrap. Seeds NumPy's global generator, which is what rliable draws from.
+
+  Raises:
+    UserError: rliable is not installed.
+  """
+  library, metrics = _rliable()
+  np.random.seed(seed)
+  functions = (
+    metrics.aggregate_median,
+    metrics.aggregate_iqm,
+    metrics.aggregate_mean,
+    metrics.aggregate_optimality_gap,
+  )
+
+  def estimates(data: Mapping[str, Any], function: Any) -> Estimates:
+    return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
+
+  both = np.concatenate([x.ravel() for x in scores.values()])
+  thresholds = np.linspace(both.min(), both.max(), THRESHOLDS)
+  names = list(scores)
+  pairs = {
+    f"{a} > {b}": (scores[a], scores[b]) for i, a in enumerate(names) for b in names[i + 1 :]
+  }
+  return Statistics(
+    estimates(scores, lambda x: np.array([f(x) for f in functions])),
+    thresholds,
+    estimates(scores, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1))),
+    estimates(pairs, lambda x, y: np.array([metrics.probability_of_improvement(x, y)])),
+    estimates(
+      curves,
+      lambda x: np.array([metrics.aggregate_iqm(x[..., n]) for n in range(x.shape[-1])]),
+    ),
+  )
+
+
+def _rliable() -> tuple[Any, Any]:
+  try:
+    from rliable import library, metrics
+  except (ImportError, TypeError) as error:  # its own imports fail with pandas 3 by a TypeError
+    raise UserError(
+      f"the report needs rliable, which cannot be imported ({error}): pip install "
+      "'selftune[report]'."
+    ) from error
+  return library, metrics

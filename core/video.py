@@ -1,0 +1,78 @@
+"""Videos: an episode of environment 0, frame by frame, as MP4."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import RunError, UserError
+from .interfaces import DrawablePlugin, DrawnEnvironment, EnvPlugin
+from .registry import name_of
+from .types import Array, TimeStep
+
+FPS = 15  # Atari's own pace, with an action every fourth frame
+LEAST_SIDE = 240  # smaller pictures are enlarged
+
+
+def check(path: Path, env: EnvPlugin) -> DrawablePlugin:
+  """The environment, if a video of it can be written to `path`.
+
+  Raises:
+    UserError: it cannot be drawn, `path` is no place for a video, or a package is missing.
+  """
+  if path.suffix != ".mp4":
+    raise UserError(f"--video {path}: the video is an MP4; write {path.with_suffix('.mp4')}.")
+  if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+    raise UserError(f"--video {path}: cannot write there; choose a file in a folder that exists.")
+  if not isinstance(env, DrawablePlugin):
+    raise UserError(f"--video: environments of {name_of(env)} cannot be drawn; leave it out.")
+  _imageio()
+  return env
+
+
+class Video:
+  """Shows the first episode of environment 0; the file is whole after `close`."""
+
+  def __init__(self, path: Path, pool: DrawnEnvironment):
+    # One thread: more of them make a small picture no faster.
+    self._writer = _imageio().get_writer(
+      path, fps=FPS, macro_block_size=1, output_params=["-threads", "1"]
+    )
+    self._pool, self._started, self._ended = pool, False, False
+
+  def add(self, timestep: TimeStep) -> None:
+    """Adds the pool's picture of this timestep, if it is one of the first episode's."""
+    self._ended |= self._started and bool(timestep.first[0])
+    self._started = True
+    if not self._ended:
+      try:
+        self._writer.append_data(enlarged(self._pool.draw()))
+      except OSError as error:
+        raise RunError(f"the video cannot be written: {str(error).splitlines()[0]}") from error
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+def enlarged(frame: Array) -> Array:
+  """A picture of even height and width, of `LEAST_SIDE` or more; each pixel becomes a square."""
+  factor = math.ceil(LEAST_SIDE / min(frame.shape[:2]))
+  factor += any(factor * side % 2 for side in frame.shape[:2])  # MP4 stores colours of 2 x 2 pixels
+  return np.repeat(np.repeat(frame, factor, 0), factor, 1)
+
+
+def _imageio() -> Any:
+  # Else it starts ffmpeg by a fork, which may hang where JAX has threads.
+  os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
+  try:
+    import imageio.v2 as imageio
+    import imageio_ffmpeg
+  except ImportError as error:
+    raise UserError(
+      f"--video needs a package that is not installed ({error.name}): pip install "
+      "'selftune[video]'."
+    ) from None
+  del imageio_ffmpeg  # the program that imageio calls
+  return imageio

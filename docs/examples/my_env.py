@@ -1,0 +1,63 @@
+"""A corridor: the goal is at its right end."""
+
+import dataclasses
+
+import numpy as np
+from dm_env import specs
+
+from selftune.core.interfaces import Environment
+from selftune.core.registry import register
+from selftune.core.types import Array, EnvSpec, TimeStep
+
+
+@register("env", "corridor")
+@dataclasses.dataclass(frozen=True)
+class Corridor:
+  """Action 1 goes right, 0 left; reward 1 at the goal, which ends the episode."""
+
+  length: int = 5
+  max_steps: int = 50
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    return CorridorPool(self, seeds)
+
+
+class CorridorPool:
+  """One corridor a seed, stepped together; starts are drawn from its seed."""
+
+  def __init__(self, plugin: Corridor, seeds: tuple[int, ...]):
+    self.spec = EnvSpec(specs.Array((plugin.length,), np.float32), specs.DiscreteArray(2))
+    self.num_envs = len(seeds)
+    self._plugin = plugin
+    self._generators = [np.random.default_rng(seed) for seed in seeds]
+
+  def reset(self, stagger: bool = False) -> TimeStep:
+    del stagger  # episodes are not all of one length
+    self._place = self._starts()
+    self._steps = np.zeros(self.num_envs, int)
+    self._ended = np.zeros(self.num_envs, bool)
+    zeros = np.zeros(self.num_envs, np.float32)
+    return TimeStep(self._observe(), zeros, zeros + 1, ~self._ended)
+
+  def send(self, actions: Array) -> None:
+    self._actions = np.asarray(actions)
+
+  def recv(self) -> TimeStep:
+    first = self._ended  # the step after an end begins an episode and ignores its action
+    there = np.clip(self._place + np.where(self._actions == 1, 1, -1), 0, self._plugin.length - 1)
+    self._place = np.where(first, self._starts(), there)
+    self._steps = np.where(first, 0, self._steps + 1)
+    goal = ~first & (self._place == self._plugin.length - 1)
+    self._ended = goal | (self._steps >= self._plugin.max_steps)
+    reward = goal.astype(np.float32)
+    discount = (~goal).astype(np.float32)  # 1 where the time ran out: that is no end of the task
+    return TimeStep(self._observe(), reward, discount, first)
+
+  def close(self) -> None:
+    pass
+
+  def _starts(self) -> np.ndarray:
+    return np.array([g.integers(self._plugin.length - 1) for g in self._generators])
+
+  def _observe(self) -> np.ndarray:
+    return np.eye(self._plugin.length, dtype=np.float32)[self._place]

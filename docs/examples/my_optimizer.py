@@ -1,0 +1,27 @@
+"""Plain gradient descent."""
+
+import dataclasses
+
+import jax
+
+from selftune.core.registry import register
+from selftune.core.tunables import SCALE, tunable
+from selftune.core.types import Array, PyTree
+
+
+@register("optimizer", "descent")
+@dataclasses.dataclass(frozen=True)
+class Descent:
+  """theta <- theta - lr (1 - progress) g; no state."""
+
+  learning_rate: float = tunable(1e-4, SCALE, "lr")
+
+  def init(self, params: PyTree) -> PyTree:
+    del params
+    return ()
+
+  def update(
+    self, grads: PyTree, opt_state: PyTree, params: PyTree, progress: Array
+  ) -> tuple[PyTree, PyTree]:
+    rate = self.learning_rate * (1 - progress)
+    return jax.tree.map(lambda x, g: x - rate * g, params, grads), opt_state

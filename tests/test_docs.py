@@ -1,0 +1,105 @@
+"""What the documentation shows is what works: its plugins train, its gin loads, its links hold."""
+
+import csv
+import importlib
+import itertools
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from selftune.core import arguments, config, experiment, jsonl, plotting, registry
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "docs" / "examples"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def examples():
+  """The plugins of docs/examples are registered, until the tests of this file have ended."""
+  registry.load_all()
+  modules = [path.stem for path in EXAMPLES.glob("my_*.py")]
+  with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(EXAMPLES)
+    for table in ("_classes", "_kinds"):
+      patch.setattr(registry, table, dict(getattr(registry, table)))
+    patch.setattr(plotting, "plot", lambda *_: None)
+    before = set(registry.configurables())
+    for module in modules:
+      importlib.import_module(module)
+    yield set(registry.configurables()) - before
+
+
+def rows(workdir):
+  return list(jsonl.read(workdir / "metrics.jsonl"))
+
+
+def test_the_plugins_that_are_shown_train(examples, tmp_path):
+  progress = experiment.train(str(EXAMPLES / "mine.gin"), [], tmp_path / "run")
+  assert progress.done and progress.episodes.finished > 0
+  last = rows(tmp_path / "run")[-1]
+  assert last["updates"] == 8 and last["grad_norm"] > 0
+  with (tmp_path / "run" / "returns.csv").open() as file:
+    returns = [float(row[1]) for row in csv.reader(file)]
+  assert len(returns) == progress.episodes.finished and set(returns) <= {0.0, 1.0}
+
+
+def test_the_tuner_that_is_shown_tunes(examples, tmp_path):
+  experiment.train(str(EXAMPLES / "online.gin"), [], tmp_path / "run")
+  (alpha,) = (v for k, v in rows(tmp_path / "run")[-1].items() if k.endswith("alpha"))
+  loaded = config.load(EXAMPLES / "online.gin").root.agent.metaopt.alpha
+  assert 0.9 * loaded < alpha < loaded
+
+
+def test_every_kind_of_plugin_is_shown(examples):
+  kinds = {registry.kind_of(name) for name in examples} | {"loss"}  # tests/third_party
+  assert kinds == set(registry.KINDS)
+  page = (ROOT / "docs" / "plugins.md").read_text()
+  shown = set(re.findall(r'--8<-- "docs/examples/(.+)"', page))
+  assert shown == {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+
+
+def blocks(language):
+  return [
+    pytest.param(text, id=f"{page.name}-{i}")
+    for page in PAGES
+    for i, text in enumerate(re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.S))
+  ]
+
+
+@pytest.mark.parametrize("text", blocks("gin"))
+def test_gin_that_is_shown_loads(text, tmp_path):
+  """A block's first line names the experiment that it goes on top of."""
+  name = text.partition("\n")[0].removeprefix("# ")
+  path = tmp_path / "shown.gin"
+  path.write_text(f"include '{name}.gin'\n{text}")
+  config.load(path)
+
+
+def commands():
+  """Lines that call selftune, with loops and continuation lines undone."""
+  for block in blocks("bash"):
+    for line in block.values[0].replace("\\\n", " ").splitlines():
+      found = re.match(r"\s*selftune (.*?)(\s#.*)?$", line)
+      if found:
+        yield found[1]
+
+
+@pytest.mark.parametrize("command", sorted(set(commands())))
+def test_commands_that_are_shown_parse(command):
+  words = shlex.split(command)
+  arguments.parse(list(itertools.takewhile(lambda w: w not in (">", "&&", "|"), words)))
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+  pytest.importorskip("mkdocs")
+  command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  page = (tmp_path / "reference" / "index.html").read_text()
+  assert "FunctionalEnvironment" in page and "make_drawn" in page

@@ -1,0 +1,183 @@
+"""Evaluation beside training: it changes no number of it, and ends with it."""
+
+import os
+import signal
+import threading
+import time
+
+import fakes
+import pytest
+
+from selftune.core import experiment, jsonl, periodic
+from selftune.core.cli import main
+from selftune.core.episodes import Episode
+from selftune.core.errors import UserError
+
+LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()", "sebulba.actors = 2", "sebulba.groups = 1")
+EVALUATION = (
+  "train.evaluation = @evaluation()",
+  "evaluation.every_env_steps = 40",
+  "evaluation.episodes = 3",
+  "evaluation.num_envs = 2",
+)
+TIMES = ("wall_time", "steps_per_second", "queue_wait", "env_wait", "act_time")
+SUBJECT = periodic.Subject(fakes.Counting(), None, 5, 0, (0, 1))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  yield fakes.configuration(tmp_path, monkeypatch)
+  fakes.release.set()
+
+
+def assert_all_is_closed():
+  names = [t.name for t in threading.enumerate()]
+  assert not [n for n in names if n.startswith(("evaluation", "actor-", "log-"))]
+  assert fakes.OPENED and all(pool.closed for pool in fakes.OPENED)
+
+
+def train(config, path, *bindings):
+  experiment.train(config, bindings, path)
+  rows = [{k: v for k, v in row.items() if k not in TIMES} for row in fakes.RECORDED]
+  return rows, fakes.checksums(path)
+
+
+@pytest.mark.parametrize("runtime", [LOCKSTEP, SEBULBA], ids=["lockstep", "sebulba"])
+def test_training_is_the_same_to_the_bit_with_and_without(config, tmp_path, runtime):
+  alone = train(config, tmp_path / "alone", *runtime)
+  trained_in = {int(seed) for pool in fakes.OPENED for seed in pool.seeds}
+  fakes.OPENED.clear()
+  assert train(config, tmp_path / "evaluated", *runtime, *EVALUATION) == alone
+  assert not (tmp_path / "alone" / "eval.jsonl").exists()
+  rows = fakes.rows(tmp_path / "evaluated", "eval")
+  assert rows[0]["env_steps"] == 0 and {row["env_steps"] for row in rows} <= {0, 40, 80, 120}
+  assert [row["episodes"] for row in rows] == [3] * len(rows)
+  assert all(row["min"] <= row["mean"] <= row["max"] for row in rows)
+  own = [p for p in fakes.OPENED if not {int(seed) for seed in p.seeds} & trained_in]
+  assert len(own) == len(rows) and all((p.seeds == own[0].seeds).all() for p in own)
+  assert_all_is_closed()
+
+
+@pytest.fixture
+def held(monkeypatch):
+  """Evaluations that last until `release` is set, and score the parameters."""
+  release, played = threading.Event(), []
+
+  def play(agent, params, pool, *rest):
+    played.append(params)
+    while not release.wait(0.01):
+      rest[-1][0](None, 0)  # the watcher
+    return [Episode(0, params, 7)] * 2
+
+  monkeypatch.setattr(periodic, "play", play)
+  monkeypatch.setattr(periodic, "summary", lambda env, played: {"mean": played[0].episode_return})
+  return release, played
+
+
+def test_what_is_due_meanwhile_is_skipped_and_counted(held, tmp_path):
+  release, played = held
+  path = tmp_path / "eval.jsonl"
+  path.write_text('{"env_steps": 10}\n{"env_steps": 30}\n')
+  jsonl.truncate(path, 20)
+  it = periodic.Evaluator(periodic.Evaluation(every_env_steps=10), SUBJECT, path, 20)
+  for env_steps in (20, 29, 31, 33, 40, 49, 50):  # due at 30, 40, 50
+    it.offer(env_steps, env_steps)
+  release.set()
+  fakes.wait_for(lambda: len(path.read_text().splitlines()) == 2 and not it._busy.is_set())
+  it.offer(59, 59)
+  it.offer(75, 75)
+  it.finish(lambda: False)
+  it.close()
+  rows = list(jsonl.read(path))
+  assert [row["env_steps"] for row in rows] == [10, 31, 75] and played == [31, 75]
+  assert [row.get("skipped") for row in rows] == [None, 0, 2]
+  assert [row.get("mean") for row in rows] == [None, 31, 75]
+  assert it._failure is None and not it._thread.is_alive()
+
+
+def test_an_evaluation_that_goes_on_ends_with_a_signal(config, held, tmp_path, monkeypatch):
+  write = fakes.RecorderLog.write
+
+  def write_and_signal(self, row):
+    write(self, row)
+    if len(fakes.RECORDED) == 3:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  monkeypatch.setattr(fakes.RecorderLog, "write", write_and_signal)
+  steps = ("train.total_env_steps = 20_000", "counting.step_seconds = 0.002")
+  start = time.monotonic()
+  progress = experiment.train(config, [*EVALUATION, *steps], tmp_path / "run")
+  assert 3 <= progress.updates < 1000 and time.monotonic() - start < 20
+  assert fakes.checkpoints(tmp_path / "run") == [progress.updates]
+  assert fakes.rows(tmp_path / "run", "eval") == []
+  assert_all_is_closed()
+
+
+def test_one_that_hangs_is_left_behind(config, tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(periodic, "play", lambda *_: fakes.release.wait(60))
+  monkeypatch.setattr(periodic, "JOIN", 0.2)
+  it = periodic.Evaluator(periodic.Evaluation(), SUBJECT, tmp_path / "eval.jsonl", 0)
+  it.offer(0, None)
+  it.finish(lambda: True)
+  it.close()
+  assert "the evaluation did not end within 0 s: does it hang?" in caplog.text
+  fakes.release.set()
+  it._thread.join(5)
+
+
+@pytest.mark.parametrize("runtime", [LOCKSTEP, SEBULBA], ids=["lockstep", "sebulba"])
+@pytest.mark.parametrize("at", [1, 120])  # while it trains, and after the last update
+def test_a_failure_ends_the_run(config, tmp_path, monkeypatch, runtime, at):
+  def play(*_):
+    if at == 120:
+      fakes.wait_for(lambda: fakes.checkpoints(tmp_path / "run") == [6])
+    raise fakes.ERROR
+
+  monkeypatch.setattr(periodic, "play", play)
+  slow = ("counting.step_seconds = 0.02",) if at == 1 else ()
+  with pytest.raises(RuntimeError) as caught:
+    train(config, tmp_path / "run", *runtime, *EVALUATION, *slow)
+  assert caught.value is fakes.ERROR
+  assert (fakes.checkpoints(tmp_path / "run") == [6]) == (at == 120)
+  assert_all_is_closed()
+
+
+def test_what_cannot_be_written_ends_the_run_in_one_line(config, held, tmp_path, capfd):
+  held[0].set()
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "eval.jsonl").symlink_to(tmp_path / "absent" / "eval.jsonl")
+  bind = [f"--bind={b}" for b in EVALUATION]
+  assert main(["train", config, "--workdir", str(tmp_path / "run"), *bind]) == 1
+  assert "selftune: cannot write an evaluation: " in capfd.readouterr().err
+
+
+def test_a_resumed_run_may_be_evaluated_otherwise(config, tmp_path):
+  run = tmp_path / "run"
+  experiment.train(config, EVALUATION[:2], run)
+  (run / "eval.jsonl").write_text('{"env_steps": 0}\n{"env_steps": 130}\n')
+  more = ("train.total_env_steps = 240", "evaluation.episodes = 6")
+  experiment.train(config, [*EVALUATION[:2], *more], run, resume=True)
+  rows = fakes.rows(run, "eval")
+  assert rows[0] == {"env_steps": 0} and {r["env_steps"] for r in rows[1:]} <= {160, 200, 240}
+  assert {r["episodes"] for r in rows[1:]} == {6}
+
+
+def test_runs_on_the_device_are_refused(tmp_path):
+  with pytest.raises(UserError, match="leave it None, and score the agent with selftune eval"):
+    experiment.train("experiments/metatrace_mountain_car", EVALUATION[:1], tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_make_no_sense():
+  for numbers, message in (
+    ({"episodes": 0}, "episodes = 0 must be at least 1"),
+    ({"episodes": 2, "num_envs": 3}, "num_envs = 3 must be at most episodes = 2"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      periodic.Evaluation(**numbers)
