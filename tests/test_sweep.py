@@ -39,7 +39,6 @@ train.log_seconds = 0.0
 train.writers = (@jsonl(), @terminal())
 on_device.episodes = 12
 on_device.iterations = 2
-on_device.devices = (0,)
 """
 GRID = {
   "ac_lambda.alpha": {"values": [1e38, 0.01, "1e-1"]},  # YAML takes 1e-1 for text
