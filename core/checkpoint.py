@@ -7,9 +7,11 @@ short, but not every changed byte, nor does it sync to the disk before the renam
 """
 
 import contextlib
+import errno
 import functools
 import json
 import logging
+import os
 import shutil
 import sys
 import zlib
@@ -300,6 +302,9 @@ def _document_sum(document: Mapping[str, Any]) -> int:
 
 
 def _reason(error: BaseException) -> str:
-  """The first line of an error, cut: Orbax's run over pages."""
+  """What is wrong with the disk; or the first line of an error, cut: Orbax's run over pages."""
+  for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
+    if os.strerror(number) in str(error):
+      return os.strerror(number)
   lines = str(error).strip().splitlines()
   return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"

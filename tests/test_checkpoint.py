@@ -18,8 +18,9 @@ import pytest
 import tensorstore
 from jax.sharding import NamedSharding, PartitionSpec
 
+from selftune.core import experiment
 from selftune.core.checkpoint import Checkpointer
-from selftune.core.errors import UserError
+from selftune.core.errors import RunError, UserError
 from selftune.core.types import LearnerState
 
 HOST = {"env_steps": 640, "returns": [0.1, -1.5], "wandb": None, "seed": {"epoch": 2}}
@@ -262,6 +263,12 @@ def test_retention(checkpoints):
     checkpoints.save(step, make_state(step), {})
   checkpoints.wait()
   assert checkpoints.all_steps() == [3, 10, 11]
+  again = Checkpointer(checkpoints.directory, max_to_keep=2, keep_every=8)
+  again.restore(ABSTRACT)
+  for step in (12, 13, 19, 20, 22):
+    again.save(step, make_state(step), {})
+  again.close()
+  assert again.all_steps() == [3, 11, 19, 20, 22]
   with pytest.raises(UserError, match="max_to_keep = 1: keep 2"):
     Checkpointer(checkpoints.directory, max_to_keep=1)
 
@@ -295,7 +302,7 @@ def test_a_directory_that_cannot_be_made(tmp_path):
   for directory in (tmp_path / "file", tmp_path / "file" / "checkpoints"):
     checkpointer = Checkpointer(directory)
     assert checkpointer.restore(ABSTRACT) is None
-    with pytest.raises(UserError, match=f"cannot write the checkpoint of update 1 in {directory}"):
+    with pytest.raises(RunError, match=f"cannot write the checkpoint of update 1 in {directory}"):
       checkpointer.save(1, make_state(), {})
       checkpointer.wait()
     checkpointer.close()
@@ -317,7 +324,7 @@ def test_a_write_that_fails_in_the_background_surfaces(checkpoints, surfaces_at,
   big = make_state(2)._replace(opt_state=jax.random.normal(KEY, (100_000,)))
   checkpoints.save(2, big, {})
   with pytest.raises(
-    UserError, match=r"cannot write the checkpoint of update 2 in .*that are there: \[1\]$"
+    RunError, match=r"cannot write the checkpoint of update 2 .*too large.*that are there: \[1\]$"
   ):
     match surfaces_at:
       case "wait":
@@ -338,9 +345,21 @@ def test_a_write_that_fails_in_the_background_surfaces(checkpoints, surfaces_at,
   assert caplog.records == []
 
 
+def test_nothing_is_pickled(checkpoints):
+  root = Path(experiment.__file__).parents[1]
+  sources = [path for part in ("core", "plugins") for path in (root / part).rglob("*.py")]
+  words = ("pickle", "joblib", "dill", "marshal", "shelve")
+  assert len(sources) > 80
+  assert not [path for path in sources if any(word in path.read_text() for word in words)]
+  save_three(checkpoints)
+  files = [path.read_bytes() for path in checkpoints.directory.rglob("*") if path.is_file()]
+  assert files and not any(data[:1] == b"\x80" and data[-1:] == b"." for data in files)
+
+
 KILLED = """
 import os, signal, sys
 import tensorstore
+from selftune.core import experiment
 from selftune.core.checkpoint import Checkpointer
 sys.path.insert(0, {tests!r})
 import test_checkpoint as t

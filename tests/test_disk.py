@@ -2,12 +2,15 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 
 import fakes
 import pytest
 
+from selftune.core import config as config_module
 from selftune.core import experiment
 from selftune.core.errors import RunError, UserError
+from selftune.core.workdir import locate
 
 SAVING = ("train.checkpoint_seconds = 0.0", "train.writers = (@recorder(), @jsonl())")
 
@@ -58,7 +61,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("writers", ["(@recorder(), @jsonl())", "(@recorder(),)"])
+@pytest.mark.parametrize(
+  "writers", ["(@recorder(), @jsonl())", pytest.param("(@recorder(),)", marks=pytest.mark.slow)]
+)
 def test_a_disk_that_fills_up(config, disk, monkeypatch, writers):
   """Noticed by the log, or where there is none by the checkpoint."""
   write = fakes.RecorderLog.write
@@ -77,12 +82,14 @@ def test_a_disk_that_fills_up(config, disk, monkeypatch, writers):
   assert str(run) in message and "\n" not in message
   empty(disk)
   last = fakes.checkpoints(run)[-1]
-  progress = experiment.train(config, [*bindings, "train.total_env_steps = 4_000"], run, True)
-  assert progress.updates == 200
+  more = f"train.total_env_steps = {20 * (last + 2)}"
+  progress = experiment.train(config, [*bindings, more], run, resume=True)
+  assert progress.updates == last + 2
   starts = (run / "restarts.jsonl").read_text().splitlines()
   assert f'"env_steps": {20 * last}' in starts[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_on_a_bad_disk_does_not_start_and_loses_nothing(config, disk, fault):
   run = disk / "run"
@@ -114,7 +121,6 @@ def test_weights_of_another_run(config, tmp_path, capfd):
 
   newest = first_weights(source)
   assert first_weights(f"{source}@3") == kept != newest
-  assert first_weights(source / "checkpoints" / "3") == kept
   assert "selftune: weights of update 3." in capfd.readouterr().err
   # Another meta-optimiser: only weights are taken.
   tuned = ("agent.metaopt = @metagradient()", "metagradient.tune = ('entropy.cost',)")
@@ -134,17 +140,21 @@ def test_weights_of_another_run(config, tmp_path, capfd):
     assert not (tmp_path / "target").exists()
 
 
+def test_names_of_checkpoints():
+  folder = Path("a", "run@home", "checkpoints")
+  assert locate("a/run@home") == locate("a/run@home/checkpoints") == (folder, None)
+  assert locate("a/run@home@12") == locate("a/run@home/checkpoints/12") == (folder, 12)
+
+
 def test_checkpoints_whose_configuration_is_gone(config, tmp_path):
   run = tmp_path / "run"
-  experiment.train(config, SAVING, run)
-  (run / "config.gin").unlink()
+  (run / "checkpoints" / "6").mkdir(parents=True)
   with pytest.raises(UserError, match=r"holds checkpoints, up to update 6, of a run whose config"):
     experiment.train(config, SAVING, run)
-  assert fakes.checkpoints(run)[-1] == 6
+  assert [path.name for path in run.iterdir()] == ["checkpoints"]
 
 
-def test_every_so_many_checkpoints_are_kept(config, tmp_path):
-  run = tmp_path / "run"
-  kept = ("train.checkpoints_to_keep = 2", "train.keep_every_steps = 60")  # three updates
-  experiment.train(config, [SAVING[0], *kept, "train.total_env_steps = 200"], run)
-  assert fakes.checkpoints(run) == [1, 4, 7, 9, 10]
+def test_env_steps_between_checkpoints_that_are_kept(config):
+  loaded = config_module.load(config, ["train.keep_every_steps = 50"]).root  # of 20 an update
+  assert loaded.keep_every == 3
+  assert config_module.load(config).root.keep_every is None

@@ -1,0 +1,95 @@
+"""The same numbers on 1, 2 and 8 simulated devices, in a process that has so many."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small
+
+from selftune.core.runs import Runs
+from selftune.plugins.envs.mountain_car import MountainCar
+from selftune.plugins.losses.policy_kl import PolicyKL
+from selftune.plugins.metaopt.ac_lambda import AcLambda
+from selftune.plugins.metaopt.fixed import Fixed
+from selftune.plugins.metaopt.metagradient import Metagradient
+from selftune.plugins.networks.tile_coding import TileCoding
+from selftune.plugins.tuners.metatrace import Metatrace
+
+DEVICES = (1, 2, 8)
+T, B, UPDATES = 3, 8, 3
+TUNED = Metagradient(
+  tune=("leaky_vtrace.gamma", "value.cost", "rmsprop.*"),
+  outer_losses=(PolicyKL(),),
+  learning_rate=0.1,
+)
+
+
+def learned(agent):
+  """The state after some updates, by the number of devices; and the first one."""
+  batches = [small.trajectory(seed, T, B) for seed in range(UPDATES)]
+
+  def state(devices, updates):
+    learner = small.learner(agent, devices, B, T)
+    state = small.first_state(learner, batches[0])
+    for batch in batches[:updates]:
+      state, _ = learner.update(state, learner.put(batch))
+    assert len(state.step.sharding.device_set) == devices
+    return jax.device_get(state._replace(key=()))
+
+  return {n: state(n, UPDATES) for n in DEVICES}, state(1, 0)
+
+
+def runs():
+  """The states of ten runs after some iterations, likewise."""
+  agent = small.Agent(network=TileCoding(), metaopt=AcLambda(Metatrace()))
+  alphas = {"ac_lambda.alpha": [2.0**-k for k in range(5, 15)]}
+
+  def state(devices, iterations):
+    runs = Runs(agent, MountainCar(max_steps=11), range(10), alphas, jax.devices()[:devices])
+    state = runs.init()
+    if iterations:
+      state, _ = runs.advance(state, iterations)
+    assert len(state.env_steps.sharding.device_set) == devices
+    learner = state.learner._replace(key=())
+    return jax.tree.map(runs.of_each, (learner, state.returns, state.finished))
+
+  return {n: state(n, 2) for n in DEVICES}, state(1, 0)
+
+
+CASES = {
+  "fixed": lambda: learned(small.agent(Fixed())),
+  "stac": lambda: learned(small.agent(TUNED)),
+  "stacx": lambda: learned(small.agent(TUNED, heads=3)),
+  "runs": runs,
+}
+
+
+def check(case):
+  """Called in a process of its own."""
+  states, first = CASES[case]()
+  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  for devices in DEVICES[1:]:
+    jax.tree.map(close, states[devices], states[1])
+  moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b), initial=0), states[1], first)
+  params = moved[0].params if case == "runs" else moved.params
+  assert min(jax.tree.leaves(params)) > 1e-3  # there is something to see
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_devices_change_nothing(case):
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+  code = f"import test_devices; test_devices.check({case!r})"
+  done = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=Path(__file__).parent,
+    env=os.environ | {"XLA_FLAGS": flags},
+    capture_output=True,
+    text=True,
+    timeout=300,
+  )
+  assert done.returncode == 0, done.stderr

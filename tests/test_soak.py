@@ -1,0 +1,9 @@
+"""A short form of soak.py."""
+
+import pytest
+import soak
+
+
+@pytest.mark.slow
+def test_twelve_faults():
+  assert soak.soaked(faults=12, seed=1) == []
