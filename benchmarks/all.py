@@ -4,8 +4,9 @@
 
 The update (learner.py), training on Breakout end to end beside its parts and raw EnvPool
 (end_to_end.py), the environment plugins beside EnvPool (env_throughput.py), the Real-World RL suite
-beside dm_control (rwrl_throughput.py), and sweeps of Metatrace (metatrace.py). About half an hour
-on two cores; `--quick` times one update of each only.
+beside dm_control (rwrl_throughput.py), and sweeps of Metatrace, by themselves (metatrace.py) and
+beside a process a point (sweep.py). About half an hour on two cores; `--quick` times one update of
+each only.
 """
 
 import argparse
@@ -28,6 +29,7 @@ def main() -> None:
     ("env_throughput.py",),
     ("rwrl_throughput.py", "--turns", turns),
     ("metatrace.py",),
+    ("sweep.py",),
   ):
     print(f"\n== {script} {' '.join(arguments)}", flush=True)
     subprocess.run([sys.executable, str(FOLDER / script), *arguments], check=True)

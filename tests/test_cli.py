@@ -383,7 +383,9 @@ def test_config_prints_what_loads_back_and_makes_no_environment(cli, small, tmp_
   assert "vtrace.gamma = 0.99" in result.out  # a default
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["eval"], ["plot"], ["plugins"], ["config"]])
+@pytest.mark.parametrize(
+  "command", [[], ["train"], ["eval"], ["plot"], ["sweep"], ["plugins"], ["config"]]
+)
 def test_help_imports_nothing_heavy(command):
   code = f"""
 import sys
