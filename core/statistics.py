@@ -63,7 +63,8 @@ def statistics(
     return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
 
   both = np.concatenate([x.ravel() for x in scores.values()])
-  thresholds = np.linspace(both.min(), both.max(), THRESHOLDS)
+  low, high = both.min(), both.max()
+  thresholds = np.linspace(low - 0.05 * (high - low), high, THRESHOLDS)  # profiles begin at 1
   names = list(scores)
   pairs = {
     f"{a} > {b}": (scores[a], scores[b]) for i, a in enumerate(names) for b in names[i + 1 :]
