@@ -176,6 +176,7 @@ def _bars(axes: Any, names: Sequence[str], points: Sequence[float], intervals: A
     axes.vlines(point, i - 0.3, i + 0.3, color="black", linewidth=1.5)
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(len(names) - 0.5, -0.5)
+  axes.use_sticky_edges = False  # room beside the bars
 
 
 def _aggregates(found: Statistics, comparison: Comparison, score: str) -> Any:
@@ -224,4 +225,4 @@ def _bands(axes: Any, x: np.ndarray, estimates: Estimates) -> None:
   for i, (agent, point) in enumerate(estimates.point.items()):
     axes.plot(x, point, color=f"C{i}", linewidth=1.8, label=agent)
     axes.fill_between(x, *estimates.interval[agent], color=f"C{i}", alpha=0.18, linewidth=0)
-  axes.legend(frameon=False, fontsize=9)
+  axes.figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)

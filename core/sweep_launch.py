@@ -61,7 +61,7 @@ class Ray:
 
   def __init__(self, workers: int | None):
     try:
-      import ray
+      import ray  # pyright: ignore[reportMissingImports]
     except ImportError as error:
       raise UserError(f"--launcher ray needs Ray ({error}): pip install 'selftune[ray]'") from None
     self._ray: Any = ray

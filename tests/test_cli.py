@@ -383,9 +383,10 @@ def test_config_prints_what_loads_back_and_makes_no_environment(cli, small, tmp_
   assert "vtrace.gamma = 0.99" in result.out  # a default
 
 
-@pytest.mark.parametrize(
-  "command", [[], ["train"], ["eval"], ["plot"], ["sweep"], ["plugins"], ["config"]]
-)
+COMMANDS = ["train", "eval", "plot", "report", "sweep", "plugins", "config"]
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_imports_nothing_heavy(command):
   code = f"""
 import sys

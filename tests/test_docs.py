@@ -48,6 +48,7 @@ def test_the_plugins_that_are_shown_train(examples, tmp_path):
   assert len(returns) == progress.episodes.finished and set(returns) <= {0.0, 1.0}
 
 
+@pytest.mark.slow
 def test_the_tuner_that_is_shown_tunes(examples, tmp_path):
   experiment.train(str(EXAMPLES / "online.gin"), [], tmp_path / "run")
   (alpha,) = (v for k, v in rows(tmp_path / "run")[-1].items() if k.endswith("alpha"))

@@ -131,8 +131,9 @@ def test_one_that_hangs_is_left_behind(config, tmp_path, monkeypatch, caplog):
   it._thread.join(5)
 
 
-@pytest.mark.parametrize("runtime", [LOCKSTEP, SEBULBA], ids=["lockstep", "sebulba"])
-@pytest.mark.parametrize("at", [1, 120])  # while it trains, and after the last update
+@pytest.mark.parametrize(
+  ("runtime", "at"), [(LOCKSTEP, 1), (SEBULBA, 120)], ids=["early", "after the last update"]
+)
 def test_a_failure_ends_the_run(config, tmp_path, monkeypatch, runtime, at):
   def play(*_):
     if at == 120:
@@ -157,6 +158,7 @@ def test_what_cannot_be_written_ends_the_run_in_one_line(config, held, tmp_path,
   assert "selftune: cannot write an evaluation: " in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_be_evaluated_otherwise(config, tmp_path):
   run = tmp_path / "run"
   experiment.train(config, EVALUATION[:2], run)

@@ -126,7 +126,8 @@ def test_statistics_are_those_worked_out_by_hand():
   low, high = it.aggregates.interval["a"]
   assert (low < it.aggregates.point["a"]).all() and (it.aggregates.point["a"] < high).all()
   assert (low[2], high[2]) != (0.6, 0.6) and low[2] >= 0.4 and high[2] <= 0.9
-  assert (it.thresholds[0], it.thresholds[-1]) == (0.1, 1.2)
+  assert (it.thresholds[0], it.thresholds[-1]) == pytest.approx((0.045, 1.2))
+  assert it.profiles.point["a"][0] == 1
   np.testing.assert_allclose(
     np.interp([0.3, 0.75, 1.2], it.thresholds, it.profiles.point["a"]), [4 / 6, 2 / 6, 0]
   )
