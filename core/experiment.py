@@ -25,6 +25,7 @@ from .periodic import Evaluation, evaluated
 from .registry import configurable, name_of
 from .runtime import Runtime
 from .seeding import env_seeds
+from .types import LearnerState
 from .workdir import Workdir, locate
 
 
@@ -193,6 +194,8 @@ def with_weights(state: Any, checkpoint: str) -> Any:
   Raises:
     UserError: there is none, or its weights are of another network.
   """
+  if not isinstance(state, LearnerState):
+    raise UserError("--init-from is for one agent; the runs of @on_device() begin anew.")
   directory, step = locate(checkpoint)
   restored = Checkpointer(directory).restore(state, step, only="params")
   if restored is None:

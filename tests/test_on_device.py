@@ -123,6 +123,12 @@ def test_mistakes(gin, tmp_path, binding, message):
   assert not (tmp_path / "run").exists()
 
 
+def test_weights_of_another_run_are_for_one_agent(gin, tmp_path):
+  with pytest.raises(UserError, match="--init-from is for one agent"):
+    experiment.train(gin, (), tmp_path / "run", init_from=str(tmp_path / "other"))
+  assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["metatrace_mountain_car", "metatrace_drifting_mountain_car"])
 def test_packaged_experiments(name):
   loaded = config.load(f"experiments/{name}")
