@@ -61,7 +61,7 @@ class RunLogs:
     ]
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
-    self._stats = _episodes_so_far(logger.run, len(infos))
+    self._stats = _episodes_so_far(logger.run, runs.count) if writers else []
     self._said: list[tuple[Any, ...]] = [()] * len(self._stats)
 
   def log(self, metrics: Mapping[str, np.ndarray], env_steps: np.ndarray) -> None:

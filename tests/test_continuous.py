@@ -99,7 +99,8 @@ def by_differences(heads):
   return pairs
 
 
-@pytest.mark.parametrize("heads", [pytest.param(1, marks=pytest.mark.slow), 3])
+@pytest.mark.slow
+@pytest.mark.parametrize("heads", [1, 3])
 def test_metagradients_through_the_memory(heads):
   with jax.enable_x64(True):
     pairs = by_differences(heads)
@@ -159,6 +160,7 @@ def rows(path):
   return [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_env_steps_are_those_that_the_environments_made(config, tmp_path):
   progress = experiment.train(config, (), tmp_path / "run")
   # 4 environments: 8 steps for the first update, 3 for each of the following 6.
@@ -189,6 +191,7 @@ def suite(folder):
   return path
 
 
+@pytest.mark.slow
 def test_resumes_and_is_evaluated_with_its_memory(config, tmp_path):
   run = tmp_path / "run"
   experiment.train(config, (), run)

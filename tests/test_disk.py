@@ -107,6 +107,7 @@ def test_a_run_on_a_bad_disk_does_not_start_and_loses_nothing(config, disk, faul
   assert more.updates == 10
 
 
+@pytest.mark.slow
 def test_weights_of_another_run(config, tmp_path, capfd):
   source = tmp_path / "source"
   experiment.train(config, ["train.checkpoints_to_keep = 9", SAVING[0]], source)

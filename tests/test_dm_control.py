@@ -191,6 +191,7 @@ def test_cameras_differ(egl):
   assert (views[0] != views[1]).any()
 
 
+@pytest.mark.slow
 def test_a_camera_that_is_not_there_is_told(egl):
   with pytest.raises(UserError, match=r"CartpoleSwingup-v1 .*camera_id is out of range"):
     pixels(camera=9).make((0,))

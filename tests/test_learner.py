@@ -93,7 +93,7 @@ def compilations():
   "name, devices, micro_batch",
   [
     ("fixed", 2, 1),
-    ("stacx", 2, 1),
+    pytest.param("stacx", 2, 1, marks=pytest.mark.slow),
     pytest.param("fixed", 2, None, marks=pytest.mark.slow),
     pytest.param("fixed", 1, 2, marks=pytest.mark.slow),
     pytest.param("stac", 2, None, marks=pytest.mark.slow),
@@ -178,7 +178,10 @@ def test_published_parameters_outlive_the_state():
   np.testing.assert_allclose(published.gamma, gamma, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name, devices, micro_batch", [("stacx", 2, 1), ("next", 2, None)])
+@pytest.mark.parametrize(
+  "name, devices, micro_batch",
+  [("stacx", 2, 1), pytest.param("next", 2, None, marks=pytest.mark.slow)],
+)
 def test_updates_transfer_nothing_unasked_and_compile_once(name, devices, micro_batch, tmp_path):
   learner, state = start(name, devices, micro_batch)
   state, _ = train(learner, state, BATCHES[:1])

@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
 CASES = [
   Case(1),
-  Case(3),
+  pytest.param(Case(3), marks=pytest.mark.slow),
   Case(2, "average", "next"),
   pytest.param(Case(3, "random"), marks=pytest.mark.slow),
   pytest.param(Case(3, "average"), marks=pytest.mark.slow),

@@ -109,8 +109,14 @@ UNITS = 6
 FIRST = np.array([[0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
 
 
-@every_network
-@pytest.mark.parametrize("dtype", ["float32", pytest.param("bfloat16", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "name, dtype",
+  [
+    ("mlp", "float32"),
+    *(pytest.param(n, "float32", marks=pytest.mark.slow) for n in NETWORKS if n != "mlp"),
+    *(pytest.param(n, "bfloat16", marks=pytest.mark.slow) for n in NETWORKS),
+  ],
+)
 def test_recurrent_networks_step_by_step(name, dtype):
   network = NETWORKS[name](lstm=UNITS, compute_dtype=dtype).build(
     env_spec(OBSERVATIONS[name]), ACTIONS, HEADS

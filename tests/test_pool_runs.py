@@ -79,6 +79,7 @@ def test_runs_in_a_pool_are_those_on_the_device():
   assert not np.allclose(*np.asarray(states.learner.meta_state.tuner.shared.beta)[:2], atol=0.01)
 
 
+@pytest.mark.slow
 def test_a_run_among_others_is_the_run_alone():
   with make(MIXED, devices=2) as pool:
     together, _ = pool.advance(pool.init(), 30)
@@ -90,6 +91,7 @@ def test_a_run_among_others_is_the_run_alone():
   np.testing.assert_array_equal(alone.timestep.observation, mine.timestep.observation)
 
 
+@pytest.mark.slow
 def test_diverged_and_finished_runs_stand_still_and_disturb_nobody():
   agent = Agent(network=TileCoding(), metaopt=AcLambda(Metatrace()))
   good = {"ac_lambda.alpha": (0.01, 0.01, 0.01)}

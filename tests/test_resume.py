@@ -66,7 +66,8 @@ def recorded(index, b=4, t=5):
   return Rollout(trajectory, t * b, episodes, 0.0, 0.0)
 
 
-@pytest.mark.parametrize("outer_batch", ["same", pytest.param("next", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("outer_batch", ["same", "next"])
 def test_updates_before_and_after_a_resume_equal_those_in_one_go(
   config, tmp_path, monkeypatch, outer_batch
 ):

@@ -142,7 +142,7 @@ AGENTS = {
 }
 
 
-@pytest.mark.parametrize("name", some_slow(AGENTS, ["sparse"]))
+@pytest.mark.parametrize("name", some_slow(AGENTS, []))
 def test_a_run_among_others_is_the_run_alone(name):
   agent, env, iterations = AGENTS[name]
   varied = dict(VARIED)

@@ -214,6 +214,7 @@ def test_a_second_interrupt_ends_the_run_at_once(config, tmp_path):
   assert_all_is_closed()
 
 
+@pytest.mark.slow
 def test_a_process_whose_environment_hangs_obeys_sigterm(config, tmp_path):
   run = tmp_path / "run"
   bindings = (*TWO_ACTORS, "counting.fault = 'hang'", "counting.at = 17")
