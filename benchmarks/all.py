@@ -2,8 +2,8 @@
 
   python benchmarks/all.py [--quick]
 
-The update (learner.py) and the update on simulated devices (devices.py), training on Breakout end to
-end beside its parts and raw EnvPool (end_to_end.py), the environment plugins beside EnvPool
+The update (learner.py), also on simulated devices (devices.py), training on Breakout end to end
+beside its parts and raw EnvPool (end_to_end.py), the environment plugins beside EnvPool
 (env_throughput.py), the Real-World RL suite beside dm_control (rwrl_throughput.py), and sweeps of
 Metatrace (metatrace.py). About half an hour on two cores; `--quick` times one update of each only.
 """

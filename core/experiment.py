@@ -24,6 +24,7 @@ from .on_device import OnDevice
 from .registry import configurable, name_of
 from .runtime import Runtime
 from .seeding import env_seeds
+from .types import LearnerState
 from .workdir import Workdir, locate
 
 
@@ -153,8 +154,6 @@ def train(
     else:
       training = prepare_on_host(experiment, experiment.runtime, restarts, stopping)
     state, seeds = training.state, training.env_seeds
-    if init_from is not None:
-      state = with_weights(state, init_from)
 
     checkpoints = Checkpointer(
       workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
@@ -163,6 +162,8 @@ def train(
     progress = Progress()
     if restored is not None:
       state, progress = restored.state, Progress.from_json(restored.host)
+    elif init_from is not None:
+      state = with_weights(state, init_from)
     hosts.check_same({"checkpoints": progress.updates})
     if hosts.is_first():
       workdir.create(loaded, seeds, progress.env_steps)
@@ -190,11 +191,14 @@ def with_weights(state: Any, checkpoint: str) -> Any:
   Raises:
     UserError: there is none, or its weights are of another network.
   """
+  if not isinstance(state, LearnerState):
+    raise UserError("--init-from: the runs of @on_device() start from their seeds alone.")
   directory, step = locate(checkpoint)
   restored = Checkpointer(directory).restore(state, step, only="params")
   if restored is None:
     raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")
-  print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
+  if hosts.is_first():
+    print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
   return restored.state
 
 
