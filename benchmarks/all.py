@@ -2,11 +2,11 @@
 
   python benchmarks/all.py [--quick]
 
-The update (learner.py), training on Breakout end to end beside its parts and raw EnvPool
-(end_to_end.py), the environment plugins beside EnvPool (env_throughput.py), the Real-World RL suite
-beside dm_control (rwrl_throughput.py), and sweeps of Metatrace, by themselves (metatrace.py) and
-beside a process a point (sweep.py). About half an hour on two cores; `--quick` times one update of
-each only.
+The update (learner.py), also on simulated devices (devices.py), training on Breakout end to end
+beside its parts and raw EnvPool (end_to_end.py), the environment plugins beside EnvPool
+(env_throughput.py), the Real-World RL suite beside dm_control (rwrl_throughput.py), and sweeps of
+Metatrace, by themselves (metatrace.py) and beside a process a point (sweep.py). About half an hour
+on two cores; `--quick` times one update of each only.
 """
 
 import argparse
@@ -25,6 +25,7 @@ def main() -> None:
   turns, updates = ("1", "1") if parser.parse_args().quick else ("5", "4")
   for script, *arguments in (
     ("learner.py", "--turns", turns),
+    ("devices.py", "--turns", turns),
     ("end_to_end.py", "--config", "experiments/atari_impala", "--updates", updates),
     ("env_throughput.py",),
     ("rwrl_throughput.py", "--turns", turns),

@@ -156,8 +156,6 @@ def train(
     else:
       training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
     state, seeds = training.state, training.env_seeds
-    if init_from is not None:
-      state = with_weights(state, init_from)
 
     checkpoints = Checkpointer(
       workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
@@ -166,6 +164,8 @@ def train(
     progress = Progress()
     if restored is not None:
       state, progress = restored.state, Progress.from_json(restored.host)
+    elif init_from is not None:
+      state = with_weights(state, init_from)
     hosts.check_same({"checkpoints": progress.updates})
     if hosts.is_first():
       workdir.create(loaded, seeds, progress.env_steps)
@@ -200,7 +200,8 @@ def with_weights(state: Any, checkpoint: str) -> Any:
   restored = Checkpointer(directory).restore(state, step, only="params")
   if restored is None:
     raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")
-  print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
+  if hosts.is_first():
+    print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
   return restored.state
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from numpy.typing import ArrayLike
 
 from .errors import RunError, UserError
 from .supervise import LOST
@@ -20,7 +21,7 @@ from .supervise import LOST
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as lost
 PATIENCE = 120  # seconds that processes are given to come
 
-_LOSS = re.compile(r"gloo|nccl|coordination|barrier|connection|heartbeat|unavailable", re.I)
+_LOSS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
 
 
 class Asked(NamedTuple):
@@ -73,8 +74,8 @@ def is_first() -> bool:
   return index() == 0
 
 
-def gather(numbers: Sequence[float]) -> np.ndarray:
-  """What each process has to say, of equal length, by process: float32 or uint32, [P, N]."""
+def gather(numbers: ArrayLike) -> np.ndarray:
+  """What each process has to say, of equal length [N], by process: [P, N]; 32 bits a number."""
   array = np.asarray(numbers)
   return multihost_utils.process_allgather(array) if count() > 1 else array[None]
 
@@ -90,7 +91,7 @@ def check_same(numbers: dict[str, int]) -> None:
   Raises:
     UserError: names the first that differs.
   """
-  told = gather(np.array(list(numbers.values()), np.uint32))  # type: ignore[arg-type]
+  told = gather(np.array(list(numbers.values()), np.uint32))
   for name, column in zip(numbers, told.T, strict=True):
     if len(set(column.tolist())) > 1:
       raise UserError(
@@ -123,7 +124,7 @@ def tell(
   padded = np.zeros((capacity, 2), np.float32)
   padded[: len(episodes)] = np.reshape(episodes, (-1, 2))
   head = np.array([*wanted, len(episodes)], np.float32)
-  told = gather(np.concatenate([head, padded.ravel()]))  # type: ignore[arg-type]
+  told = gather(np.concatenate([head, padded.ravel()]))
   flags, counts, pairs = told[:, :3], told[:, 3].astype(int), told[:, 4:].reshape(len(told), -1, 2)
   finished = [
     (float(value), int(length))

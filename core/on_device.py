@@ -17,7 +17,7 @@ import numpy as np
 from . import hosts, platform
 from .checkpoint import Checkpointer
 from .episodes import Episode
-from .errors import UserError, plugin_mistakes
+from .errors import RunError, UserError, plugin_mistakes
 from .interfaces import FunctionalEnvironment, WriterPlugin
 from .iteration import RunState, episodes
 from .logging import Logger
@@ -212,7 +212,11 @@ def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
 
 
 def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
-  """Writes what each run is and how far it came, whole or not at all."""
+  """Writes what each run is and how far it came, whole or not at all.
+
+  Raises:
+    RunError: it cannot be written.
+  """
   text = io.StringIO()
   rows = csv.writer(text, lineterminator="\n")
   rows.writerow(["run", "seed", *runs.settings, "episodes", "env_steps", "diverged"])
@@ -221,5 +225,8 @@ def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
   for number, values in enumerate(zip(*columns, strict=True)):
     rows.writerow([number, *(np.asarray(value).item() for value in values)])
   new = path.with_suffix(".new")
-  new.write_text(text.getvalue())
-  new.replace(path)
+  try:
+    new.write_text(text.getvalue())
+    new.replace(path)
+  except OSError as error:
+    raise RunError(f"cannot write {path}: {error.strerror}.") from error

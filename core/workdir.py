@@ -11,9 +11,10 @@ from .checkpoint import Checkpointer, Restored
 from .errors import UserError
 from .registry import kind_of
 
-# What a resumed run may change: how long, where it logs and is scored, not what it is.
+# What a resumed run may change: how long, where it learns, logs and is scored, not what it is.
 RESUME_MAY_CHANGE = (
   "train.total_env_steps",
+  "train.learner_devices",
   "train.log_seconds",
   "train.checkpoint_seconds",
   "train.checkpoints_to_keep",

@@ -185,14 +185,14 @@ class Soak:
         raise Failed(f"{what}: not within {seconds:.0f} s")
       time.sleep(0.02)
 
-  def end(self) -> tuple[int, str]:
+  def end(self, seconds: float = LIMIT) -> tuple[int, str]:
     """Waits for the end of the run; its code and its stderr."""
     assert self._process is not None
     try:
-      _, err = self._process.communicate(timeout=LIMIT)
+      _, err = self._process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
       self.kill()
-      raise Failed(f"hung over {LIMIT:.0f} s") from None
+      raise Failed(f"hung over {seconds:.0f} s") from None
     deadline = time.monotonic() + 5
     while left := self._session(self._process.pid):
       if time.monotonic() > deadline:
@@ -264,7 +264,10 @@ def finish(soak: Soak, runtime: str) -> str:
   soak.workdir = soak.disk / runtime
   updates = max(soak.checkpoints(), default=0) + 5
   soak.start(runtime, f"train.total_env_steps = {STEPS * updates}")
-  code, err = soak.end()
+  try:
+    code, err = soak.end(START)
+  except Failed as failure:
+    return f"{runtime}: {failure}"
   rows = [json.loads(line) for line in (soak.workdir / "metrics.jsonl").open()]
   steps = [row["env_steps"] for row in rows]
   if code or soak.checkpoints()[-1] != updates or steps != sorted(set(steps)):
