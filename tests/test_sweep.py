@@ -15,7 +15,7 @@ import fakes
 import numpy as np
 import pytest
 import yaml
-from test_logging import wandb_records
+from test_logging import FakeWandB, wandb_records
 from wandb.sdk.launch.sweeps import utils as wandb_agent
 
 from selftune.core import arguments, cli, config, experiment, platform, plotting, sweep, sweep_file
@@ -156,6 +156,8 @@ def test_bindings_may_follow_the_configuration():
 
 def test_points_as_one_program_equal_the_points_alone(file, tmp_path, monkeypatch, capsys):
   out = tmp_path / "out"
+  wandb = FakeWandB(monkeypatch)
+  writers = ["--bind=train.writers = (@jsonl(), @terminal(), @wandb())"]
   asked = []
 
   @contextlib.contextmanager
@@ -164,11 +166,18 @@ def test_points_as_one_program_equal_the_points_alone(file, tmp_path, monkeypatc
 
   with monkeypatch.context() as patched:
     patched.setattr(platform, "stop_signals", stop_at_the_fourth_look)
-    assert cli.main(["sweep", file(), "--out", str(out)]) == 1
+    assert cli.main(["sweep", file(more=writers), "--out", str(out)]) == 1
   told = capsys.readouterr().err
   assert "6 points as one program" in told and "the same command goes on" in told
   assert not (out / "sweep.csv").exists()
-  assert cli.main(["sweep", file(), "--out", str(out)]) == 0
+  assert cli.main(["sweep", file(more=writers), "--out", str(out)]) == 0
+  runs = [options for _, options in wandb.opened]
+  assert len(runs) == 12 and len({run["id"] for run in runs}) == 6  # one a point, and resumed
+  assert [run["id"] for run in runs[:6]] == [run["id"] for run in runs[6:]]
+  assert [(r["config"]["ac_lambda.alpha"], r["config"]["train.seed"]) for r in runs[:6]] == [
+    *((1e38, 3), (1e38, 8), (0.01, 3), (0.01, 8), (0.1, 3), (0.1, 8)),
+  ]
+  assert [Path(run["dir"]).name for run in runs[:6]] == [f"{k:03d}" for k in range(6)]
   single = ("ac_lambda.alpha = 0.01", "train.seed = 8")
   experiment.train("online.gin", single, tmp_path / "alone")
   alone, workdir = fakes.rows(tmp_path / "alone", "episodes"), out / "runs" / "003"
