@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -375,8 +374,7 @@ def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp
   out = tmp_path / "out"
   command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
   killed = subprocess.Popen(command, stderr=subprocess.PIPE)
-  begun = lambda: [len(fakes.rows(p.parent)) > 3 for p in out.glob("runs/*/metrics.jsonl")]
-  fakes.wait_for(lambda: begun() == [True, True], 120)
+  fakes.wait_for(lambda: _begun(out) == 2, 300)
   os.kill(killed.pid, signal.SIGKILL)
   killed.wait()
   fakes.wait_for(lambda: not _processes(out), 60)
@@ -386,6 +384,11 @@ def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp
   assert [row["status"] for row in table(out)] == ["finished"] * 2
   for log in out.glob("runs/*/log.txt"):
     assert log.read_text().count("resuming at update") == 1
+
+
+def _begun(out):
+  """Points that have logged some rows."""
+  return sum(len(fakes.rows(p.parent)) > 3 for p in out.glob("runs/*/metrics.jsonl"))
 
 
 def _processes(out):
@@ -398,14 +401,14 @@ def _processes(out):
 
 @pytest.mark.slow
 def test_sigterm_saves_every_point_under_way(file, tmp_path):
-  name = file("experiments/catch_stacx", parameters={"train.seed": {"values": [0, 1]}})
+  often = ["--bind=train.log_seconds = 0.1"]
+  name = file("experiments/catch_stacx", often, parameters={"train.seed": {"values": [0, 1]}})
   out = tmp_path / "out"
   command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
   process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-  fakes.wait_for(lambda: len(list(out.glob("runs/*/metrics.jsonl"))) == 2, 120)
-  time.sleep(1)
+  fakes.wait_for(lambda: _begun(out) == 2, 300)
   process.terminate()
-  _, told = process.communicate(timeout=60)
+  _, told = process.communicate(timeout=90)
   assert process.returncode == 1 and "the same command goes on" in told
   assert len(list(out.glob("runs/*/checkpoints/*"))) == 2 and not _processes(out)
 
