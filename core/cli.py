@@ -1,4 +1,4 @@
-"""The command line: `selftune train`, `eval`, `plot`, `report`, `sweep`, `reproduce`, ...
+"""The command line: what each command does.
 
 Everything heavy is imported by the command that needs it, so that `--help` answers at once.
 """

@@ -11,7 +11,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,14 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     raise UserError(f"--workers {workers} must be at least 1.")
   found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
-  points = Points(found, out / "points.jsonl")
-  first = points.asked[0] if points.asked else points.next()
+  first = Points(found).next()
   if first is None:
     raise UserError(f"{found.path} has no point.")
   root = config.load(found.experiment, (*found.bindings, *bindings(first))).root
   out.mkdir(parents=True, exist_ok=True)
   with _alone(out) as lock:
     _same(found, out)
+    points = Points(found, out / "points.jsonl")
     bayes = found.config["method"] == "bayes"
     while not bayes and (point := points.next()) is not None:
       points.add(point)
@@ -64,12 +64,11 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     if why_not is None:
       _say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
       stopped = _together(found, root, points.asked, out)
-      failed: set[int] = set()
+      outcomes = _outcomes(found, out, points.asked)
     else:
       runner: Launcher = Ray(workers) if launcher == "ray" else Processes(workers, lock)
       _say(f"a process a point, {runner.workers} at a time, because {why_not}.")
-      failed, stopped = _apart(found, points, out, runner)
-    outcomes = [_outcome(found, out, k, p, k in failed) for k, p in enumerate(points.asked)]
+      outcomes, stopped = _apart(found, points, out, runner)
     if stopped:
       _say("stopped; the same command goes on.")
       return False
@@ -118,12 +117,11 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
   if (out / DONE).exists():
     return False
   values = {name: tuple(_number(point[name]) for point in points) for name in points[0]}
-  writers = [f"@{name_of(writer)}()" for writer in root.writers]
-  own = "".join(f"{writer}, " for writer in writers if writer != "@terminal()")
+  others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
   more = (
     f"on_device.settings = {values!r}",
     "on_device.paired = True",
-    f"on_device.run_writers = ({own})",
+    f"on_device.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
     "train.writers = (@jsonl(), @terminal())",
   )
   resume = (out / "config.gin").exists()
@@ -135,46 +133,46 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
   return False
 
 
-def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[set[int], bool]:
-  """Trains each point in a process; returns which failed, and whether a signal stopped it."""
-  failed: set[int] = set()
+def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
+  """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
+  bayes = found.config["method"] == "bayes"
+  outcomes = _outcomes(found, out, points.asked)
+  waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
   running: dict[int, Job] = {}
-  outcome = lambda k: _outcome(found, out, k, points.asked[k], k in failed)
-  waiting = [k for k in range(len(points.asked)) if outcome(k).status == "pending"]
 
-  def next_point() -> int | None:
-    if waiting:
-      return waiting.pop(0)
-    if found.config["method"] != "bayes":
-      return None
-    point = points.next([outcome(k) for k in range(len(points.asked))])
+  def next_number() -> int | None:
+    if waiting or not bayes:
+      return waiting.pop(0) if waiting else None
+    point = points.next(outcomes)
     if point is None:
       return None
     points.add(point)
-    return len(points.asked) - 1
+    outcomes.append(Outcome(point, "pending"))
+    return len(outcomes) - 1
 
-  total = found.count if found.config["method"] == "bayes" else len(points.asked)
-  with platform.stop_signals() as stopping, Bar(found, total or 0) as bar:
-    bar.show([outcome(k) for k in range(len(points.asked))], 0)
+  total = found.count if bayes and found.count else len(outcomes)
+  with platform.stop_signals() as stopping, Bar(found, total) as bar:
     more = True
     while (more or running) and not stopping():
       while more and len(running) < runner.workers:
-        number = next_point()
+        number = next_number()
         more = number is not None
         if number is not None:
           binds = (*found.bindings, *bindings(points.asked[number]))
           running[number] = runner.start(found.experiment, folder(out, number), binds)
+      bar.show(outcomes, len(running))
       time.sleep(POLL)
       for number in [k for k, job in running.items() if job.poll() is not None]:
+        outcome = _outcome(found, folder(out, number), points.asked[number])
         if running.pop(number).poll() != 0:
-          failed.add(number)
-        bar.ended(number, outcome(number), folder(out, number) / "log.txt")
-      bar.show([outcome(k) for k in range(len(points.asked))], len(running))
-    _stop(running, stopping)
-  return failed, stopping()
+          outcome = outcome._replace(status="failed")
+        outcomes[number] = outcome
+        bar.ended(number, outcome, folder(out, number) / "log.txt")
+    _stop(running)
+  return outcomes, stopping()
 
 
-def _stop(running: dict[int, Job], stopping: Callable[[], bool]) -> None:
+def _stop(running: Mapping[int, Job]) -> None:
   """Lets the processes save and end."""
   for job in running.values():
     job.stop()
@@ -183,15 +181,17 @@ def _stop(running: dict[int, Job], stopping: Callable[[], bool]) -> None:
     time.sleep(POLL)
 
 
-def _outcome(found: Sweep, out: Path, number: int, point: Point, failed: bool) -> Outcome:
-  """How a point ended, by what its workdir says."""
-  workdir = folder(out, number)
+def _outcomes(found: Sweep, out: Path, points: Sequence[Point]) -> list[Outcome]:
+  return [_outcome(found, folder(out, number), point) for number, point in enumerate(points)]
+
+
+def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
+  """How a point ended, by what its workdir says; pending if it does not say."""
   if not (workdir / DONE).exists():
-    return Outcome(point, "failed" if failed else "pending")
+    return Outcome(point, "pending")
   path = workdir / "metrics.jsonl"
-  rows = list(jsonl.read(path)) if path.exists() else []
   last: dict[str, Any] = {}
-  for row in rows:
+  for row in jsonl.read(path) if path.exists() else ():
     last |= {name: value for name, value in row.items() if value is not None}
   status = "diverged" if last.get("runs/diverged") else "finished"
   return Outcome(

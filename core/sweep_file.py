@@ -86,12 +86,13 @@ def bindings(point: Mapping[str, Any]) -> list[str]:
 
 
 class Points:
-  """The points of a sweep in the order in which they were asked for; kept in a file."""
+  """The points of a sweep in the order in which they were asked for; kept in a file, if any."""
 
-  def __init__(self, sweep: Sweep, path: Path):
-    """Reads those that there are already; writes nothing."""
+  def __init__(self, sweep: Sweep, path: Path | None = None):
     self._sweep, self._path = sweep, path
-    self.asked: list[Point] = list(jsonl.read(path)) if path.exists() else []
+    self.asked: list[Point] = []
+    if path is not None and path.exists():
+      self.asked += jsonl.read(path)
 
   def next(self, outcomes: Sequence[Outcome] = ()) -> Point | None:
     """A further point, or None if there is none; it counts once it is added.
@@ -133,9 +134,13 @@ class Points:
     }
 
   def add(self, point: Point) -> None:
+    """Keeps a point; the file is written whole or not at all."""
     self.asked.append(point)
-    with self._path.open("a") as file:
-      file.write(json.dumps(point) + "\n")  # every digit: the library looks for what it has given
+    if self._path is not None:
+      new = self._path.with_suffix(".new")
+      # Every digit: the library looks for what it has given.
+      new.write_text("".join(json.dumps(point) + "\n" for point in self.asked))
+      new.replace(self._path)
 
 
 def _find(name: str) -> Path:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import fakes
 import numpy as np
 import pytest
 import yaml
-from test_logging import wandb_records
+from test_logging import FakeWandB, wandb_records
 from wandb.sdk.launch.sweeps import utils as wandb_agent
 
 from selftune.core import arguments, cli, config, experiment, platform, plotting, sweep, sweep_file
@@ -155,6 +154,8 @@ def test_bindings_may_follow_the_configuration():
 
 def test_points_as_one_program_equal_the_points_alone(file, tmp_path, monkeypatch, capsys):
   out = tmp_path / "out"
+  wandb = FakeWandB(monkeypatch)
+  writers = ["--bind=train.writers = (@jsonl(), @terminal(), @wandb())"]
   asked = []
 
   @contextlib.contextmanager
@@ -163,36 +164,37 @@ def test_points_as_one_program_equal_the_points_alone(file, tmp_path, monkeypatc
 
   with monkeypatch.context() as patched:
     patched.setattr(platform, "stop_signals", stop_at_the_fourth_look)
-    assert cli.main(["sweep", file(), "--out", str(out)]) == 1
+    assert cli.main(["sweep", file(more=writers), "--out", str(out)]) == 1
   told = capsys.readouterr().err
   assert "6 points as one program" in told and "the same command goes on" in told
   assert not (out / "sweep.csv").exists()
-  assert cli.main(["sweep", file(), "--out", str(out)]) == 0
-  for number, (alpha, seed) in enumerate([(0.01, 3), (0.01, 8)], start=2):
-    workdir = out / "runs" / f"{number:03d}"
-    single = (f"ac_lambda.alpha = {alpha}", f"train.seed = {seed}")
-    experiment.train("online.gin", single, tmp_path / "alone" / str(number))
-    alone = fakes.rows(tmp_path / "alone" / str(number), "episodes")
-    assert len(alone) == 12
-    assert fakes.rows(workdir, "episodes") == [
-      {name: value for name, value in row.items() if name != "run"} for row in alone
-    ]
-    rows, expected = fakes.rows(workdir), fakes.rows(tmp_path / "alone" / str(number))
-    assert [row["env_steps"] for row in rows] == [row["env_steps"] for row in expected]
-    for row, other in zip(rows, expected, strict=True):
-      shared = row.keys() - {"wall_time"}
-      assert shared == other.keys() - fakes_clock(other)
-      np.testing.assert_allclose(
-        [row[name] for name in shared], [other[name] for name in shared], rtol=1e-5, atol=1e-6
-      )
+  assert cli.main(["sweep", file(more=writers), "--out", str(out)]) == 0
+  runs = [options for _, options in wandb.opened]
+  assert len(runs) == 12 and len({run["id"] for run in runs}) == 6  # one a point, and resumed
+  assert [run["id"] for run in runs[:6]] == [run["id"] for run in runs[6:]]
+  assert [(r["config"]["ac_lambda.alpha"], r["config"]["train.seed"]) for r in runs[:6]] == [
+    *((1e38, 3), (1e38, 8), (0.01, 3), (0.01, 8), (0.1, 3), (0.1, 8)),
+  ]
+  assert [Path(run["dir"]).name for run in runs[:6]] == [f"{k:03d}" for k in range(6)]
+  single = ("ac_lambda.alpha = 0.01", "train.seed = 8")
+  experiment.train("online.gin", single, tmp_path / "alone")
+  alone, workdir = fakes.rows(tmp_path / "alone", "episodes"), out / "runs" / "003"
+  assert len(alone) == 12
+  assert fakes.rows(workdir, "episodes") == [
+    {name: value for name, value in row.items() if name != "run"} for row in alone
+  ]
+  clock = {"wall_time", "steps_per_second", "queue_wait", "env_wait", "act_time"}
+  rows, expected = fakes.rows(workdir), fakes.rows(tmp_path / "alone")
+  for row, other in zip(rows, expected, strict=True):
+    names = row.keys() - clock
+    assert names == other.keys() - clock and {"env_steps", "beta/mean", "h_norm"} <= names
+    np.testing.assert_allclose(
+      [row[name] for name in names], [other[name] for name in names], rtol=1e-5, atol=1e-6
+    )
   ordered = table(out)
   assert [row["status"] for row in ordered] == ["finished"] * 4 + ["diverged"] * 2
   assert {row["point"] for row in ordered[:4]} == {"2", "3", "4", "5"}
   assert (out / "sweep.png").read_bytes().startswith(b"\x89PNG")
-
-
-def fakes_clock(row):
-  return {"wall_time", "steps_per_second", "queue_wait", "env_wait", "act_time"} & row.keys()
 
 
 def test_why_points_are_processes():
@@ -241,17 +243,27 @@ def test_a_point_that_fails_stops_no_other_and_is_tried_again(file, trained, tmp
   assert "holds another sweep" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bayes_asks_again_after_every_result(file, trained, tmp_path):
   cost = {"value.cost": {"min": 0.0, "max": 1.0}}
-  for out in ("one", "two"):
-    name = file("experiments/catch_stacx", method="bayes", parameters=cost, run_cap=3)
-    assert sweep.sweep(name, tmp_path / out)
-  costs = [float(values["value.cost"]) for _, values in trained]
-  assert len(set(costs)) == 3 and costs[:3] == costs[3:]
-  assert sweep.sweep(
-    file("experiments/catch_stacx", method="bayes", parameters=cost, run_cap=4), tmp_path / "two"
-  )
-  assert [name for name, _ in trained[6:]] == ["003"]
+  for cap in (2, 3):  # a higher cap goes on
+    name = file("experiments/catch_stacx", method="bayes", parameters=cost, run_cap=cap)
+    assert sweep.sweep(name, tmp_path / "out")
+    assert [name for name, _ in trained] == ["000", "001", "002"][:cap]
+  assert len({values["value.cost"] for _, values in trained}) == 3
+
+
+def test_random_points_are_the_same_every_time(file, tmp_path):
+  rate = {"a.rate": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0}}
+  found = read(file(method="random", parameters=rate, run_cap=4))
+  asked = []
+  for name in ("one", "two"):
+    points = Points(found, tmp_path / name)
+    while (point := points.next()) is not None:
+      points.add(point)
+    asked.append(Points(found, tmp_path / name).asked)  # as it was kept
+  assert asked[0] == asked[1] and len(asked[0]) == 4
+  assert all(type(point["a.rate"]) is float and 1e-4 < point["a.rate"] < 1 for point in asked[0])
 
 
 def test_the_metric_and_its_goal(file):
@@ -361,8 +373,7 @@ def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp
   out = tmp_path / "out"
   command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
   killed = subprocess.Popen(command, stderr=subprocess.PIPE)
-  begun = lambda: [len(fakes.rows(p.parent)) > 3 for p in out.glob("runs/*/metrics.jsonl")]
-  fakes.wait_for(lambda: begun() == [True, True], 120)
+  fakes.wait_for(lambda: _begun(out) == 2, 300)
   os.kill(killed.pid, signal.SIGKILL)
   killed.wait()
   fakes.wait_for(lambda: not _processes(out), 60)
@@ -372,6 +383,11 @@ def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp
   assert [row["status"] for row in table(out)] == ["finished"] * 2
   for log in out.glob("runs/*/log.txt"):
     assert log.read_text().count("resuming at update") == 1
+
+
+def _begun(out):
+  """Points that have logged some rows."""
+  return sum(len(fakes.rows(p.parent)) > 3 for p in out.glob("runs/*/metrics.jsonl"))
 
 
 def _processes(out):
@@ -384,14 +400,14 @@ def _processes(out):
 
 @pytest.mark.slow
 def test_sigterm_saves_every_point_under_way(file, tmp_path):
-  name = file("experiments/catch_stacx", parameters={"train.seed": {"values": [0, 1]}})
+  often = ["--bind=train.log_seconds = 0.1"]
+  name = file("experiments/catch_stacx", often, parameters={"train.seed": {"values": [0, 1]}})
   out = tmp_path / "out"
   command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
   process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-  fakes.wait_for(lambda: len(list(out.glob("runs/*/metrics.jsonl"))) == 2, 120)
-  time.sleep(1)
+  fakes.wait_for(lambda: _begun(out) == 2, 300)
   process.terminate()
-  _, told = process.communicate(timeout=60)
+  _, told = process.communicate(timeout=90)
   assert process.returncode == 1 and "the same command goes on" in told
   assert len(list(out.glob("runs/*/checkpoints/*"))) == 2 and not _processes(out)
 
