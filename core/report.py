@@ -62,12 +62,15 @@ def report(
   }
   if found.improvement.point:
     figures["improvement"] = _improvement(found.improvement)
-  out.mkdir(parents=True, exist_ok=True)
-  for name, figure in figures.items():
-    figure.savefig(out / f"{name}.png", dpi=DPI)
-  (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
-  page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-  (out / "index.html").write_text(page, "utf-8")
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+      figure.savefig(out / f"{name}.png", dpi=DPI)
+    (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
+    page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
+    (out / "index.html").write_text(page, "utf-8")
+  except OSError as error:
+    raise UserError(f"cannot write the report: {error}.") from error
   return _text(aggregate_table(comparison, found))
 
 
