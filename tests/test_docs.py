@@ -36,6 +36,7 @@ def rows(workdir):
   return list(jsonl.read(workdir / "metrics.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_plugins_that_are_shown_train(examples, tmp_path):
   progress = experiment.train(str(EXAMPLES / "mine.gin"), [], tmp_path / "run")
   assert progress.done and progress.episodes.finished > 0
