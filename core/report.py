@@ -62,12 +62,15 @@ def report(
   }
   if found.improvement.point:
     figures["improvement"] = _improvement(found.improvement)
-  out.mkdir(parents=True, exist_ok=True)
-  for name, figure in figures.items():
-    figure.savefig(out / f"{name}.png", dpi=DPI)
-  (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
-  page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-  (out / "index.html").write_text(page, "utf-8")
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+      figure.savefig(out / f"{name}.png", dpi=DPI)
+    (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
+    page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
+    (out / "index.html").write_text(page, "utf-8")
+  except OSError as error:
+    raise UserError(f"cannot write the report: {error}.") from error
   return _text(aggregate_table(comparison, found))
 
 
@@ -171,12 +174,12 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 
 def _bars(axes: Any, names: Sequence[str], points: Sequence[float], intervals: Any) -> None:
   """A row an agent, the first on top: its interval as a bar, the estimate as a line in it."""
+  axes.use_sticky_edges = False  # room beside the bars
   for i, (point, (low, high)) in enumerate(zip(points, intervals, strict=True)):
     axes.barh(i, high - low, left=low, height=0.6, color=f"C{i}", alpha=0.6)
     axes.vlines(point, i - 0.3, i + 0.3, color="black", linewidth=1.5)
   axes.set_yticks(range(len(names)), names)
   axes.set_ylim(len(names) - 0.5, -0.5)
-  axes.use_sticky_edges = False  # room beside the bars
 
 
 def _aggregates(found: Statistics, comparison: Comparison, score: str) -> Any:

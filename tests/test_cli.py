@@ -17,6 +17,7 @@ import fakes
 import jax
 import numpy as np
 import pytest
+from imageio.v2 import mimread
 
 from selftune.core import config, evaluate, jsonl, loop, registry
 from selftune.core.cli import main
@@ -345,6 +346,13 @@ def test_eval_plays_in_environments_that_training_has_not_seen(trained, monkeypa
   evaluate.evaluate(trained[0], episodes=16)
   seen = Workdir(trained[0]).env_seeds()
   assert len(seen) == 8 and not seen & set(made[0])
+
+
+def test_eval_records_a_video(cli, trained, tmp_path):
+  video = tmp_path / "catch.mp4"
+  assert cli("eval", trained[0], "--episodes", 2, "--video", video).code == 0
+  assert len(mimread(video)) == 10  # FIRST and nine steps
+  assert_refused(cli("eval", trained[0], "--video", tmp_path / "a.gif"), "write", "a.mp4")
 
 
 def test_plot(cli, run, tmp_path, monkeypatch):
