@@ -14,7 +14,8 @@ EARLY = 200  # episodes
 DRIFTS = (4e-6, 6e-6, 8e-6, 1e-5)
 SWEPT = 6e-6  # the drift of Figure 7: every mu, for 1,000 episodes
 MUS = (6, 7, 8, 9, 10, 11)
-SOME_MUS, EPISODES = (7, 8, 9), 600  # at the other drifts
+SOME_MUS = {"scalar": (7, 8, 9), "vector": (6, 7, 8), "mixed": (7, 8, 9)}  # at the other drifts,
+EPISODES = 600  # and for so many
 SHOWN = ("none", "scalar", "vector", "mixed")
 GROUPS = [f"{head}/{kind}" for head in ("value", "policy") for kind in ("informative", "noise")]
 BETA_MU = 2.0**-10
@@ -23,7 +24,7 @@ BETA_MU = 2.0**-10
 def cells(drifts: Sequence[float], methods: Sequence[str]) -> tuple[Cell, ...]:
   made = []
   for drift, method in itertools.product(drifts, methods):
-    powers = (None,) if method == "none" else MUS if drift == SWEPT else SOME_MUS
+    powers = (None,) if method == "none" else MUS if drift == SWEPT else SOME_MUS[method]
     shorter = () if drift == SWEPT else (f"on_device.episodes = {EPISODES}",)
     for one in (cell(method, power, drift) for power in powers):
       made.append(one._replace(bindings=(*one.bindings, *shorter)))
