@@ -138,7 +138,7 @@ def _episodes_so_far(run: RunInfo, count: int) -> list[EpisodeStats]:
   """What a resumed program's log of all runs says of each."""
   stats = [EpisodeStats() for _ in range(count)]
   path = Path(run.workdir, "episodes.jsonl")
-  for row in jsonl.read(path) if run.resumed_at and path.exists() else ():
+  for row in jsonl.read(path) if stats and run.resumed_at and path.exists() else ():
     episode = Episode(row["env_steps"], row["return"], row["length"])
     stats[row["run"]] = stats[row["run"]].add([episode])
   return stats
