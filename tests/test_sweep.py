@@ -152,6 +152,7 @@ def test_bindings_may_follow_the_configuration():
   assert parsed.bind == ["a.b = 2", "a.b=1", "a.c='t'"]
 
 
+@pytest.mark.slow
 def test_points_as_one_program_equal_the_points_alone(file, tmp_path, monkeypatch, capsys):
   out = tmp_path / "out"
   wandb = FakeWandB(monkeypatch)
