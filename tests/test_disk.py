@@ -61,9 +61,8 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(
-  "writers", ["(@recorder(), @jsonl())", pytest.param("(@recorder(),)", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("writers", ["(@recorder(), @jsonl())", "(@recorder(),)"])
 def test_a_disk_that_fills_up(config, disk, monkeypatch, writers):
   """Noticed by the log, or where there is none by the checkpoint."""
   write = fakes.RecorderLog.write

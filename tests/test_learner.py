@@ -214,7 +214,10 @@ def poisoned(batch, b=0):
   return batch._replace(timestep=batch.timestep._replace(reward=reward))
 
 
-@pytest.mark.parametrize("name, devices, micro_batch", [("stacx", 2, 1), ("next", 2, None)])
+@pytest.mark.parametrize(
+  "name, devices, micro_batch",
+  [("stacx", 2, 1), pytest.param("next", 2, None, marks=pytest.mark.slow)],
+)
 def test_a_number_that_is_not_finite(name, devices, micro_batch):
   learner, state = start(name, devices, micro_batch)
   state, metrics = train(learner, state, BATCHES[:2])

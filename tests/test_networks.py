@@ -204,6 +204,7 @@ def test_heads_are_independent(embedding):
     assert np.all(x[1] != y[1])
 
 
+@pytest.mark.slow
 def test_heads_start_different_and_near_the_uniform_policy():
   init = jax.jit(Mlp().build(env_spec((5,)), ACTIONS, HEADS).init)
   params = init(jax.random.key(0))["heads"]["~"]
@@ -317,6 +318,7 @@ def test_residual_network_in_numpy(pooling):
       close(out.value[p, 0, b], np_head(x, params, p, "value")[0], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_pooling_options_have_equal_gradients():
   steps = timesteps("impala_resnet", 2, 2)
   gradients = []

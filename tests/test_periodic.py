@@ -48,6 +48,7 @@ def train(config, path, *bindings):
   return rows, fakes.checksums(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runtime", [LOCKSTEP, SEBULBA], ids=["lockstep", "sebulba"])
 def test_training_is_the_same_to_the_bit_with_and_without(config, tmp_path, runtime):
   alone = train(config, tmp_path / "alone", *runtime)

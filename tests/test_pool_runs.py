@@ -150,6 +150,7 @@ on_device.iterations = 50
   assert config.load(str(path)).root.runtime.settings
 
 
+@pytest.mark.slow
 def test_resumed_runs_start_new_episodes():
   with make(MIXED) as pool:
     states, _ = pool.advance(pool.init(), 5)

@@ -101,6 +101,7 @@ def test_updates_before_and_after_a_resume_equal_those_in_one_go(
   assert [row["updates"] for row in half + fakes.RECORDED] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_when_given_more_steps(config, tmp_path, monkeypatch):
   run = tmp_path / "run"
   first = experiment.train(config, (), run)
@@ -169,7 +170,8 @@ def train_and_kill(config, run, *bindings, timeout=60):
   return fakes.checkpoints(run)[-1]
 
 
-@pytest.mark.parametrize("runtime", ["lockstep", pytest.param("sebulba", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["lockstep", "sebulba"])
 def test_kill_9_and_resume(config, tmp_path, runtime):
   run = tmp_path / "run"
   bindings = (*CATCH, f"train.runtime = @{runtime}()")
