@@ -415,7 +415,7 @@ def test_sigterm_saves_every_point_under_way(file, tmp_path):
 
 @pytest.mark.slow
 def test_ray_trains_points_and_survives_one_that_fails(file, tmp_path):
-  pytest.importorskip("ray")
+  pytest.importorskip("ray", minversion="2")
   points = {"train.num_envs": {"values": [8, 7, 4]}}  # 7 are not two pools
   steps = ["--bind=train.total_env_steps = 160", "--bind=train.seed = 1"]
   name = file("experiments/catch_stacx", steps, parameters=points)
