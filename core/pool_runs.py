@@ -78,6 +78,7 @@ class PoolRuns:
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
     self._values = self._on_devices({k: np.asarray(v, np.float32) for k, v in settings.items()})
     self._first = self._rows(self._pool.reset())
+    self._init = jax.jit(jax.vmap(self._first_state))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
     self._learn = jax.jit(jax.vmap(self._learn_one, in_axes=(0, 0, 1, 1, 1, 0)), donate_argnums=1)
 
@@ -88,7 +89,7 @@ class PoolRuns:
       UserError: the meta-optimiser cannot learn from such batches.
     """
     seeds = self._on_devices(np.asarray(self.seeds, np.uint32))
-    return jax.jit(jax.vmap(self._first_state))(seeds, self._values, self._first)
+    return self._init(seeds, self._values, self._first)
 
   def resume(self, states: RunState) -> RunState:
     """Restored states with the environments as they are: in the first step of new episodes."""

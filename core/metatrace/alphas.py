@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..reproduce import Figure, Result, final
-from .cells import METHODS, cell, curve, of_method, page, power, title
+from .cells import METHODS, cell, curve, formula, of_method, page, power, shade, title
 
 QUICK = (
   "on_device.settings = {'ac_lambda.alpha': (0.0625, 0.0078125, 0.0009765625, 0.0001220703125)}",
@@ -40,16 +40,14 @@ def by_alpha(result: Result) -> dict[float, np.ndarray]:
 
 def draw(method: str, results: list[Result]) -> Any:
   """Figures 1 to 5: a curve each alpha_0, a panel each mu of one method."""
-  from matplotlib import colormaps
-
   shown = of_method(results, method)
   columns = min(2, len(shown))
   made, grid = page(-(-len(shown) // columns), columns)
   for axes, result in zip(grid.flat, shown, strict=True):
     alphas = by_alpha(result)
-    axes.set_prop_cycle(color=colormaps["viridis_r"](np.linspace(0.05, 1, len(alphas))))
+    shade(axes, len(alphas))
     for alpha, returns in alphas.items():
-      curve(axes, returns, 20, f"$\\alpha_0 = 2^{{{np.log2(alpha):.0f}}}$")
+      curve(axes, returns, 20, formula("alpha_0", alpha))
     axes.set(title=title(result), xlabel="training episodes", ylabel="return", ylim=(-205, -95))
   made.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
   return made
@@ -72,8 +70,8 @@ def claims(method: str, results: list[Result]) -> list[str]:
     return lines
   for result in tuned:
     lines.append(
-      f"{power(result)}: spread {spread(result):.1f}, mean return {mean_return(result):.1f} (no "
-      f"tuning {mean_return(baseline):.1f}), {largest(result)}"
+      f"{power(result.cell.columns['mu'])}: spread {spread(result):.1f}, mean return "
+      f"{mean_return(result):.1f} (no tuning {mean_return(baseline):.1f}), {largest(result)}"
     )
   better = sum(spread(result) < spread(baseline) for result in tuned)
   lines.append(f"the spread shrinks for {better} of {len(tuned)} mu")
@@ -88,9 +86,10 @@ def compare(tuned: list[Result], beside: list[Result]) -> list[str]:
   lines = []
   for results in (tuned, beside):
     best = max(results, key=mean_return)
-    useful = [power(r) for r in results if mean_return(r) > mean_return(best) - CLOSE]
+    close = [r for r in results if mean_return(r) > mean_return(best) - CLOSE]
+    best_mu, least, most = (power(r.cell.columns["mu"]) for r in (best, close[-1], close[0]))
     name = METHODS[best.cell.columns["tuner"]][2]
-    lines.append(f"{name}: best mu {power(best)}, useful {useful[-1]} to {useful[0]}")
+    lines.append(f"{name}: best mu {best_mu}, useful {least} to {most}")
   other = {result.cell.columns["mu"]: mean_return(result) for result in beside}
   apart = [abs(mean_return(r) - other[mu]) for r in tuned if (mu := r.cell.columns["mu"]) in other]
   if apart:
@@ -101,4 +100,4 @@ def compare(tuned: list[Result], beside: list[Result]) -> list[str]:
 def largest(result: Result) -> str:
   """Which alpha_0 is the largest that still learns."""
   learned = [alpha for alpha, returns in by_alpha(result).items() if final(returns) > LEARNS]
-  return f"largest alpha_0 that learns 2^{np.log2(learned[0]):.0f}" if learned else "none learns"
+  return f"largest alpha_0 that learns {power(learned[0])}" if learned else "none learns"

@@ -3,11 +3,10 @@
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 
 from ..reproduce import Cell, Figure, Result, smooth
 from .alphas import by_alpha
-from .cells import METHODS, page
+from .cells import METHODS, formula, page, power, shade
 
 GAMES = ("space_invaders", "seaquest", "asterix", "beam_rider", "freeway")
 SWEEP = tuple(2.0**-k for k in range(6, 14))
@@ -42,10 +41,10 @@ def draw(results: list[Result]) -> Any:
   made, grid = page(-(-len(results) // 2), 2)
   for axes, result in zip(grid.flat, results, strict=True):
     alphas = by_alpha(result)
-    axes.set_prop_cycle(color=colormaps["viridis_r"](np.linspace(0.05, 1, len(alphas))))
+    shade(axes, len(alphas))
     for alpha in alphas:
       steps, returns = curve(result, alpha)
-      axes.plot(steps, returns, label=f"$\\alpha_0 = 2^{{{np.log2(alpha):.0f}}}$", lw=1.2)
+      axes.plot(steps, returns, label=formula("alpha_0", alpha), lw=1.2)
     columns = result.cell.columns
     axes.set(title=f"{columns['game']}, {METHODS[columns['tuner']][2]}")
     axes.set(xlabel="learning steps", ylabel="return")
@@ -71,7 +70,7 @@ def claims(results: list[Result]) -> list[str]:
     columns = result.cell.columns
     lines.append(
       f"{columns['game']}, {METHODS[columns['tuner']][2]}: last {SMOOTHED} episodes, best "
-      f"{last[best]:.1f} (alpha_0 = 2^{np.log2(best):.0f}), worst {min(last.values()):.1f}"
+      f"{last[best]:.1f} (alpha_0 = {power(best)}), worst {min(last.values()):.1f}"
     )
   return lines
 

@@ -43,11 +43,24 @@ def of_method(results: Sequence[Result], method: str) -> list[Result]:
 def title(result: Result) -> str:
   mu = result.cell.columns["mu"]
   name = METHODS[result.cell.columns["tuner"]][2]
-  return name if mu == "" else f"{name}, $\\mu = 2^{{{np.log2(mu):.0f}}}$"
+  return name if mu == "" else f"{name}, {formula('mu', mu)}"
 
 
-def power(result: Result) -> str:
-  return f"2^{np.log2(result.cell.columns['mu']):.0f}"
+def power(x: float) -> str:
+  """A power of two, as text."""
+  return f"2^{np.log2(x):.0f}"
+
+
+def formula(symbol: str, x: float) -> str:
+  """'symbol = 2^k', as matplotlib sets it."""
+  return f"$\\{symbol} = 2^{{{np.log2(x):.0f}}}$"
+
+
+def shade(axes: Any, count: int) -> None:
+  """Colours for curves that have an order, as those of alpha_0 from the greatest down."""
+  from matplotlib import colormaps
+
+  axes.set_prop_cycle(color=colormaps["viridis_r"](np.linspace(0.05, 1, count)))
 
 
 def page(rows: int, columns: int) -> tuple[Any, Any]:

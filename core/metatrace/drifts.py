@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..reproduce import Cell, Figure, Result, final
-from .cells import METHODS, cell, curve, of_method, page, title
+from .cells import METHODS, cell, curve, formula, of_method, page, title
 
 QUICK = ("on_device.repeats = 2", "on_device.episodes = 30")
 EARLY = 200  # episodes
@@ -77,7 +77,7 @@ def draw_sweeps(results: list[Result]) -> Any:
   for (left, right), method in zip(grid, SHOWN[1:], strict=True):
     for result in of_method(results, method):
       mu = result.cell.columns["mu"]
-      curve(left, result.returns, 40, f"$\\mu = 2^{{{np.log2(mu):.0f}}}$")
+      curve(left, result.returns, 40, formula("mu", mu))
       if mu == BETA_MU:
         for name, (episodes, beta) in betas(result).items():
           right.plot(episodes, beta, label=name, lw=1.2)
