@@ -136,10 +136,13 @@ def tell(
 
 @contextlib.contextmanager
 def losses_explained() -> Iterator[None]:
-  """Within it, what a collective raises when another process is lost becomes a RunError."""
+  """Within it, what a collective raises when another process is lost becomes a RunError.
+
+  Also where another layer has taken it for a failure of its own, as a checkpoint's being written.
+  """
   try:
     yield
-  except (ValueError, RuntimeError) as error:
+  except Exception as error:
     if count() > 1 and _LOSS.search(str(error)):
       raise RunError(LOST) from error
     raise

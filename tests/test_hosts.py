@@ -15,7 +15,7 @@ import pytest
 
 from selftune.core import hosts, supervise
 from selftune.core.cli import main
-from selftune.core.errors import UserError
+from selftune.core.errors import RunError, UserError
 
 CONFIG = """
 include 'algos/impala.gin'
@@ -191,6 +191,25 @@ def test_what_several_processes_tell_each_other(monkeypatch):
   monkeypatch.setattr(hosts, "gather", lambda numbers: np.stack([numbers, [5, 6]]))
   with pytest.raises(UserError, match="do not have the same workdir: start all with the same"):
     hosts.check_same({"configuration": 5, "workdir": 7})
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"),
+    RunError("cannot write the checkpoint of update 3 in /run: ValueError: UNKNOWN: Gloo AllGather"),
+    RuntimeError("DEADLINE_EXCEEDED: Barrier timed out"),
+  ],
+)
+def test_what_tells_that_a_process_was_lost(monkeypatch, error):
+  with pytest.raises(type(error)), hosts.losses_explained():  # there are no others
+    raise error
+  monkeypatch.setattr(hosts, "count", lambda: 2)
+  with pytest.raises(RunError, match=LOST.removeprefix("selftune: ").strip()):
+    with hosts.losses_explained():
+      raise error
+  with pytest.raises(RunError, match="No space left"), hosts.losses_explained():
+    raise RunError("cannot write the checkpoint of update 3: No space left on device")
 
 
 def test_arguments_that_are_no_job(capfd, config, monkeypatch):
