@@ -197,7 +197,9 @@ def test_what_several_processes_tell_each_other(monkeypatch):
   "error",
   [
     ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"),
-    RunError("cannot write the checkpoint of update 3 in /run: ValueError: UNKNOWN: Gloo AllGather"),
+    RunError(
+      "cannot write the checkpoint of update 3 in /run: ValueError: UNKNOWN: Gloo AllGather"
+    ),
     RuntimeError("DEADLINE_EXCEEDED: Barrier timed out"),
   ],
 )
