@@ -230,8 +230,11 @@ def prepare_on_host(
 
   def loop(logger, checkpoints, state, progress):
     source = runtime.start(actors, progress.updates, hosts.alone(stopping))
-    beside = (experiment, agent, actors[0].device, workdir, progress.env_steps, stopping)
-    with contextlib.closing(source), evaluated(source, *beside) as source:
+    beside = (experiment, agent, actors[0].device, workdir.env_seeds(), progress.env_steps)
+    with (
+      contextlib.closing(source),
+      evaluated(source, *beside, logger.log_evaluation, stopping) as source,
+    ):
       return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
 
   return Prepared(state, seeds, 1, loop)

@@ -317,6 +317,16 @@ class TakesMedia(Protocol):
   def write_media(self, name: str, path: Path) -> None: ...
 
 
+@runtime_checkable
+class TakesEvaluations(Protocol):
+  """What a writer offers that also takes the scores of evaluations beside training.
+
+  `env_steps` of such a row is that of the parameters scored: older than the last row written.
+  """
+
+  def write_evaluation(self, row: Mapping[str, float]) -> None: ...
+
+
 class WriterPlugin(Protocol):
   """Kind `writer`, as configured: opens the log of one run.
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .episodes import Episode
-from .interfaces import RunInfo, TakesMedia, Writer, WriterPlugin
+from .interfaces import RunInfo, TakesEvaluations, TakesMedia, Writer, WriterPlugin
 
 QUEUE_SIZE = 1024
 PATIENCE = 30.0  # seconds that log() waits for a required writer whose queue is full
@@ -28,7 +28,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Logger:
-  """The open log of one run; a context manager, used from the main thread only."""
+  """The open log of one run; a context manager, used from the main thread but for evaluations."""
 
   def __init__(
     self, writers: Mapping[str, WriterPlugin], run: RunInfo, wall_offset: float = 0.0
@@ -78,6 +78,11 @@ class Logger:
       held = tuple(episodes)
       for lane in self._lanes:
         lane.submit(lambda writer: writer.write_episodes(held))
+
+  def log_evaluation(self, row: Mapping[str, float]) -> None:
+    """Hands the scores of an evaluation to the writers that take any; raises as `log` does."""
+    for lane in self._lanes:
+      lane.submit(lambda w: w.write_evaluation(row) if isinstance(w, TakesEvaluations) else None)
 
   def log_media(self, name: str, path: Path) -> None:
     """Hands a picture or video to the writers that take any; raises as `log` does."""

@@ -1,7 +1,7 @@
 """Evaluation beside training: in a thread and a pool of its own, the learner never waits for it.
 
 What acts in training is a copy that no update changes, so the evaluation takes the same by
-reference. Rows go to `eval.jsonl`.
+reference. Rows go to the writers that take evaluations: `eval.jsonl`, W&B.
 """
 
 import contextlib
@@ -10,26 +10,25 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from . import hosts, jsonl
+from . import hosts
 from .actor import Interrupted, Rollout
 from .agent import BuiltAgent
-from .errors import RunError
 from .interfaces import EnvPlugin
 from .playing import play, summary
 from .registry import configurable
 from .runtime import JOIN, POLL, Published, Source
 from .seeding import evaluation_seeds
 from .types import ActorParams, Device
-from .workdir import Workdir
 
 if TYPE_CHECKING:
   from .experiment import Train
+
+Log = Callable[[Mapping[str, float]], None]
 
 _LOG = logging.getLogger(__name__)
 
@@ -78,8 +77,9 @@ def evaluated(
   experiment: "Train",
   agent: BuiltAgent,
   device: Device,
-  workdir: Workdir,
+  trained_in: Collection[int],
   env_steps: int,
+  log: Log,
   stopping: Callable[[], bool],
 ) -> Iterator[Source]:
   """The source, with what is published to it evaluated now and then if the experiment says so.
@@ -91,8 +91,9 @@ def evaluated(
     experiment: says when, and how much.
     agent: what acts.
     device: where; one of the source's.
-    workdir: its `eval.jsonl` gets a row an evaluation; rows beyond `env_steps` are dropped.
+    trained_in: seeds of environments that it must not be scored in.
     env_steps: that training begins at.
+    log: takes a row an evaluation, in the evaluation's thread.
     stopping: says that the run is to stop.
 
   Raises:
@@ -101,10 +102,9 @@ def evaluated(
   if experiment.evaluation is None or not hosts.is_first():
     yield source
     return
-  seeds = evaluation_seeds(experiment.seed, experiment.evaluation.num_envs, workdir.env_seeds())
+  seeds = evaluation_seeds(experiment.seed, experiment.evaluation.num_envs, trained_in)
   subject = Subject(experiment.env, agent, experiment.unroll_length, experiment.seed, seeds)
-  jsonl.truncate(workdir.evaluations, env_steps)
-  evaluator = Evaluator(experiment.evaluation, subject, workdir.evaluations, env_steps)
+  evaluator = Evaluator(experiment.evaluation, subject, log, env_steps)
   try:
     yield _Evaluated(source, evaluator, device, env_steps)
     evaluator.finish(stopping)
@@ -144,8 +144,8 @@ class _Request(NamedTuple):
 class Evaluator:
   """The thread. But for `_run`, methods are called from the main thread."""
 
-  def __init__(self, evaluation: Evaluation, subject: Subject, path: Path, env_steps: int):
-    self._evaluation, self._subject, self._path = evaluation, subject, path
+  def __init__(self, evaluation: Evaluation, subject: Subject, log: Log, env_steps: int):
+    self._evaluation, self._subject, self._log = evaluation, subject, log
     self._due = self._after(env_steps) if env_steps else 0
     self._skipped = 0
     self._failure: BaseException | None = None
@@ -190,7 +190,7 @@ class Evaluator:
   def _run(self) -> None:
     try:
       while (request := self._requests.get()) is not None:
-        self._write(self._evaluate(request))
+        self._log(self._evaluate(request))
         self._busy.clear()
     except Interrupted:
       pass
@@ -217,10 +217,3 @@ class Evaluator:
   def _watch(self, *_) -> None:
     if self._stop.is_set():
       raise Interrupted
-
-  def _write(self, row: dict[str, float]) -> None:
-    try:
-      with self._path.open("a", encoding="utf-8") as file:
-        file.write(jsonl.encode(row))
-    except OSError as error:
-      raise RunError(f"cannot write an evaluation: {error}.") from error

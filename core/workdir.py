@@ -48,7 +48,6 @@ class Workdir:
     self.path = path
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
-    self.evaluations = path / "eval.jsonl"
     self._config = path / "config.gin"
     self._restarts = path / "restarts.jsonl"
 

@@ -185,7 +185,8 @@ def test_resume_drops_what_lies_beyond_the_checkpoint_and_torn_lines(tmp_path):
     for step in (10, 20, 30):
       log.log({"x": step}, step)
       log.log_episodes([Episode(step, step / 10, 5)])
-  for name in ("metrics", "episodes"):
+      log.log_evaluation({"env_steps": step - 1, "mean": 0.5})
+  for name in ("metrics", "episodes", "eval"):
     with (tmp_path / f"{name}.jsonl").open("a") as file:
       file.write('{"env_steps": 1')  # killed in the middle of a write
   with Logger({"jsonl": Jsonl()}, run_info(tmp_path, resumed_at=20)) as log:
@@ -198,7 +199,9 @@ def test_resume_drops_what_lies_beyond_the_checkpoint_and_torn_lines(tmp_path):
     {"env_steps": 20, "return": 2.0, "length": 5},
     {"env_steps": 31, "return": -1.5, "length": 7},
   ]
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["episodes.jsonl", "metrics.jsonl"]
+  assert [row["env_steps"] for row in rows_of(tmp_path / "eval.jsonl")] == [9, 19]
+  names = sorted(p.name for p in tmp_path.iterdir())
+  assert names == ["episodes.jsonl", "eval.jsonl", "metrics.jsonl"]
 
 
 def test_kill_while_truncating_leaves_the_old_file(tmp_path, monkeypatch):
@@ -286,6 +289,7 @@ def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, m
       log.log({"eta/entropy.cost/0": 0.25}, resumed_at + 10)
       log.log({"eta/entropy.cost/0": 0.5, "x": np.nan}, resumed_at + 20)
       log.log_media("curves", picture)
+      log.log_evaluation({"env_steps": resumed_at + 5, "mean": 0.75})
     saved = saved or dict(ids)
     time.sleep(1.0)  # W&B names a folder by id and second
   assert ids == saved and len(ids["wandb"]) == 8
@@ -306,8 +310,12 @@ def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, m
       for r in records
       if r.HasField("history")
     ]
-    assert [(row["env_steps"], row.get("eta/entropy.cost/0")) for row in rows] == [
-      *((resumed_at + 10, 0.25), (resumed_at + 20, 0.5), (resumed_at + 20, None)),
+    logged = [(r["env_steps"], r.get("eta/entropy.cost/0"), r.get("eval/mean")) for r in rows]
+    assert logged == [
+      (resumed_at + 10, 0.25, None),
+      (resumed_at + 20, 0.5, None),
+      (resumed_at + 20, None, None),  # the picture
+      (resumed_at + 5, None, 0.75),
     ]
     (files,) = [r.files.files for r in records if r.HasField("files") and "curves" in str(r.files)]
     assert (path.parent / "files" / files[0].path).read_bytes() == picture.read_bytes()

@@ -1,7 +1,8 @@
-"""`metrics.jsonl` and `episodes.jsonl` in the workdir: the history that every run has."""
+"""`metrics.jsonl`, `episodes.jsonl` and `eval.jsonl` in the workdir: the history of every run."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TextIO
 
@@ -17,8 +18,9 @@ from ...core.registry import register
 class Jsonl:
   """One JSON object a row in WORKDIR/metrics.jsonl, one an episode in WORKDIR/episodes.jsonl.
 
-  Every row is flushed at once. A resumed run first drops what lies beyond its checkpoint, so that
-  `env_steps` never goes back.
+  Evaluations beside training, if there are any, get one each in WORKDIR/eval.jsonl. Every row is
+  flushed at once. A resumed run first drops what lies beyond its checkpoint, so that `env_steps`
+  never goes back.
   """
 
   required: ClassVar[bool] = True
@@ -27,7 +29,9 @@ class Jsonl:
     workdir = Path(run.workdir)
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      return _Files(*(_open(workdir / f"{n}.jsonl", run) for n in ("metrics", "episodes")))
+      files = [_open(workdir / f"{n}.jsonl", run) for n in ("metrics", "episodes")]
+      jsonl.truncate(workdir / "eval.jsonl", run.resumed_at)
+      return _Files(*files, workdir / "eval.jsonl")
     except OSError as error:
       raise UserError(
         f"cannot write the metrics of the run: {error}. Choose another --workdir."
@@ -35,8 +39,8 @@ class Jsonl:
 
 
 class _Files:
-  def __init__(self, metrics: TextIO, episodes: TextIO) -> None:
-    self._metrics, self._episodes = metrics, episodes
+  def __init__(self, metrics: TextIO, episodes: TextIO, evaluations: Path) -> None:
+    self._metrics, self._episodes, self._evaluations = metrics, episodes, evaluations
 
   def write(self, row: Mapping[str, float]) -> None:
     _append(self._metrics, jsonl.encode(row))
@@ -44,18 +48,29 @@ class _Files:
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
     _append(self._episodes, "".join(jsonl.encode(_row(episode)) for episode in episodes))
 
+  def write_evaluation(self, row: Mapping[str, float]) -> None:
+    with _explained(self._evaluations), self._evaluations.open("a", encoding="utf-8") as file:
+      file.write(jsonl.encode(row))
+
   def close(self) -> None:
     self._metrics.close()
     self._episodes.close()
 
 
 def _append(file: TextIO, text: str) -> None:
-  try:
+  with _explained(Path(file.name)):
     file.write(text)
     file.flush()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+  """Around a write: what is wrong with the disk becomes a RunError."""
+  try:
+    yield
   except OSError as error:
     raise RunError(
-      f"cannot write {file.name}: {error.strerror}. The checkpoints are whole: go on by --resume."
+      f"cannot write {path}: {error.strerror}. The checkpoints are whole: go on by --resume."
     ) from error
 
 

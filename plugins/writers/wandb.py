@@ -105,6 +105,10 @@ class _Run:
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
     del episodes  # their mean is in the rows
 
+  def write_evaluation(self, row: Mapping[str, float]) -> None:
+    scores = {f"eval/{key}": value for key, value in row.items() if key != "env_steps"}
+    self._run.log({**scores, "env_steps": row["env_steps"]})
+
   def write_media(self, name: str, path: Path) -> None:
     import wandb
 
