@@ -336,6 +336,8 @@ def test_eval_scores_the_newest_parameters(cli, trained, monkeypatch):
   assert played_with[0][1] == 16
   assert json.loads(cli("eval", workdir, "--episodes", 18, "--seed", 5).out) == scored
   assert json.loads(cli("eval", workdir, "--greedy", "--episodes", 3).out)["greedy"] is True
+  assert json.loads(cli("eval", f"{workdir}@3", "--episodes", 2).out)["env_steps"] == 240
+  assert_refused(cli("eval", f"{workdir}@9"), "no checkpoint of update 9", "there are [2, 3, 4]")
   assert contents(workdir) == before
 
 

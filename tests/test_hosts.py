@@ -49,8 +49,11 @@ def config(tmp_path):
 
 
 @contextlib.contextmanager
-def job(processes, cache, config, workdir, *arguments, of_one=()):
-  """The processes of a job, killed at the end; the last has the arguments `of_one` besides."""
+def job(processes, cache, config, workdir, *arguments, of_one=(), slurm=False):
+  """The processes of a job, killed at the end; the last has the arguments `of_one` besides.
+
+  They are told of each other by arguments, or by the variables that SLURM sets.
+  """
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     port = s.getsockname()[1]
@@ -63,7 +66,17 @@ def job(processes, cache, config, workdir, *arguments, of_one=()):
   running = []
   for i in range(processes):
     extra = [*arguments, *(of_one if i == processes - 1 else ())]
-    if processes > 1:
+    told = {}
+    if slurm:
+      extra += ["--coordinator", "auto"]
+      told = {
+        "SLURM_JOB_ID": str(port),  # JAX takes its port from it
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": str(processes),
+        "SLURM_PROCID": str(i),
+        "SLURM_LOCALID": str(i),
+      }
+    elif processes > 1:
       extra += ["--coordinator", f"127.0.0.1:{port}"]
       extra += ["--num-processes", str(processes), "--process-id", str(i)]
     running.append(
@@ -72,7 +85,7 @@ def job(processes, cache, config, workdir, *arguments, of_one=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | environment,
+        env=os.environ | environment | told,
       )
     )
   try:
@@ -100,16 +113,25 @@ def started(workdir, running):
   assert [p.poll() for p in running] == [None] * len(running)
 
 
+NEXT = (  # an outer loss on the next batch, which is kept in parts
+  "--bind=agent.metaopt = @metagradient()",
+  "--bind=metagradient.outer_batch = 'next'",
+  "--bind=metagradient.tune = ('vtrace.gamma',)",
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 4])
-def test_processes_are_as_many_devices(cache, config, tmp_path, processes):
+@pytest.mark.parametrize(
+  "processes, slurm, binds", [(2, True, ()), (4, False, ()), (2, False, NEXT)]
+)
+def test_processes_are_as_many_devices(cache, config, tmp_path, processes, slurm, binds):
   """Rows and episodes of P processes of one device and actor, and of one process of P of each."""
-  codes, out, err = run(processes, cache, config, tmp_path / "several")
+  codes, out, err = run(processes, cache, config, tmp_path / "several", *binds, slurm=slurm)
   assert codes == [0] * processes, err
   assert "Trained 1,600 env steps" in out[0] and set(out[1:]) == {""}
   devices = ", ".join(map(str, range(processes)))
   one = (f"--bind=sebulba.actors = {processes}", f"--bind=train.learner_devices = ({devices},)")
-  codes, _, err = run(1, cache, config, tmp_path / "one", *one)
+  codes, _, err = run(1, cache, config, tmp_path / "one", *binds, *one)
   assert codes == [0], err
   several, alone = (fakes.rows(tmp_path / name) for name in ("several", "one"))
   assert len(several) == len(alone) == 20 and any(row["episodes"] for row in alone)
