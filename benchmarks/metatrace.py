@@ -20,7 +20,7 @@ import numpy as np
 
 from selftune.core import platform, registry
 from selftune.core.agent import Agent
-from selftune.core.runs import Runs
+from selftune.core.runs.device import Runs
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.metaopt._sparse import STEPS

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from selftune.core.sweep_file import read
+from selftune.core.sweeps.file import read
 
 WANTED = 5.0  # so many times faster
 SWEEP = "sweeps/metatrace_mountain_car"

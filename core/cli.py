@@ -91,7 +91,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
 
 
 def _eval(arguments: argparse.Namespace) -> int:
-  from .evaluate import evaluate
+  from .evaluation.evaluate import evaluate
   from .workdir import locate
 
   checkpoints, step = locate(arguments.workdir)
@@ -113,7 +113,7 @@ def _plot(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-  from .report import report
+  from .reports.report import report
 
   it = arguments
   print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples))
@@ -122,7 +122,7 @@ def _report(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-  from .sweep import sweep
+  from .sweeps.sweep import sweep
 
   whole = sweep(arguments.sweep, arguments.out, arguments.workers, arguments.launcher)
   return OK if whole else FAILED

@@ -11,18 +11,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import config, hosts, on_device, platform, plotting
+from . import config, hosts, platform, plotting
 from .actor import Actor
 from .agent import Agent, BuiltAgent
 from .checkpoint import Checkpointer
 from .errors import UserError
+from .evaluation.periodic import Evaluation, evaluated
 from .interfaces import Environment, EnvPlugin, RunInfo, WriterPlugin
 from .learner import Learner
 from .logging import Logger
 from .loop import Progress, run
-from .on_device import OnDevice
-from .periodic import Evaluation, evaluated
 from .registry import configurable, name_of
+from .runs import on_device
+from .runs.on_device import OnDevice
 from .runtime import Runtime
 from .seeding import env_seeds
 from .types import LearnerState

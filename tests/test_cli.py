@@ -19,8 +19,9 @@ import numpy as np
 import pytest
 from imageio.v2 import mimread
 
-from selftune.core import config, evaluate, jsonl, loop, registry
+from selftune.core import config, jsonl, loop, registry
 from selftune.core.cli import main
+from selftune.core.evaluation import evaluate
 from selftune.core.workdir import Workdir
 from selftune.plugins.envs.envpool import EnvPool
 

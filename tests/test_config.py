@@ -7,7 +7,8 @@ from typing import Any, Literal
 import gin
 import pytest
 
-from selftune.core import config, registry, values
+from selftune.core import config, registry
+from selftune.core.config import values
 from selftune.core.errors import ConfigError
 from selftune.core.interfaces import Corrector, LossTerm
 from selftune.plugins.losses.entropy import Entropy

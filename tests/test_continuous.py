@@ -12,9 +12,10 @@ import pytest
 import small
 from dm_env import specs
 
-from selftune.core import evaluate, experiment
+from selftune.core import experiment
 from selftune.core.agent import BuiltAgent
 from selftune.core.errors import UserError
+from selftune.core.evaluation import evaluate
 from selftune.core.types import LearnerState
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.normal_kl import NormalKL

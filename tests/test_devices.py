@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.runs import Runs
+from selftune.core.runs.device import Runs
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.ac_lambda import AcLambda

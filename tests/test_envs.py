@@ -17,8 +17,9 @@ import pytest
 from dm_control import suite
 from dm_env import specs
 
-from selftune.core import registry, scores, seeding
+from selftune.core import registry, seeding
 from selftune.core.errors import UserError
+from selftune.core.evaluation import scores
 from selftune.core.interfaces import FunctionalEnvironment
 from selftune.core.types import TimeStep
 from selftune.plugins.envs._pool import Pool

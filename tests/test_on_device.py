@@ -8,9 +8,10 @@ import fakes
 import numpy as np
 import pytest
 
-from selftune.core import config, evaluate, experiment, platform, plotting
+from selftune.core import config, experiment, platform, plotting
 from selftune.core.errors import UserError
-from selftune.core.on_device import OnDevice, summary
+from selftune.core.evaluation import evaluate
+from selftune.core.runs.on_device import OnDevice, summary
 
 CONFIG = """
 include 'algos/ac_lambda.gin'

@@ -8,10 +8,11 @@ import time
 import fakes
 import pytest
 
-from selftune.core import experiment, periodic
+from selftune.core import experiment
 from selftune.core.cli import main
 from selftune.core.episodes import Episode
 from selftune.core.errors import UserError
+from selftune.core.evaluation import periodic
 
 LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()", "sebulba.actors = 2", "sebulba.groups = 1")
 EVALUATION = (

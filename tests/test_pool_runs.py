@@ -12,8 +12,8 @@ import small
 
 from selftune.core import config, experiment, registry
 from selftune.core.agent import Agent
-from selftune.core.pool_runs import PoolRuns
-from selftune.core.runs import Runs
+from selftune.core.runs.device import Runs
+from selftune.core.runs.pool import PoolRuns
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.metaopt.ac_lambda import AcLambda
 from selftune.plugins.metaopt.metagradient import Metagradient

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from selftune.core import config, registry, values
+from selftune.core import config, registry
+from selftune.core.config import values
 from selftune.core.errors import ConfigError
 
 THIRD_PARTY = Path(__file__).parent / "third_party"

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core import registry, settings
+from selftune.core import registry
 from selftune.core.agent import Agent, BuiltAgent
-from selftune.core.iteration import episodes
-from selftune.core.runs import Runs
+from selftune.core.runs import settings
+from selftune.core.runs.device import Runs
+from selftune.core.runs.iteration import episodes
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.metaopt.ac_lambda import AcLambda

@@ -17,12 +17,14 @@ import yaml
 from test_logging import FakeWandB, wandb_records
 from wandb.sdk.launch.sweeps import utils as wandb_agent
 
-from selftune.core import arguments, cli, config, experiment, platform, plotting, sweep, sweep_file
+from selftune.core import arguments, cli, config, experiment, platform, plotting
 from selftune.core.errors import UserError
-from selftune.core.on_device import OnDevice
-from selftune.core.sweep import apart_because
-from selftune.core.sweep_file import Outcome, Points, bindings, read
-from selftune.core.sweep_results import draw, ranked
+from selftune.core.runs.on_device import OnDevice
+from selftune.core.sweeps import file as sweep_file
+from selftune.core.sweeps import sweep
+from selftune.core.sweeps.file import Outcome, Points, bindings, read
+from selftune.core.sweeps.results import draw, ranked
+from selftune.core.sweeps.sweep import apart_because
 
 CONFIG = """
 include 'algos/ac_lambda.gin'

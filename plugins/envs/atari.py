@@ -7,8 +7,8 @@ from typing import Any, Literal
 import numpy as np
 from dm_env import specs
 
-from ...core import scores
 from ...core.errors import UserError
+from ...core.evaluation import scores
 from ...core.interfaces import DrawnEnvironment, Environment
 from ...core.registry import register
 from . import _pool

@@ -57,7 +57,7 @@ class Rwrl:
     return 0.0, 1000.0
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
-    from . import _rwrl_pool  # gymnasium is imported when it is used
+    from . import _rwrl_pool
 
     level = domains()[self.domain].levels[self.level]
     challenges = self.challenges if self.level == "none" else level

@@ -22,7 +22,7 @@ from jax.flatten_util import ravel_pytree
 
 from ...core.distributions import Distribution
 from ...core.interfaces import AgentFns, Dots, FunctionalEnvironment, ScalarTuner
-from ...core.iteration import Ends, RunState, count, unless_ended
+from ...core.runs.iteration import Ends, RunState, count, unless_ended
 from ...core.types import Array, PyTree, TimeStep
 
 STEPS = 16  # T: writing out costs more with every step, reading the memory less with each
@@ -85,7 +85,7 @@ def block(
   active: Callable[[RunState], Array],
   state: RunState,
 ) -> tuple[RunState, Ends]:
-  """`STEPS` iterations of one run, equal to as many of `core.iteration.iterate`.
+  """`STEPS` iterations of one run, equal to as many of `core.runs.iteration.iterate`.
 
   Args:
     setting: the agent's numbers.

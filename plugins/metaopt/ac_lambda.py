@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ...core.interfaces import AgentFns, FunctionalEnvironment, ScalarTuner, Tuner, TunerInputs
-from ...core.iteration import Iteration, RunState
 from ...core.registry import register
+from ...core.runs.iteration import Iteration, RunState
 from ...core.tunables import Components
 from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
 from ..tuners.constant_step import ConstantStep

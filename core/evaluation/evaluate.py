@@ -9,17 +9,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from .agent import BuiltAgent
-from .checkpoint import Checkpointer, Restored
-from .errors import UserError
-from .experiment import Train
-from .learner import Learner
-from .on_device import OnDevice, make_runs
+from ..agent import BuiltAgent
+from ..checkpoint import Checkpointer, Restored
+from ..errors import UserError
+from ..experiment import Train
+from ..learner import Learner
+from ..runs.on_device import OnDevice, make_runs
+from ..seeding import evaluation_seeds
+from ..types import ActorParams, EnvSpec, PyTree, TimeStep
+from ..workdir import Workdir
 from .playing import MAX_ENVS, Watch, play, summary
-from .seeding import evaluation_seeds
-from .types import ActorParams, EnvSpec, PyTree, TimeStep
 from .video import Video, check
-from .workdir import Workdir
 
 REPORT_SECONDS = 5.0
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from .errors import UserError
+from ..errors import UserError
 
 GRACE = 60.0  # seconds in which a process that is asked to end may save
 
@@ -111,7 +111,7 @@ def _spawn(
   workdir.mkdir(parents=True, exist_ok=True)
   with (workdir / "log.txt").open("a") as log:
     return subprocess.Popen(
-      [sys.executable, "-m", f"{__package__}.sweep_point", experiment, str(workdir), *bindings],
+      [sys.executable, "-m", f"{__package__}.point", experiment, str(workdir), *bindings],
       stdin=subprocess.PIPE,
       stdout=log,
       stderr=log,

@@ -1,6 +1,6 @@
 """Independent runs whose environments are one pool on the host: R runs act and learn as one.
 
-What `core.runs` is to environments on the device. Every run has its own seed, settings,
+What `core.runs.device` is to environments on the device. Every run has its own seed, settings,
 environments, parameters and traces; one compiled program acts for all and another one learns.
 """
 
@@ -12,25 +12,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .agent import Agent, BuiltAgent
-from .interfaces import AgentFns, EnvPlugin
-from .iteration import (
-  Ends,
-  RunState,
-  act,
-  count,
-  first_state,
-  going,
-  head_gamma,
-  learn,
-  trajectory,
-  unless_ended,
-  whole_batch,
-)
-from .runs import AXIS
-from .seeding import env_seeds
+from ..agent import Agent, BuiltAgent
+from ..interfaces import AgentFns, EnvPlugin
+from .iteration import Ends, RunState, act, count, first_state, going, head_gamma, learn, trajectory, unless_ended, whole_batch
+from .device import AXIS
+from ..seeding import env_seeds
 from .settings import bind, check
-from .types import Array, Device, PyTree, TimeStep
+from ..types import Array, Device, PyTree, TimeStep
 
 
 class PoolRuns:

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from .sweep_file import Outcome, Sweep, bindings
-from .sweep_results import ranked
+from .file import Outcome, Sweep, bindings
+from .results import ranked
 
 
 class Bar:

@@ -15,18 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 
-from . import hosts
-from .actor import Interrupted, Rollout
-from .agent import BuiltAgent
-from .interfaces import EnvPlugin
+from .. import hosts
+from ..actor import Interrupted, Rollout
+from ..agent import BuiltAgent
+from ..interfaces import EnvPlugin
+from ..registry import configurable
+from ..runtime import JOIN, POLL, Published, Source
+from ..seeding import evaluation_seeds
+from ..types import ActorParams, Device
 from .playing import play, summary
-from .registry import configurable
-from .runtime import JOIN, POLL, Published, Source
-from .seeding import evaluation_seeds
-from .types import ActorParams, Device
 
 if TYPE_CHECKING:
-  from .experiment import Train
+  from ..experiment import Train
 
 Log = Callable[[Mapping[str, float]], None]
 

@@ -15,7 +15,8 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from . import registry
+from .. import registry
+from ..errors import ConfigError, UserError, did_you_mean
 from .bindings import (
   MACRO,
   Binding,
@@ -28,10 +29,9 @@ from .bindings import (
   lookup,
   reach,
 )
-from .errors import ConfigError, UserError, did_you_mean
 from .values import Macro, Reference, leaves, map_leaves
 
-ROOT = Path(__file__).resolve().parents[1] / "gin_configs"
+ROOT = Path(__file__).resolve().parents[2] / "gin_configs"
 
 
 class Loaded(NamedTuple):

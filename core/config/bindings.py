@@ -7,8 +7,8 @@ are in use; every other one is a mistake.
 import dataclasses
 from typing import Any, NamedTuple
 
-from . import registry
-from .errors import ConfigError, did_you_mean
+from .. import registry
+from ..errors import ConfigError, did_you_mean
 from .values import (
   KIND_OF_PROTOCOL,
   Macro,

@@ -15,15 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import config, experiment, jsonl, platform, settings, sweep_results
-from .errors import UserError
-from .on_device import OnDevice
-from .registry import name_of
-from .run_logs import folder
-from .sweep_bar import Bar
-from .sweep_file import Outcome, Point, Points, Sweep, bindings, read
-from .sweep_launch import GRACE, Job, Launcher, Processes, Ray
-from .sweep_point import DONE
+from .. import config, experiment, jsonl, platform
+from ..errors import UserError
+from ..registry import name_of
+from ..runs import settings
+from ..runs.logs import folder
+from ..runs.on_device import OnDevice
+from . import results as sweep_results
+from .bar import Bar
+from .file import Outcome, Point, Points, Sweep, bindings, read
+from .launch import GRACE, Job, Launcher, Processes, Ray
+from .point import DONE
 
 POLL = 0.2  # seconds between looks at the processes
 

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import jsonl
-from .errors import UserError
-from .experiment import Train
-from .interfaces import ScoredPlugin
-from .on_device import OnDevice
-from .plotting import stem
-from .registry import configurables, name_of
-from .workdir import Workdir, identity
+from .. import jsonl
+from ..errors import UserError
+from ..experiment import Train
+from ..interfaces import ScoredPlugin
+from ..plotting import stem
+from ..registry import configurables, name_of
+from ..runs.on_device import OnDevice
+from ..workdir import Workdir, identity
 
 POINTS = 30  # of learning curves
 

@@ -7,12 +7,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from .agent import BuiltAgent
-from .episodes import Episode
-from .interfaces import Environment, EnvPlugin
-from .registry import name_of
+from ..agent import BuiltAgent
+from ..episodes import Episode
+from ..interfaces import Environment, EnvPlugin
+from ..registry import name_of
+from ..types import ActorParams, Array, TimeStep
 from .scores import human_normalised
-from .types import ActorParams, Array, TimeStep
 
 Watch = Callable[[TimeStep, int], None]
 # is told every timestep, the first one too, and how many episodes have finished by then

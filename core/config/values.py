@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from . import interfaces, registry
+from .. import interfaces, registry
 
 KIND_OF_PROTOCOL = {
   interfaces.EnvPlugin: "env",

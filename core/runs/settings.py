@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from . import registry
-from .errors import did_you_mean
+from .. import registry
+from ..errors import did_you_mean
 
 T = TypeVar("T")
 

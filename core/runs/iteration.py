@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .agent import BuiltAgent
-from .errors import plugin_mistakes
-from .interfaces import AgentFns, FunctionalEnvironment
-from .learner import first_failure
-from .types import ActorParams, Array, LearnerState, PyTree, TimeStep, Trajectory
+from ..agent import BuiltAgent
+from ..errors import plugin_mistakes
+from ..interfaces import AgentFns, FunctionalEnvironment
+from ..learner import first_failure
+from ..types import ActorParams, Array, LearnerState, PyTree, TimeStep, Trajectory
 
 
 class RunState(NamedTuple):

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from . import jsonl
-from .episodes import Episode, EpisodeStats
-from .interfaces import RunInfo, Writer, WriterPlugin
+from .. import jsonl
+from ..episodes import Episode, EpisodeStats
+from ..interfaces import RunInfo, Writer, WriterPlugin
 from .iteration import RunState
-from .logging import Logger
-from .pool_runs import PoolRuns
-from .registry import name_of
-from .runs import Runs
+from ..logging import Logger
+from .pool import PoolRuns
+from ..registry import name_of
+from .device import Runs
 
 RUN = "run"  # the entry of a row that says whose it is
 OF_ALL = ("settings", "paired", "repeats", "run_writers")  # on_device's: of no single run

@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from . import hosts, platform
-from .checkpoint import Checkpointer
-from .episodes import Episode
-from .errors import RunError, UserError, plugin_mistakes
-from .interfaces import FunctionalEnvironment, WriterPlugin
+from .. import hosts, platform
+from ..checkpoint import Checkpointer
+from ..episodes import Episode
+from ..errors import RunError, UserError, plugin_mistakes
+from ..interfaces import FunctionalEnvironment, WriterPlugin
 from .iteration import RunState, episodes
-from .logging import Logger
-from .loop import Clock, Progress
-from .pool_runs import PoolRuns
-from .registry import configurable
-from .run_logs import RunLogs
-from .runs import CHUNK, Runs
+from ..logging import Logger
+from ..loop import Clock, Progress
+from .pool import PoolRuns
+from ..registry import configurable
+from .logs import RunLogs
+from .device import CHUNK, Runs
 
 if TYPE_CHECKING:
-  from .experiment import Train
+  from ..experiment import Train
 
 
 @configurable("on_device")

@@ -1,6 +1,6 @@
 """One point of a sweep, in a process of its own that never outlives the sweep.
 
-  python -m selftune.core.sweep_point EXPERIMENT WORKDIR [NAME=VALUE]...
+  python -m selftune.core.sweeps.point EXPERIMENT WORKDIR [NAME=VALUE]...
 
 Trains, goes on with what is there, and marks the workdir as done. It saves and ends when its stdin
 is closed: whoever started it holds the other end, and lets go of it even when killed.
@@ -17,7 +17,7 @@ DONE = "done"  # the mark's name in the workdir
 
 def main() -> None:
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  from . import experiment
+  from .. import experiment
 
   name, workdir, *bindings = sys.argv[1:]
   resume = Path(workdir, "config.gin").exists()

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
+from ..plotting import DPI
 from .comparison import Comparison, compare
-from .errors import UserError
-from .plotting import DPI
 from .statistics import AGGREGATES, Estimates, Statistics, statistics
 
 STYLE = """
@@ -34,7 +34,7 @@ def report(
   """Writes `index.html`, its figures and `report.json` into the folder `out`.
 
   Args:
-    workdirs: of the runs; see `core.comparison` for what becomes of them.
+    workdirs: of the runs; see `core.reports.comparison` for what becomes of them.
     out: made if it is not there.
     at: env steps at which to compare; None for the end of runs that are all of one length.
     evaluations: scores are those of `eval.jsonl`, not the returns of training.

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import RunError, UserError
-from .interfaces import DrawablePlugin, DrawnEnvironment, EnvPlugin
-from .registry import name_of
-from .types import Array, TimeStep
+from ..errors import RunError, UserError
+from ..interfaces import DrawablePlugin, DrawnEnvironment, EnvPlugin
+from ..registry import name_of
+from ..types import Array, TimeStep
 
 FPS = 15  # Atari's own pace, with an action every fourth frame
 LEAST_SIDE = 240  # smaller pictures are enlarged

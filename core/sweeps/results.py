@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .sweep_file import Outcome, Sweep
+from .file import Outcome, Sweep
 
 STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
 LINES = 8  # so many values of a second parameter are lines of a plot, more are points

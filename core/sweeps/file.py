@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from . import arguments, config, jsonl
-from .errors import UserError, did_you_mean
+from .. import arguments, config, jsonl
+from ..errors import UserError, did_you_mean
 
 Point = dict[str, Any]  # name of a binding -> value: a number, or text as gin writes it
 

@@ -1,0 +1,5 @@
+"""Configurations: strict gin, from text to the object that it describes."""
+
+from .loading import ROOT, Loaded, experiments, load
+
+__all__ = ["ROOT", "Loaded", "experiments", "load"]

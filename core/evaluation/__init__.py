@@ -1,0 +1,1 @@
+"""Scoring an agent in environments of its own: after training, beside it, and on video."""
