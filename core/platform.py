@@ -11,7 +11,6 @@ import jax
 from .errors import UserError
 from .types import Device
 
-
 M_ARENA_MAX = -8  # of mallopt
 ARENAS = 2
 
