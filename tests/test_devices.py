@@ -1,6 +1,7 @@
 """The same numbers on 1, 2 and 8 simulated devices, in a process that has so many."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -93,3 +94,28 @@ def test_devices_change_nothing(case):
     timeout=300,
   )
   assert done.returncode == 0, done.stderr
+
+
+ARENAS = """
+import ctypes, os, threading
+from selftune.core import platform
+platform.prepare((0,))
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p
+together = threading.Barrier(8)
+def allocate():
+  libc.malloc(1000)
+  together.wait(20)
+threads = [threading.Thread(target=allocate) for _ in range(8)]
+[t.start() for t in threads], [t.join() for t in threads]
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
+@pytest.mark.parametrize("wish, arenas", [({}, 2), ({"MALLOC_ARENA_MAX": "4"}, 4)])
+def test_threads_share_few_arenas(wish, arenas):
+  command = [sys.executable, "-c", ARENAS]
+  done = subprocess.run(command, env=os.environ | wish, capture_output=True, text=True, check=True)
+  assert done.stdout.count("<heap nr=") == arenas

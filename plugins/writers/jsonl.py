@@ -29,9 +29,9 @@ class Jsonl:
     workdir = Path(run.workdir)
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      files = [_open(workdir / f"{n}.jsonl", run) for n in ("metrics", "episodes")]
+      metrics, episodes = (_open(workdir / f"{n}.jsonl", run) for n in ("metrics", "episodes"))
       jsonl.truncate(workdir / "eval.jsonl", run.resumed_at)
-      return _Files(*files, workdir / "eval.jsonl")
+      return _Files(metrics, episodes, workdir / "eval.jsonl")
     except OSError as error:
       raise UserError(
         f"cannot write the metrics of the run: {error}. Choose another --workdir."
