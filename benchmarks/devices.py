@@ -33,18 +33,18 @@ def measure(agent: str, turns: int) -> float:
 
   import jax
 
-  from selftune.core import config, experiment
+  from selftune.core import config, training
   from selftune.core.agent import BuiltAgent
 
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "devices.gin")
     path.write_text(CONFIG.format(agent=agent))
     loaded = config.load(path).root
-  seeds = experiment.pool_seeds(loaded, 0)
+  seeds = training.pool_seeds(loaded, 0)
   pools = [[loaded.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
   built = BuiltAgent(loaded.agent, pools[0][0].spec)
-  learner = experiment.make_learner(loaded, built)
-  (actor,) = experiment.make_actors(loaded, built, pools)
+  learner = training.make_learner(loaded, built)
+  (actor,) = training.make_actors(loaded, built, pools)
   state = learner.init(jax.random.key(0), actor.timestep)
   params = learner.actor_params(state, [actor.device])[actor.device]
   batch = learner.put(actor.unroll(params, 0, 0, lambda: False).trajectory)

@@ -28,7 +28,7 @@ import env_throughput
 import jax
 import numpy as np
 
-from selftune.core import config, experiment, platform
+from selftune.core import config, platform, training
 from selftune.core.actor import Rollout
 from selftune.core.agent import BuiltAgent
 from selftune.core.checkpoint import Checkpointer
@@ -95,15 +95,15 @@ def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[s
   steps = f"train.total_env_steps = {10**9}"
   loaded = config.load(name, [*bindings, steps, "train.log_seconds = 1e9"]).root
   platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
-  seeds = experiment.pool_seeds(loaded, 0)
+  seeds = training.pool_seeds(loaded, 0)
   pools = [[loaded.env.make(s) for s in row] for row in seeds]
   agent = BuiltAgent(loaded.agent, pools[0][0].spec)
-  learner = experiment.make_learner(loaded, agent)
-  actors = experiment.make_actors(loaded, agent, pools)
+  learner = training.make_learner(loaded, agent)
+  actors = training.make_actors(loaded, agent, pools)
   state = learner.init(jax.random.key(0), actors[0].timestep)
   params = learner.actor_params(state, {actor.device for actor in actors})
   first = actors[0].timestep
-  free = experiment.make_actors(
+  free = training.make_actors(
     loaded, agent, [[FreePool(p.spec, first) for p in row] for row in pools]
   )
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from dm_env import specs
 
-from selftune.core import config, experiment, platform
+from selftune.core import config, platform, training
 from selftune.core.agent import BuiltAgent
 from selftune.core.types import EnvSpec, TimeStep, Trajectory
 
@@ -41,7 +41,7 @@ def prepare(name: str, bindings: list[str]) -> Update:
   loaded = config.load(f"experiments/{name}", bindings).root
   platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
   spec = EnvSpec(specs.Array((84, 84, 4), np.uint8), specs.DiscreteArray(ACTIONS))
-  learner = experiment.make_learner(loaded, BuiltAgent(loaded.agent, spec))
+  learner = training.make_learner(loaded, BuiltAgent(loaded.agent, spec))
   batch = random_batch(loaded.unroll_length, loaded.num_envs)
   state = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch.timestep))
   device_batch = learner.put(batch)

@@ -56,7 +56,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _train_here(arguments: argparse.Namespace) -> int:
-  from . import config, experiment, hosts
+  from . import config, experiment, hosts, training
 
   root: experiment.Train = config.load(arguments.config, arguments.bind).root
   if arguments.coordinator is not None:
@@ -64,7 +64,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
   name = Path(arguments.config).name.removesuffix(".gin")
   by_agent = "WANDB_SWEEP_ID" in os.environ and os.environ.get("WANDB_RUN_ID")
   workdir = arguments.workdir or Path("runs", f"{name}_{by_agent or f'seed{root.seed}'}")
-  progress = experiment.train(
+  progress = training.train(
     arguments.config, arguments.bind, workdir, arguments.resume, arguments.init_from
   )
   if not hosts.is_first():

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import experiment, jsonl
+from . import jsonl, training
 from .errors import UserError, did_you_mean
 
 PAPERS = {"metatrace": ".metatrace"}  # modules with FIGURES: name -> Figure
@@ -73,7 +73,7 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
     print(f"selftune: {name}: cell {number + 1}/{len(figure.cells)}: {cell.name}", file=sys.stderr)
     bindings = (*cell.bindings, *(figure.quick if quick else ()))
     resume = (workdir / "config.gin").exists()
-    if not experiment.train(cell.experiment, bindings, workdir, resume).done:
+    if not training.train(cell.experiment, bindings, workdir, resume).done:
       print("selftune: stopped; the same command goes on.", file=sys.stderr)
       return False
     done.touch()

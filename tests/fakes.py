@@ -247,10 +247,10 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import fakes
-from selftune.core import experiment
+from selftune.core import experiment, training
 fakes.register()
 config, workdir, resume, *bindings = sys.argv[1:]
-progress = experiment.train(config, bindings, Path(workdir), resume == "True")
+progress = training.train(config, bindings, Path(workdir), resume == "True")
 print(json.dumps(progress.to_json()), flush=True)
 """
 

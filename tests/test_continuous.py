@@ -12,8 +12,9 @@ import pytest
 import small
 from dm_env import specs
 
-from selftune.core import experiment
+from selftune.core import training
 from selftune.core.agent import BuiltAgent
+from selftune.core.config import ROOT
 from selftune.core.errors import UserError
 from selftune.core.evaluation import evaluate
 from selftune.core.types import LearnerState
@@ -163,7 +164,7 @@ def rows(path):
 
 @pytest.mark.slow
 def test_env_steps_are_those_that_the_environments_made(config, tmp_path):
-  progress = experiment.train(config, (), tmp_path / "run")
+  progress = training.train(config, (), tmp_path / "run")
   # 4 environments: 8 steps for the first update, 3 for each of the following 6.
   assert (progress.updates, progress.env_steps) == (7, 4 * (8 + 6 * 3))
   logged = rows(tmp_path / "run")
@@ -174,19 +175,19 @@ def test_env_steps_are_those_that_the_environments_made(config, tmp_path):
 
 @pytest.mark.slow
 def test_lockstep_equals_sebulba_without_lag_to_the_bit(config, tmp_path):
-  experiment.train(config, (), tmp_path / "lockstep")
+  training.train(config, (), tmp_path / "lockstep")
   sebulba = ("train.runtime = @sebulba()", "sebulba.lag = 0")
   text = PENDULUM.replace("train.learner_devices = (0,)\n", "")
   text = text.replace("include 'suites/control.gin'", f"include '{suite(tmp_path)}'")
   (tmp_path / "pendulum.gin").write_text(text)
-  experiment.train(config, sebulba, tmp_path / "sebulba")
+  training.train(config, sebulba, tmp_path / "sebulba")
   assert fakes.checksums(tmp_path / "lockstep") == fakes.checksums(tmp_path / "sebulba")
 
 
 def suite(folder):
   """The suite without what it binds of lockstep, which nothing would read."""
   path = folder / "control.gin"
-  packaged = experiment.config.ROOT / "suites/control.gin"
+  packaged = ROOT / "suites/control.gin"
   lines = packaged.read_text().splitlines(keepends=True)
   path.write_text("".join(line for line in lines if "train.learner_devices" not in line))
   return path
@@ -195,8 +196,8 @@ def suite(folder):
 @pytest.mark.slow
 def test_resumes_and_is_evaluated_with_its_memory(config, tmp_path):
   run = tmp_path / "run"
-  experiment.train(config, (), run)
-  progress = experiment.train(config, ("train.total_env_steps = 200",), run, resume=True)
+  training.train(config, (), run)
+  progress = training.train(config, ("train.total_env_steps = 200",), run, resume=True)
   # New pools have no steps that a window could begin with: again 8, then 3 an update.
   added = itertools.pairwise([row["env_steps"] for row in rows(run)])
   assert [b - a for a, b in added] == [12] * 6 + [32] + [12] * 7
@@ -221,5 +222,5 @@ def test_resumes_and_is_evaluated_with_its_memory(config, tmp_path):
 )
 def test_mistakes(config, tmp_path, bindings, message):
   with pytest.raises(UserError, match=message):
-    experiment.train(config, bindings, tmp_path / "run")
+    training.train(config, bindings, tmp_path / "run")
   assert not (tmp_path / "run").exists()

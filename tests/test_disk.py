@@ -8,7 +8,7 @@ import fakes
 import pytest
 
 from selftune.core import config as config_module
-from selftune.core import experiment
+from selftune.core import training
 from selftune.core.errors import RunError, UserError
 from selftune.core.workdir import locate
 
@@ -76,13 +76,13 @@ def test_a_disk_that_fills_up(config, disk, monkeypatch, writers):
   with monkeypatch.context() as patched:
     patched.setattr(fakes.RecorderLog, "write", write_and_fail)
     with pytest.raises(RunError, match="No space left on device") as caught:
-      experiment.train(config, [*bindings, "train.total_env_steps = 4_000"], run)
+      training.train(config, [*bindings, "train.total_env_steps = 4_000"], run)
   message = str(caught.value)
   assert str(run) in message and "\n" not in message
   empty(disk)
   last = fakes.checkpoints(run)[-1]
   more = f"train.total_env_steps = {20 * (last + 2)}"
-  progress = experiment.train(config, [*bindings, more], run, resume=True)
+  progress = training.train(config, [*bindings, more], run, resume=True)
   assert progress.updates == last + 2
   starts = (run / "restarts.jsonl").read_text().splitlines()
   assert f'"env_steps": {20 * last}' in starts[1]
@@ -92,31 +92,31 @@ def test_a_disk_that_fills_up(config, disk, monkeypatch, writers):
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_run_on_a_bad_disk_does_not_start_and_loses_nothing(config, disk, fault):
   run = disk / "run"
-  experiment.train(config, SAVING, run)
+  training.train(config, SAVING, run)
   before = {p: p.read_bytes() for p in run.rglob("*") if p.is_file()}
   inject, mend, reason = FAULTS[fault]
   inject(disk)
   for path, resume in ((disk / "new", False), (run, True)):
     with pytest.raises(UserError, match=rf"cannot write .*({reason}|choose another --workdir)"):
-      experiment.train(config, [*SAVING, "train.total_env_steps = 200"], path, resume)
+      training.train(config, [*SAVING, "train.total_env_steps = 200"], path, resume)
   mend(disk)
   after = {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.suffix != ".new"}
   assert {p: data for p, data in after.items() if p in before} == before
-  more = experiment.train(config, [*SAVING, "train.total_env_steps = 200"], run, True)
+  more = training.train(config, [*SAVING, "train.total_env_steps = 200"], run, True)
   assert more.updates == 10
 
 
 @pytest.mark.slow
 def test_weights_of_another_run(config, tmp_path, capfd):
   source = tmp_path / "source"
-  experiment.train(config, ["train.checkpoints_to_keep = 9", SAVING[0]], source)
+  training.train(config, ["train.checkpoints_to_keep = 9", SAVING[0]], source)
   kept = {n: s for n, s in fakes.checksums(source, 3).items() if n.startswith("params")}
 
   def first_weights(init_from, *bindings):
     target = tmp_path / "target"
     frozen = ["rmsprop.learning_rate = 0.0", "train.total_env_steps = 20", *bindings]
     shutil.rmtree(target, ignore_errors=True)
-    experiment.train(config, frozen, target, init_from=str(init_from))
+    training.train(config, frozen, target, init_from=str(init_from))
     return {n: s for n, s in fakes.checksums(target).items() if n.startswith("params")}
 
   newest = first_weights(source)
@@ -150,7 +150,7 @@ def test_checkpoints_whose_configuration_is_gone(config, tmp_path):
   run = tmp_path / "run"
   (run / "checkpoints" / "6").mkdir(parents=True)
   with pytest.raises(UserError, match=r"holds checkpoints, up to update 6, of a run whose config"):
-    experiment.train(config, SAVING, run)
+    training.train(config, SAVING, run)
   assert [path.name for path in run.iterdir()] == ["checkpoints"]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from selftune.core import arguments, config, experiment, jsonl, plotting, registry
+from selftune.core import arguments, config, jsonl, plotting, registry, training
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -38,7 +38,7 @@ def rows(workdir):
 
 @pytest.mark.slow
 def test_the_plugins_that_are_shown_train(examples, tmp_path):
-  progress = experiment.train(str(EXAMPLES / "mine.gin"), [], tmp_path / "run")
+  progress = training.train(str(EXAMPLES / "mine.gin"), [], tmp_path / "run")
   assert progress.done and progress.episodes.finished > 0
   last = rows(tmp_path / "run")[-1]
   assert last["updates"] == 8 and last["grad_norm"] > 0
@@ -49,7 +49,7 @@ def test_the_plugins_that_are_shown_train(examples, tmp_path):
 
 @pytest.mark.slow
 def test_the_tuner_that_is_shown_tunes(examples, tmp_path):
-  experiment.train(str(EXAMPLES / "online.gin"), [], tmp_path / "run")
+  training.train(str(EXAMPLES / "online.gin"), [], tmp_path / "run")
   (alpha,) = (v for k, v in rows(tmp_path / "run")[-1].items() if k.endswith("alpha"))
   loaded = config.load(EXAMPLES / "online.gin").root.agent.metaopt.alpha
   assert 0.9 * loaded < alpha < loaded

@@ -8,7 +8,7 @@ import fakes
 import numpy as np
 import pytest
 
-from selftune.core import config, experiment, platform, plotting
+from selftune.core import config, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.evaluation import evaluate
 from selftune.core.runs.on_device import OnDevice, summary
@@ -47,7 +47,7 @@ def gin(tmp_path, monkeypatch):
 
 
 def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch):
-  whole = experiment.train(gin, (), tmp_path / "whole")
+  whole = training.train(gin, (), tmp_path / "whole")
   assert whole.done
   with (tmp_path / "whole" / "runs.csv").open() as file:
     table = list(csv.DictReader(file))
@@ -76,9 +76,9 @@ def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch)
     yield lambda: asked.append(None) or len(asked) == 2
 
   monkeypatch.setattr(platform, "stop_signals", stop_at_the_second_look)
-  part = experiment.train(gin, (), tmp_path / "parts")
+  part = training.train(gin, (), tmp_path / "parts")
   assert not part.done and part.env_steps < whole.env_steps
-  rest = experiment.train(gin, (), tmp_path / "parts", resume=True)
+  rest = training.train(gin, (), tmp_path / "parts", resume=True)
   assert rest.done and rest.env_steps == whole.env_steps
   assert fakes.checksums(tmp_path / "parts") == fakes.checksums(tmp_path / "whole")
   assert fakes.rows(tmp_path / "parts", "episodes") == episodes
@@ -88,7 +88,7 @@ def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):
   on_host = [line for line in CONFIG.splitlines() if not line.startswith("on_device.")]
   bindings = ("train.runtime = @lockstep()", "lockstep.groups = 1", "train.total_env_steps = 40")
   (tmp_path / "online.gin").write_text("\n".join(on_host))
-  progress = experiment.train(gin, bindings, tmp_path / "run")
+  progress = training.train(gin, bindings, tmp_path / "run")
   assert progress.done and progress.updates == progress.env_steps == 40
   assert progress.episodes.returns == (-9.0,) * 4
   last = fakes.rows(tmp_path / "run")[-1]
@@ -120,13 +120,13 @@ def test_what_a_row_says_of_several_runs():
 )
 def test_mistakes(gin, tmp_path, binding, message):
   with pytest.raises(UserError, match=message):
-    experiment.train(gin, (binding,), tmp_path / "run")
+    training.train(gin, (binding,), tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 
 def test_weights_of_another_run_are_for_one_agent(gin, tmp_path):
   with pytest.raises(UserError, match="--init-from is for one agent"):
-    experiment.train(gin, (), tmp_path / "run", init_from=str(tmp_path / "other"))
+    training.train(gin, (), tmp_path / "run", init_from=str(tmp_path / "other"))
   assert not (tmp_path / "run").exists()
 
 

@@ -8,7 +8,7 @@ import time
 import fakes
 import pytest
 
-from selftune.core import experiment
+from selftune.core import training
 from selftune.core.cli import main
 from selftune.core.episodes import Episode
 from selftune.core.errors import UserError
@@ -44,7 +44,7 @@ def assert_all_is_closed():
 
 
 def train(config, path, *bindings):
-  experiment.train(config, bindings, path)
+  training.train(config, bindings, path)
   rows = [{k: v for k, v in row.items() if k not in TIMES} for row in fakes.RECORDED]
   return rows, fakes.checksums(path)
 
@@ -111,7 +111,7 @@ def test_an_evaluation_that_goes_on_ends_with_a_signal(config, held, tmp_path, m
   monkeypatch.setattr(fakes.RecorderLog, "write", write_and_signal)
   steps = ("train.total_env_steps = 20_000", "counting.step_seconds = 0.002")
   start = time.monotonic()
-  progress = experiment.train(config, [*EVALUATION, *steps], tmp_path / "run")
+  progress = training.train(config, [*EVALUATION, *steps], tmp_path / "run")
   assert 3 <= progress.updates < 1000 and time.monotonic() - start < 20
   assert fakes.checkpoints(tmp_path / "run") == [progress.updates]
   assert fakes.rows(tmp_path / "run", "eval") == []
@@ -161,10 +161,10 @@ def test_what_cannot_be_written_ends_the_run_in_one_line(config, held, tmp_path,
 @pytest.mark.slow
 def test_a_resumed_run_may_be_evaluated_otherwise(config, tmp_path):
   run = tmp_path / "run"
-  experiment.train(config, EVALUATION[:2], run)
+  training.train(config, EVALUATION[:2], run)
   (run / "eval.jsonl").write_text('{"env_steps": 0}\n{"env_steps": 130}\n')
   more = ("train.total_env_steps = 240", "evaluation.episodes = 6")
-  experiment.train(config, [*EVALUATION[:2], *more], run, resume=True)
+  training.train(config, [*EVALUATION[:2], *more], run, resume=True)
   rows = fakes.rows(run, "eval")
   assert rows[0] == {"env_steps": 0} and {r["env_steps"] for r in rows[1:]} <= {160, 200, 240}
   assert {r["episodes"] for r in rows[1:]} == {6}
@@ -172,7 +172,7 @@ def test_a_resumed_run_may_be_evaluated_otherwise(config, tmp_path):
 
 def test_runs_on_the_device_are_refused(tmp_path):
   with pytest.raises(UserError, match="leave it None, and score the agent with selftune eval"):
-    experiment.train("experiments/metatrace_mountain_car", EVALUATION[:1], tmp_path / "run")
+    training.train("experiments/metatrace_mountain_car", EVALUATION[:1], tmp_path / "run")
   assert not (tmp_path / "run").exists()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core import config, experiment, registry
+from selftune.core import config, registry, training
 from selftune.core.agent import Agent
 from selftune.core.runs.device import Runs
 from selftune.core.runs.pool import PoolRuns
@@ -141,7 +141,7 @@ train.writers = (@jsonl(),)
 on_device.settings = {'ac_lambda.alpha': (0.01, 0.001)}
 on_device.iterations = 50
 """)
-  part = experiment.train(str(path), ("train.total_env_steps = 250",), tmp_path / "run")
+  part = training.train(str(path), ("train.total_env_steps = 250",), tmp_path / "run")
   assert part.done and part.env_steps == 500
   rows = fakes.rows(tmp_path / "run", "episodes")
   assert sorted((row["run"], row["return"]) for row in rows) == [(0, -200.0), (1, -200.0)]

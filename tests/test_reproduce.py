@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from selftune.core import cli, config, experiment, reproduce
+from selftune.core import cli, config, reproduce, training
 from selftune.core.errors import UserError
 from selftune.core.loop import Progress
 from selftune.core.metatrace import FIGURES, cells, drifts
@@ -24,7 +24,7 @@ EPISODES = """{"run": 0, "return": -3.0, "length": 3}
 
 @pytest.fixture
 def trained(monkeypatch):
-  """The calls of `experiment.train`, which only writes what a run leaves behind."""
+  """The calls of `training.train`, which only writes what a run leaves behind."""
   calls = []
 
   def train(name, bindings, workdir, resume):
@@ -172,7 +172,7 @@ def test_a_killed_figure_loses_at_most_its_unfinished_cell(tmp_path):
     rows = [row for row in csv.DictReader(file) if row["mu"] == str(2.0**-6)]
   whole = tmp_path / "whole"
   figure, cell = FIGURES["fig2"], FIGURES["fig2"].cells[1]
-  assert experiment.train(cell.experiment, (*cell.bindings, *figure.quick), whole).done
+  assert training.train(cell.experiment, (*cell.bindings, *figure.quick), whole).done
   want = reproduce.read(cell, whole)
   assert len(rows) == want.returns.size == 8 * 30
   assert [float(row["return"]) for row in rows] == want.returns.ravel().tolist()

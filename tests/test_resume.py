@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import pytest
 
-from selftune.core import experiment
+from selftune.core import training
 from selftune.core.actor import Actor, Interrupted, Rollout
 from selftune.core.errors import NonFiniteError
 from selftune.core.types import TimeStep, Trajectory
@@ -84,12 +84,12 @@ def test_updates_before_and_after_a_resume_equal_those_in_one_go(
 
   monkeypatch.setattr(Actor, "unroll", unroll)
   bindings = (*SELF_TUNED, f"metagradient.outer_batch = '{outer_batch}'")
-  whole = experiment.train(config, bindings, tmp_path / "whole")
+  whole = training.train(config, bindings, tmp_path / "whole")
   stop_at = 4
-  assert experiment.train(config, bindings, tmp_path / "run").updates == 4
+  assert training.train(config, bindings, tmp_path / "run").updates == 4
   half = list(fakes.RECORDED)
   stop_at = None
-  progress = experiment.train(config, bindings, tmp_path / "run", resume=True)
+  progress = training.train(config, bindings, tmp_path / "run", resume=True)
 
   assert progress.updates == whole.updates == 6
   assert progress.episodes == whole.episodes
@@ -104,17 +104,17 @@ def test_updates_before_and_after_a_resume_equal_those_in_one_go(
 @pytest.mark.slow
 def test_a_finished_run_goes_on_when_given_more_steps(config, tmp_path, monkeypatch):
   run = tmp_path / "run"
-  first = experiment.train(config, (), run)
+  first = training.train(config, (), run)
   started = []
 
   def spy(experiment, learner, source, logger, checkpoints, state, progress, stopping):
     started.extend([jax.device_get(state.params), progress, logger.wall_time])
     return loop_run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
 
-  loop_run = experiment.run
-  monkeypatch.setattr(experiment, "run", spy)
+  loop_run = training.run
+  monkeypatch.setattr(training, "run", spy)
   saved = fakes.checksums(run)
-  last = experiment.train(config, ["train.total_env_steps = 200"], run, resume=True)
+  last = training.train(config, ["train.total_env_steps = 200"], run, resume=True)
 
   params, progress, wall_time = started
   for name, array in params.items():
@@ -177,7 +177,7 @@ def test_kill_9_and_resume(config, tmp_path, runtime):
   bindings = (*CATCH, f"train.runtime = @{runtime}()")
   killed_at = train_and_kill(config, run, *bindings, "train.total_env_steps = 100_000_000")
   more = f"train.total_env_steps = {40 * (killed_at + 5)}"
-  progress = experiment.train(config, [*bindings, more], run, resume=True)
+  progress = training.train(config, [*bindings, more], run, resume=True)
   assert progress.updates == killed_at + 5
   assert_continuous(run, progress, killed_at)
 
@@ -218,10 +218,10 @@ def test_kill_9_and_resume_atari(tmp_path):
 def test_a_reward_that_is_not_a_number(config, tmp_path, runtime, log_seconds):
   bindings = [f"train.runtime = @{runtime}()", f"train.log_seconds = {log_seconds}"]
   bindings += ["train.checkpoint_seconds = 0.0", "train.checkpoints_to_keep = 9"]
-  experiment.train(config, bindings, tmp_path / "healthy")
+  training.train(config, bindings, tmp_path / "healthy")
   sick = tmp_path / "sick"
   with pytest.raises(NonFiniteError) as caught:
-    experiment.train(config, [*bindings, "counting.fault = 'nan'", "counting.at = 13"], sick)
+    training.train(config, [*bindings, "counting.fault = 'nan'", "counting.at = 13"], sick)
   assert "'loss/policy_gradient/0' was not finite in update 3;" in str(caught.value)
   assert fakes.checkpoints(sick)[-1] == 2
   # The state before that update, whole.

@@ -9,7 +9,7 @@ import time
 import fakes
 import pytest
 
-from selftune.core import experiment, loop
+from selftune.core import loop, training
 from selftune.core.actor import Actor
 from selftune.core.learner import Learner
 
@@ -33,7 +33,7 @@ def config(tmp_path, monkeypatch):
 
 def train(config, path, *bindings):
   """Returns the rows without what differs from run to run, and the checksums of the last state."""
-  experiment.train(config, bindings, path)
+  training.train(config, bindings, path)
   rows = [{k: v for k, v in row.items() if k not in TIMES} for row in fakes.RECORDED]
   return rows, fakes.checksums(path)
 
@@ -181,7 +181,7 @@ def test_a_signal_saves_and_stops(config, tmp_path, monkeypatch, capfd, bindings
   before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
   signals_at_row(monkeypatch, 3, number)
   steps = ("train.total_env_steps = 20_000", "counting.step_seconds = 0.002")
-  progress = experiment.train(config, [*bindings, *steps], tmp_path / "run")
+  progress = training.train(config, [*bindings, *steps], tmp_path / "run")
   assert 3 <= progress.updates < 1000
   assert progress.env_steps == 20 * progress.updates
   assert fakes.checkpoints(tmp_path / "run") == [progress.updates]
@@ -250,7 +250,7 @@ def test_at_most_two_updates_are_under_way(config, tmp_path, monkeypatch):
   monkeypatch.setattr(Learner, "update", update)
   monkeypatch.setattr(Learner, "check", lambda self, metrics: None)
   monkeypatch.setattr(loop, "save", lambda *args: None)
-  experiment.train(config, ["train.log_seconds = 1e9", "train.writers = ()"], tmp_path / "run")
+  training.train(config, ["train.log_seconds = 1e9", "train.writers = ()"], tmp_path / "run")
   later = [(f"update {k}", f"wait {k - 1}") for k in range(1, 6)]
   assert events == ["update 0", *itertools.chain(*later)]
 

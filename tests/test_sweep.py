@@ -17,7 +17,7 @@ import yaml
 from test_logging import FakeWandB, wandb_records
 from wandb.sdk.launch.sweeps import utils as wandb_agent
 
-from selftune.core import arguments, cli, config, experiment, platform, plotting
+from selftune.core import arguments, cli, config, experiment, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.runs.on_device import OnDevice
 from selftune.core.sweeps import file as sweep_file
@@ -180,7 +180,7 @@ def test_points_as_one_program_equal_the_points_alone(file, tmp_path, monkeypatc
   ]
   assert [Path(run["dir"]).name for run in runs[:6]] == [f"{k:03d}" for k in range(6)]
   single = ("ac_lambda.alpha = 0.01", "train.seed = 8")
-  experiment.train("online.gin", single, tmp_path / "alone")
+  training.train("online.gin", single, tmp_path / "alone")
   alone, workdir = fakes.rows(tmp_path / "alone", "episodes"), out / "runs" / "003"
   assert len(alone) == 12
   assert fakes.rows(workdir, "episodes") == [

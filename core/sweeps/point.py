@@ -17,11 +17,11 @@ DONE = "done"  # the mark's name in the workdir
 
 def main() -> None:
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  from .. import experiment
+  from .. import training
 
   name, workdir, *bindings = sys.argv[1:]
   resume = Path(workdir, "config.gin").exists()
-  if experiment.train(name, bindings, Path(workdir), resume).done:
+  if training.train(name, bindings, Path(workdir), resume).done:
     Path(workdir, DONE).touch()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import config, experiment, jsonl, platform
+from .. import config, jsonl, platform, training
 from ..errors import UserError
 from ..registry import name_of
 from ..runs import settings
@@ -127,7 +127,7 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
     "train.writers = (@jsonl(), @terminal())",
   )
   resume = (out / "config.gin").exists()
-  if not experiment.train(found.experiment, (*found.bindings, *more), out, resume).done:
+  if not training.train(found.experiment, (*found.bindings, *more), out, resume).done:
     return True
   for number in range(len(points)):
     (folder(out, number) / DONE).touch()

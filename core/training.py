@@ -1,0 +1,234 @@
+"""Training, from a configuration to a trained agent; reads top to bottom."""
+
+import contextlib
+import sys
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from . import config, hosts, platform, plotting
+from .actor import Actor
+from .agent import BuiltAgent
+from .checkpoint import Checkpointer
+from .errors import UserError
+from .evaluation.periodic import evaluated
+from .experiment import Train
+from .interfaces import Environment, RunInfo
+from .learner import Learner
+from .logging import Logger
+from .loop import Progress, run
+from .registry import name_of
+from .runs import on_device
+from .runs.on_device import OnDevice
+from .runtime import Runtime
+from .seeding import env_seeds
+from .types import LearnerState
+from .workdir import Workdir, locate
+
+
+def train(
+  name: str,
+  bindings: Sequence[str],
+  path: Path,
+  resume: bool = False,
+  init_from: str | None = None,
+) -> Progress:
+  """Trains the agent that a configuration describes; as one process of a job, if it was joined.
+
+  Args:
+    name: a gin file or the name of a packaged one.
+    bindings: further gin bindings.
+    path: the workdir: configs, logs, checkpoints and the final plot go there.
+    resume: go on with the run in the workdir, from its newest whole checkpoint.
+    init_from: the first weights are those of a checkpoint, PATH[@STEP] (see workdir.locate).
+
+  Returns:
+    How far it came.
+
+  Raises:
+    UserError: a mistake in any of these; nothing was created then.
+    NonFiniteError: a loss or gradient was not finite; the last good checkpoint is intact.
+    RunError: the disk is full, or another process of the job was lost; likewise.
+  """
+  loaded = config.load(name, bindings)
+  experiment: Train = loaded.root
+  workdir = Workdir(path)
+  workdir.check(loaded, resume)
+  platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
+
+  text = zlib.crc32(loaded.text.encode())
+  hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
+
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(hosts.losses_explained())
+    stopping = stack.enter_context(platform.stop_signals())
+    if isinstance(experiment.runtime, OnDevice):
+      training = prepare_runs(experiment, experiment.runtime, workdir, stopping)
+    else:
+      training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
+    state, seeds = training.state, training.env_seeds
+
+    checkpoints = Checkpointer(
+      workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
+    )
+    restored = checkpoints.restore(state) if resume else None
+    progress = Progress()
+    if restored is not None:
+      state, progress = restored.state, Progress.from_json(restored.host)
+    elif init_from is not None:
+      state = with_weights(state, init_from)
+    hosts.check_same({"checkpoints": progress.updates})
+    if hosts.is_first():
+      workdir.create(loaded, seeds, progress.env_steps)
+      workdir.say_resumed(resume, restored)
+
+    stack.callback(checkpoints.close)
+    info = RunInfo(
+      str(path),
+      loaded.flat,
+      training.runs * experiment.total_env_steps,
+      progress.env_steps,
+      progress.writer_ids,
+    )
+    writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
+    logger = stack.enter_context(Logger(writers, info, progress.wall_time))
+    progress = training.loop(logger, checkpoints, state, progress)
+    if "jsonl" in writers and progress.done:
+      logger.flush()
+      logger.log_media("curves", plotting.plot([path], workdir.curves))
+  return progress
+
+
+def with_weights(state: Any, checkpoint: str) -> Any:
+  """The state with the weights of a checkpoint, PATH[@STEP], and nothing else of it.
+
+  Raises:
+    UserError: there is none, or its weights are of another network.
+  """
+  if not isinstance(state, LearnerState):
+    raise UserError("--init-from is for one agent; the runs of @on_device() begin anew.")
+  directory, step = locate(checkpoint)
+  restored = Checkpointer(directory).restore(state, step, only="params")
+  if restored is None:
+    raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")
+  if hosts.is_first():
+    print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
+  return restored.state
+
+
+class Prepared(NamedTuple):
+  """Training, ready to begin."""
+
+  state: Any  # the first one
+  env_seeds: list[list[tuple[int, ...]]]  # of the pools, by actor
+  runs: int  # independent ones
+  loop: Callable[[Logger, Checkpointer, Any, Progress], Progress]  # state, progress -> progress
+
+
+def prepare_on_host(
+  experiment: Train, runtime: Runtime, workdir: Workdir, stopping: Callable[[], bool]
+) -> Prepared:
+  """Environments in pools, actors that step them, and a learner."""
+  seeds = pool_seeds(experiment, workdir.restarts())
+  first = hosts.index() * runtime.actors
+  mine = seeds[first : first + runtime.actors]
+  pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in mine]
+  agent = BuiltAgent(experiment.agent, pools[0][0].spec)
+  learner = make_learner(experiment, agent)
+  actors = make_actors(experiment, agent, pools, first)
+  state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
+  learner.trace(state)
+
+  def loop(logger, checkpoints, state, progress):
+    source = runtime.start(actors, progress.updates, hosts.alone(stopping))
+    beside = (experiment, agent, actors[0].device, workdir.env_seeds(), progress.env_steps)
+    with (
+      contextlib.closing(source),
+      evaluated(source, *beside, logger.log_evaluation, stopping) as source,
+    ):
+      return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
+
+  return Prepared(state, seeds, 1, loop)
+
+
+def prepare_runs(
+  experiment: Train, runtime: OnDevice, workdir: Workdir, stopping: Callable[[], bool]
+) -> Prepared:
+  """Independent runs as one program."""
+  runs = on_device.make_runs(experiment, runtime, workdir.restarts())
+  table = workdir.path / "runs.csv"
+
+  def loop(logger, checkpoints, state, progress):
+    with contextlib.closing(runs):
+      return on_device.run(
+        experiment,
+        runtime,
+        runs,
+        table,
+        logger,
+        checkpoints,
+        runs.resume(state),
+        progress,
+        stopping,
+      )
+
+  return Prepared(runs.init(), [[runs.env_seeds]], runs.count, loop)
+
+
+def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
+  """Seeds of every environment of the job, by actor and pool; the first process's actors first.
+
+  Raises:
+    UserError: the environments cannot be shared out evenly.
+  """
+  assert not isinstance(experiment.runtime, OnDevice)  # that has no pools
+  processes, groups = hosts.count(), experiment.runtime.groups
+  actors = processes * experiment.runtime.actors
+  each, rest = divmod(experiment.num_envs, actors * groups)
+  if rest or not each:
+    raise UserError(
+      f"train.num_envs = {experiment.num_envs} is not divisible by processes x actors x groups = "
+      f"{processes} x {actors // processes} x {groups} environment pools; choose a multiple of "
+      f"{actors * groups}."
+    )
+  return [
+    [env_seeds(experiment.seed, restart, a * groups + g, each) for g in range(groups)]
+    for a in range(actors)
+  ]
+
+
+def make_actors(
+  experiment: Train, agent: BuiltAgent, pools: Sequence[Sequence[Environment]], first: int = 0
+) -> list[Actor]:
+  """One actor for each row of pools, on the actor devices in turn; numbered from `first`."""
+  devices = platform.devices(experiment.runtime.actor_devices, "actor_devices")
+  key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
+  return [
+    Actor(
+      agent,
+      actor_pools,
+      devices[i % len(devices)],
+      jax.random.fold_in(key, first + i),
+      experiment.unroll_length,
+      experiment.overlap,
+      experiment.stagger,
+    )
+    for i, actor_pools in enumerate(pools)
+  ]
+
+
+def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
+  """The learner, on the learner devices."""
+  devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
+  on_cpu = devices[0].platform == "cpu"
+  return Learner(
+    agent,
+    devices,
+    experiment.num_envs,
+    experiment.unroll_length,
+    experiment.total_updates,
+    experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None),
+  )
