@@ -49,7 +49,7 @@ def main() -> None:
   args = parser.parse_args()
   config = read(SWEEP).config
   config["command"] = [word for word in config["command"] if "wandb" not in word]
-  config["command"].append(f"--bind=on_device.episodes = {args.episodes}")
+  config["command"].append(f"--bind=runs.episodes = {args.episodes}")
   with tempfile.TemporaryDirectory() as folder:
     file, together, apart = (Path(folder, name) for name in ("sweep.yaml", "together", "apart"))
     file.write_text(yaml.safe_dump(config))

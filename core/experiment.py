@@ -7,7 +7,7 @@ from .agent import Agent
 from .evaluation.periodic import Evaluation
 from .interfaces import EnvPlugin, WriterPlugin
 from .registry import configurable
-from .runs.on_device import OnDevice
+from .runs.independent import IndependentRuns
 from .runtime import Runtime
 
 
@@ -19,7 +19,7 @@ class Train:
   Attributes:
     env: the environment.
     agent: what is trained.
-    runtime: `lockstep`, `sebulba`, or `on_device` where the environment is functional.
+    runtime: `lockstep`, `sebulba`, or `runs`: many independent ones as one program.
     writers: where metrics go; `jsonl` should be among them, plots are drawn from it.
     seed: of everything that is drawn.
     total_env_steps: length of the run, in steps of single environments (not frames).
@@ -31,7 +31,7 @@ class Train:
     stagger: episodes that are all of one length start out of step with each other; the first one of
       each environment then is a part only, and so is its return.
     learner_devices: indices of the devices that learn, and may act too; they share the batch, or
-      the runs of `on_device`. None takes every accelerator, or without one a CPU device a core.
+      the runs of `@runs()`. None takes every accelerator, or without one a CPU device a core.
     micro_batch: trajectories that a learner device takes at a time; None for its whole share.
     cpu_micro_batch: the same where the learners are CPUs and `micro_batch` is None: convolutions
       are several times faster there while their activations stay in cache.
@@ -45,7 +45,7 @@ class Train:
 
   env: EnvPlugin
   agent: Agent
-  runtime: Runtime | OnDevice
+  runtime: Runtime | IndependentRuns
   writers: tuple[WriterPlugin, ...]
   total_env_steps: int
   seed: int = 0

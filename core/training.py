@@ -21,8 +21,8 @@ from .learner import Learner
 from .logging import Logger
 from .loop import Progress, run
 from .registry import name_of
-from .runs import on_device
-from .runs.on_device import OnDevice
+from .runs import independent
+from .runs.independent import IndependentRuns
 from .runtime import Runtime
 from .seeding import env_seeds
 from .types import LearnerState
@@ -65,7 +65,7 @@ def train(
   with contextlib.ExitStack() as stack:
     stack.enter_context(hosts.losses_explained())
     stopping = stack.enter_context(platform.stop_signals())
-    if isinstance(experiment.runtime, OnDevice):
+    if isinstance(experiment.runtime, IndependentRuns):
       training = prepare_runs(experiment, experiment.runtime, workdir, stopping)
     else:
       training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
@@ -109,7 +109,7 @@ def with_weights(state: Any, checkpoint: str) -> Any:
     UserError: there is none, or its weights are of another network.
   """
   if not isinstance(state, LearnerState):
-    raise UserError("--init-from is for one agent; the runs of @on_device() begin anew.")
+    raise UserError("--init-from is for one agent; the runs of @runs() begin anew.")
   directory, step = locate(checkpoint)
   restored = Checkpointer(directory).restore(state, step, only="params")
   if restored is None:
@@ -155,15 +155,15 @@ def prepare_on_host(
 
 
 def prepare_runs(
-  experiment: Train, runtime: OnDevice, workdir: Workdir, stopping: Callable[[], bool]
+  experiment: Train, runtime: IndependentRuns, workdir: Workdir, stopping: Callable[[], bool]
 ) -> Prepared:
   """Independent runs as one program."""
-  runs = on_device.make_runs(experiment, runtime, workdir.restarts())
+  runs = independent.make_runs(experiment, runtime, workdir.restarts())
   table = workdir.path / "runs.csv"
 
   def loop(logger, checkpoints, state, progress):
     with contextlib.closing(runs):
-      return on_device.run(
+      return independent.run(
         experiment,
         runtime,
         runs,
@@ -184,7 +184,7 @@ def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
   Raises:
     UserError: the environments cannot be shared out evenly.
   """
-  assert not isinstance(experiment.runtime, OnDevice)  # that has no pools
+  assert not isinstance(experiment.runtime, IndependentRuns)  # that has no pools
   processes, groups = hosts.count(), experiment.runtime.groups
   actors = processes * experiment.runtime.actors
   each, rest = divmod(experiment.num_envs, actors * groups)

@@ -20,7 +20,7 @@ RESUME_MAY_CHANGE = (
   "train.checkpoints_to_keep",
   "train.keep_every_steps",
   "train.writers",
-  "on_device.run_writers",
+  "runs.run_writers",
   "train.evaluation",
   "evaluation.every_env_steps",
   "evaluation.episodes",

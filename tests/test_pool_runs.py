@@ -134,12 +134,12 @@ tuner = @metatrace()
 train.env = @envpool()
 envpool.task = 'MountainCar-v0'
 agent.network = @linear()
-train.runtime = @on_device()
+train.runtime = @runs()
 train.total_env_steps = 250
 train.log_seconds = 0.0
 train.writers = (@jsonl(),)
-on_device.settings = {'ac_lambda.alpha': (0.01, 0.001)}
-on_device.iterations = 50
+runs.settings = {'ac_lambda.alpha': (0.01, 0.001)}
+runs.iterations = 50
 """)
   part = training.train(str(path), ("train.total_env_steps = 250",), tmp_path / "run")
   assert part.done and part.env_steps == 500

@@ -104,9 +104,9 @@ def test_raw_returns_are_of_one_task(tmp_path, monkeypatch):
   pole = write_run(tmp_path / "pole", text, envpool__task="CartPole-v1")
   refused([catch, pole], "those of envpool have no reference scores")
   assert EnvPool().task == "Catch-v0"
-  on_device = tmp_path / "on_device"
-  write_run(on_device, "include 'experiments/metatrace_mountain_car.gin'")
-  refused([on_device], r"holds the runs of @on_device\(\) as one")
+  runs = tmp_path / "runs"
+  write_run(runs, "include 'experiments/metatrace_mountain_car.gin'")
+  refused([runs], r"holds the runs of @runs\(\) as one")
 
 
 def test_agents_of_one_name_are_told_apart(tmp_path):

@@ -19,7 +19,7 @@ from wandb.sdk.launch.sweeps import utils as wandb_agent
 
 from selftune.core import arguments, cli, config, experiment, platform, plotting, training
 from selftune.core.errors import UserError
-from selftune.core.runs.on_device import OnDevice
+from selftune.core.runs.independent import IndependentRuns
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps import sweep
 from selftune.core.sweeps.file import Outcome, Points, bindings, read
@@ -34,12 +34,12 @@ mountain_car.max_steps = 9
 agent.network = @tile_coding()
 tile_coding.tilings = 4
 tile_coding.tiles = 4
-train.runtime = @on_device()
+train.runtime = @runs()
 train.total_env_steps = 1000
 train.log_seconds = 0.0
 train.writers = (@jsonl(), @terminal())
-on_device.episodes = 12
-on_device.iterations = 2
+runs.episodes = 12
+runs.iterations = 2
 """
 GRID = {
   "ac_lambda.alpha": {"values": [1e38, 0.01, "1e-1"]},  # YAML takes 1e-1 for text
@@ -201,11 +201,11 @@ def test_points_as_one_program_equal_the_points_alone(file, tmp_path, monkeypatc
 
 
 def test_why_points_are_processes():
-  root = config.load("experiments/metatrace_mountain_car", ("on_device.settings = {}",)).root
+  root = config.load("experiments/metatrace_mountain_car", ("runs.settings = {}",)).root
   grid = config.load("experiments/metatrace_mountain_car").root
   catch = config.load("experiments/catch_stacx").root
   one = config.load(
-    "experiments/metatrace_mountain_car", ("on_device.settings = {}", "on_device.repeats = 1")
+    "experiments/metatrace_mountain_car", ("runs.settings = {}", "runs.repeats = 1")
   ).root
   ways = [
     (one, {"metatrace.mu": 0.1, "train.seed": 1}, {}, None),
@@ -349,12 +349,12 @@ def test_a_run_of_an_agent_has_a_workdir_of_its_own(file, monkeypatch, capsys):
 
 def test_settings_taken_together():
   settings = {"a.x": (1.0, 2.0), "train.seed": (7, 7)}
-  assert OnDevice(settings=settings, paired=True).grid(0) == ([7, 7], {"a.x": [1.0, 2.0]})
-  assert OnDevice(settings=settings).grid(0) == ([7] * 4, {"a.x": [1.0, 1.0, 2.0, 2.0]})
-  assert OnDevice(settings={"a.x": (1.0,)}, repeats=2).grid(5)[0] == [5, 6]
+  assert IndependentRuns(settings=settings, paired=True).grid(0) == ([7, 7], {"a.x": [1.0, 2.0]})
+  assert IndependentRuns(settings=settings).grid(0) == ([7] * 4, {"a.x": [1.0, 1.0, 2.0, 2.0]})
+  assert IndependentRuns(settings={"a.x": (1.0,)}, repeats=2).grid(5)[0] == [5, 6]
   for wrong in ({}, {"a.x": (1.0,), "a.y": (1.0, 2.0)}):
     with pytest.raises(ValueError, match="equally many values"):
-      OnDevice(settings=wrong, paired=True)
+      IndependentRuns(settings=wrong, paired=True)
 
 
 def test_a_folder_is_of_one_sweep_at_a_time(tmp_path, monkeypatch):

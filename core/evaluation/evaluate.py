@@ -14,7 +14,7 @@ from ..checkpoint import Checkpointer, Restored
 from ..errors import UserError
 from ..experiment import Train
 from ..learner import Learner
-from ..runs.on_device import OnDevice, make_runs
+from ..runs.independent import IndependentRuns, make_runs
 from ..seeding import evaluation_seeds
 from ..types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..workdir import Workdir
@@ -98,7 +98,7 @@ def _restore(
   Of independent runs these are the parameters of the first, run 0 in runs.csv.
   """
   device = jax.devices()[0]
-  if isinstance(experiment.runtime, OnDevice):
+  if isinstance(experiment.runtime, IndependentRuns):
     with contextlib.closing(make_runs(experiment, experiment.runtime)) as runs:
       restored = _checkpoint(workdir, step, runs.init())
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)

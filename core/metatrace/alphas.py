@@ -9,9 +9,9 @@ from ..reproduce import Figure, Result, final
 from .cells import METHODS, cell, curve, formula, of_method, page, power, shade, title
 
 QUICK = (
-  "on_device.settings = {'ac_lambda.alpha': (0.0625, 0.0078125, 0.0009765625, 0.0001220703125)}",
-  "on_device.repeats = 2",
-  "on_device.episodes = 30",
+  "runs.settings = {'ac_lambda.alpha': (0.0625, 0.0078125, 0.0009765625, 0.0001220703125)}",
+  "runs.repeats = 2",
+  "runs.episodes = 30",
 )
 LEARNS = -150.0  # mean return of the last 100 episodes of what has learned: from -200 to about -100
 CLOSE = 5.0  # mu whose mean return is within this of the best are useful

@@ -12,8 +12,8 @@ GAMES = ("space_invaders", "seaquest", "asterix", "beam_rider", "freeway")
 SWEEP = tuple(2.0**-k for k in range(6, 14))
 BEST = (2.0**-8, 2.0**-9, 2.0**-10)  # the paper does not name its three
 QUICK = (
-  f"on_device.settings = {{'ac_lambda.alpha': {BEST[:2]}}}",
-  "on_device.repeats = 1",
+  f"runs.settings = {{'ac_lambda.alpha': {BEST[:2]}}}",
+  "runs.repeats = 1",
   "train.total_env_steps = 600",
   "atari.max_episode_steps = 150",
 )
@@ -29,8 +29,8 @@ def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cel
     f"tuner = @{tuner}()",
     *mu,
     f"atari.game = {game!r}",
-    f"on_device.settings = {{'ac_lambda.alpha': {alphas}}}",
-    f"on_device.repeats = {repeats}",
+    f"runs.settings = {{'ac_lambda.alpha': {alphas}}}",
+    f"runs.repeats = {repeats}",
   )
   name = f"{game}_{method}_{len(alphas)}x{repeats}"
   return Cell(name, {"tuner": method, "game": game}, "experiments/atari_metatrace", bindings)

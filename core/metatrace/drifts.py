@@ -9,7 +9,7 @@ import numpy as np
 from ..reproduce import Cell, Figure, Result, final
 from .cells import METHODS, cell, curve, formula, of_method, page, title
 
-QUICK = ("on_device.repeats = 2", "on_device.episodes = 30")
+QUICK = ("runs.repeats = 2", "runs.episodes = 30")
 EARLY = 200  # episodes
 DRIFTS = (4e-6, 6e-6, 8e-6, 1e-5)
 SWEPT = 6e-6  # the drift of Figure 7: every mu, for 1,000 episodes
@@ -25,7 +25,7 @@ def cells(drifts: Sequence[float], methods: Sequence[str]) -> tuple[Cell, ...]:
   made = []
   for drift, method in itertools.product(drifts, methods):
     powers = (None,) if method == "none" else MUS if drift == SWEPT else SOME_MUS[method]
-    shorter = () if drift == SWEPT else (f"on_device.episodes = {EPISODES}",)
+    shorter = () if drift == SWEPT else (f"runs.episodes = {EPISODES}",)
     for one in (cell(method, power, drift) for power in powers):
       made.append(one._replace(bindings=(*one.bindings, *shorter)))
   return tuple(made)

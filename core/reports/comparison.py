@@ -18,7 +18,7 @@ from ..experiment import Train
 from ..interfaces import ScoredPlugin
 from ..plotting import stem
 from ..registry import configurables, name_of
-from ..runs.on_device import OnDevice
+from ..runs.independent import IndependentRuns
 from ..workdir import Workdir, identity
 
 POINTS = 30  # of learning curves
@@ -97,9 +97,9 @@ def _read(path: Path, evaluations: bool) -> Run:
   workdir = Workdir(path)
   loaded = workdir.load()
   root: Train = loaded.root
-  if isinstance(root.runtime, OnDevice):
+  if isinstance(root.runtime, IndependentRuns):
     raise UserError(
-      f"{path} holds the runs of @on_device() as one: their scores are in its episodes.jsonl."
+      f"{path} holds the runs of @runs() as one: their scores are in its episodes.jsonl."
     )
   file, key = ("eval", "mean") if evaluations else ("metrics", "episode_return")
   rows = path / f"{file}.jsonl"

@@ -20,7 +20,7 @@ from ..registry import name_of
 from .device import Runs
 
 RUN = "run"  # the entry of a row that says whose it is
-OF_ALL = ("settings", "paired", "repeats", "run_writers")  # on_device's: of no single run
+OF_ALL = ("settings", "paired", "repeats", "run_writers")  # of no single run
 
 
 def folder(workdir: str | Path, number: int) -> Path:
@@ -125,7 +125,7 @@ def _of_one(config: Mapping[str, Any], runs: Runs | PoolRuns, number: int) -> di
   """The configuration of one run, as if it were alone; a setting counts in every scope."""
   own = {name: values[number] for name, values in runs.settings.items()}
   own["train.seed"] = runs.seeds[number]
-  of_all = {f"on_device.{name}" for name in OF_ALL}
+  of_all = {f"runs.{name}" for name in OF_ALL}
   return {k: own.get(k.split("/")[-1], v) for k, v in config.items() if k not in of_all}
 
 

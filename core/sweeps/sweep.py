@@ -19,8 +19,8 @@ from .. import config, jsonl, platform, training
 from ..errors import UserError
 from ..registry import name_of
 from ..runs import settings
+from ..runs.independent import IndependentRuns
 from ..runs.logs import folder
-from ..runs.on_device import OnDevice
 from . import results as sweep_results
 from .bar import Bar
 from .file import Outcome, Point, Points, Sweep, bindings, read
@@ -93,10 +93,10 @@ def apart_because(
     return f"of --launcher {launcher}"
   if bayes:
     return "bayes chooses a point by the results of those before it"
-  if not isinstance(root.runtime, OnDevice):
-    return f"train.runtime is @{name_of(root.runtime)}(), not @on_device()"
+  if not isinstance(root.runtime, IndependentRuns):
+    return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
   if root.runtime.settings or root.runtime.repeats > 1:
-    return "a point is several runs (on_device.settings = {} and on_device.repeats = 1 make it one)"
+    return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
   numbers = {"train.seed", *settings.names((root.agent, root.env))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
     if name not in numbers:
@@ -121,9 +121,9 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
   values = {name: tuple(_number(point[name]) for point in points) for name in points[0]}
   others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
   more = (
-    f"on_device.settings = {values!r}",
-    "on_device.paired = True",
-    f"on_device.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
+    f"runs.settings = {values!r}",
+    "runs.paired = True",
+    f"runs.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
     "train.writers = (@jsonl(), @terminal())",
   )
   resume = (out / "config.gin").exists()

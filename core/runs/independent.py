@@ -31,9 +31,9 @@ if TYPE_CHECKING:
   from ..experiment import Train
 
 
-@configurable("on_device")
+@configurable("runs")
 @dataclasses.dataclass(frozen=True)
-class OnDevice:
+class IndependentRuns:
   """Independent runs that act and learn as one compiled program.
 
   Where the environment is functional it is part of the program, and no host is in the loop; else
@@ -79,7 +79,7 @@ class OnDevice:
     return [int(s) + i % self.repeats for i, s in enumerate(first)], settings
 
 
-def make_runs(experiment: "Train", runtime: OnDevice, restart: int = 0) -> Runs | PoolRuns:
+def make_runs(experiment: "Train", runtime: IndependentRuns, restart: int = 0) -> Runs | PoolRuns:
   """The runs of an experiment.
 
   Args:
@@ -91,12 +91,12 @@ def make_runs(experiment: "Train", runtime: OnDevice, restart: int = 0) -> Runs 
     UserError: a setting is of nothing that is there.
   """
   if hosts.count() > 1:
-    raise UserError("train.runtime = @on_device() runs in one process: leave out --coordinator.")
+    raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
   if experiment.overlap:
-    raise UserError("train.overlap: @on_device() takes trajectories one after the other; write 0.")
+    raise UserError("train.overlap: @runs() takes trajectories one after the other; write 0.")
   if experiment.evaluation is not None:
     raise UserError(
-      "train.evaluation: @on_device() has nothing beside which to evaluate; leave it None, and "
+      "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
       "score the agent with selftune eval."
     )
   env = experiment.env
@@ -117,7 +117,7 @@ def make_runs(experiment: "Train", runtime: OnDevice, restart: int = 0) -> Runs 
 
 def run(
   experiment: "Train",
-  runtime: OnDevice,
+  runtime: IndependentRuns,
   runs: Runs | PoolRuns,
   table: Path,
   logger: Logger,

@@ -11,7 +11,7 @@ import pytest
 from selftune.core import config, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.evaluation import evaluate
-from selftune.core.runs.on_device import OnDevice, summary
+from selftune.core.runs.independent import IndependentRuns, summary
 
 CONFIG = """
 include 'algos/ac_lambda.gin'
@@ -21,14 +21,14 @@ mountain_car.max_steps = 9
 agent.network = @tile_coding()
 tile_coding.tilings = 4
 tile_coding.tiles = 4
-train.runtime = @on_device()
+train.runtime = @runs()
 train.total_env_steps = 1000
 train.log_seconds = 0.0
 train.writers = (@jsonl(),)
-on_device.settings = {'ac_lambda.alpha': (0.01, 1e38)}
-on_device.repeats = 2
-on_device.episodes = 8
-on_device.iterations = 2
+runs.settings = {'ac_lambda.alpha': (0.01, 1e38)}
+runs.repeats = 2
+runs.episodes = 8
+runs.iterations = 2
 """
 
 
@@ -85,7 +85,7 @@ def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch)
 
 
 def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):
-  on_host = [line for line in CONFIG.splitlines() if not line.startswith("on_device.")]
+  on_host = [line for line in CONFIG.splitlines() if not line.startswith("runs.")]
   bindings = ("train.runtime = @lockstep()", "lockstep.groups = 1", "train.total_env_steps = 40")
   (tmp_path / "online.gin").write_text("\n".join(on_host))
   progress = training.train(gin, bindings, tmp_path / "run")
@@ -97,11 +97,11 @@ def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):
 
 
 def test_the_grid_is_every_combination_with_the_same_seeds():
-  runtime = OnDevice(settings={"a.x": (1.0, 2.0), "b.y": (3.0, 4.0)}, repeats=2)
+  runtime = IndependentRuns(settings={"a.x": (1.0, 2.0), "b.y": (3.0, 4.0)}, repeats=2)
   seeds, settings = runtime.grid(7)
   assert seeds == [7, 8] * 4
   assert settings == {"a.x": [1, 1, 1, 1, 2, 2, 2, 2], "b.y": [3, 3, 4, 4, 3, 3, 4, 4]}
-  assert OnDevice(repeats=3).grid(0) == ([0, 1, 2], {})
+  assert IndependentRuns(repeats=3).grid(0) == ([0, 1, 2], {})
 
 
 def test_what_a_row_says_of_several_runs():
@@ -113,8 +113,8 @@ def test_what_a_row_says_of_several_runs():
 @pytest.mark.parametrize(
   "binding, message",
   [
-    ("on_device.settings = {'metatrace.nu': (1.0,)}", "Did you mean 'metatrace.mu'"),
-    ("on_device.repeats = 0", "repeats = 0 must be at least 1"),
+    ("runs.settings = {'metatrace.nu': (1.0,)}", "Did you mean 'metatrace.mu'"),
+    ("runs.repeats = 0", "repeats = 0 must be at least 1"),
     ("train.num_envs = 2", "train.unroll_length = 1 and train.num_envs = 1"),
   ],
 )
@@ -133,5 +133,5 @@ def test_weights_of_another_run_are_for_one_agent(gin, tmp_path):
 @pytest.mark.parametrize("name", ["metatrace_mountain_car", "metatrace_drifting_mountain_car"])
 def test_packaged_experiments(name):
   loaded = config.load(f"experiments/{name}")
-  assert isinstance(loaded.root.runtime, OnDevice)
+  assert isinstance(loaded.root.runtime, IndependentRuns)
   assert json.dumps(loaded.flat)
