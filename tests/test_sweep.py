@@ -17,7 +17,7 @@ import yaml
 from test_logging import FakeWandB, wandb_records
 from wandb.sdk.launch.sweeps import utils as wandb_agent
 
-from selftune.core import arguments, cli, config, experiment, platform, plotting, training
+from selftune.core import arguments, cli, config, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.runs.independent import IndependentRuns
 from selftune.core.sweeps import file as sweep_file
@@ -328,6 +328,7 @@ def test_missing_libraries_are_named(file, monkeypatch, capsys):
   monkeypatch.setitem(sys.modules, "ray", None)
   assert cli.main(["sweep", file(), "--launcher", "ray"]) == 2
   assert "pip install 'selftune[ray]'" in capsys.readouterr().err
+  assert not Path("runs").exists()
   monkeypatch.setitem(sys.modules, "sweeps", None)
   assert cli.main(["sweep", file(), "--out", "new"]) == 2
   assert "pip install 'selftune[sweep]'" in capsys.readouterr().err
@@ -337,7 +338,7 @@ def test_a_run_of_an_agent_has_a_workdir_of_its_own(file, monkeypatch, capsys):
   file()
   seen = []
   monkeypatch.setattr(
-    experiment, "train", lambda *args: seen.append(args) or experiment.Progress(done=True)
+    training, "train", lambda *args: seen.append(args) or training.Progress(done=True)
   )
   monkeypatch.setenv("WANDB_RUN_ID", "abc123")
   assert cli.main(["train", "online.gin"]) == 0

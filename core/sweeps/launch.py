@@ -52,6 +52,19 @@ class _Process:
     self._process.terminate()
 
 
+def import_ray() -> Any:
+  """Ray.
+
+  Raises:
+    UserError: it is not installed.
+  """
+  try:
+    import ray  # pyright: ignore[reportMissingImports]
+  except ImportError as error:
+    raise UserError(f"--launcher ray needs Ray ({error}): pip install 'selftune[ray]'") from None
+  return ray
+
+
 class Ray:
   """Each point a task of one CPU, and of one GPU where the cluster has any.
 
@@ -60,11 +73,7 @@ class Ray:
   """
 
   def __init__(self, workers: int | None):
-    try:
-      import ray  # pyright: ignore[reportMissingImports]
-    except ImportError as error:
-      raise UserError(f"--launcher ray needs Ray ({error}): pip install 'selftune[ray]'") from None
-    self._ray: Any = ray
+    self._ray = ray = import_ray()
     ray.init(log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     has = ray.cluster_resources()
     gpus = 1 if has.get("GPU") else 0

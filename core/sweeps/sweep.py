@@ -24,7 +24,7 @@ from ..runs.logs import folder
 from . import results as sweep_results
 from .bar import Bar
 from .file import Outcome, Point, Points, Sweep, bindings, read
-from .launch import GRACE, Job, Launcher, Processes, Ray
+from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
 from .point import DONE
 
 POLL = 0.2  # seconds between looks at the processes
@@ -47,6 +47,8 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
   """
   if workers is not None and workers < 1:
     raise UserError(f"--workers {workers} must be at least 1.")
+  if launcher == "ray":
+    import_ray()
   found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
   first = Points(found).next()
