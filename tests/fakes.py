@@ -247,7 +247,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import fakes
-from selftune.core import experiment, training
+from selftune.core import training
 fakes.register()
 config, workdir, resume, *bindings = sys.argv[1:]
 progress = training.train(config, bindings, Path(workdir), resume == "True")
