@@ -28,7 +28,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class Logger:
-  """The open log of one run; a context manager, used from the main thread but for evaluations."""
+  """The open log of one run; a context manager.
+
+  Used from the main thread, but for `log_evaluation` and `log_media`: those may be called from any.
+  """
 
   def __init__(
     self, writers: Mapping[str, WriterPlugin], run: RunInfo, wall_offset: float = 0.0

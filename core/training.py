@@ -15,6 +15,7 @@ from .agent import BuiltAgent
 from .checkpoint import Checkpointer
 from .errors import UserError
 from .evaluation.periodic import evaluated
+from .evaluation.video import drawable
 from .experiment import Train
 from .interfaces import Environment, RunInfo
 from .learner import Learner
@@ -132,6 +133,8 @@ def prepare_on_host(
   experiment: Train, runtime: Runtime, workdir: Workdir, stopping: Callable[[], bool]
 ) -> Prepared:
   """Environments in pools, actors that step them, and a learner."""
+  if experiment.evaluation is not None and experiment.evaluation.video:
+    drawable(experiment.env, "evaluation.video = True")
   seeds = pool_seeds(experiment, workdir.restarts())
   first = hosts.index() * runtime.actors
   mine = seeds[first : first + runtime.actors]
@@ -144,11 +147,8 @@ def prepare_on_host(
 
   def loop(logger, checkpoints, state, progress):
     source = runtime.start(actors, progress.updates, hosts.alone(stopping))
-    beside = (experiment, agent, actors[0].device, workdir.env_seeds(), progress.env_steps)
-    with (
-      contextlib.closing(source),
-      evaluated(source, *beside, logger.log_evaluation, stopping) as source,
-    ):
+    beside = (experiment, agent, actors[0].device, workdir, progress.env_steps, logger, stopping)
+    with contextlib.closing(source), evaluated(source, *beside) as source:
       return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
 
   return Prepared(state, seeds, 1, loop)

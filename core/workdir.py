@@ -26,6 +26,7 @@ RESUME_MAY_CHANGE = (
   "evaluation.episodes",
   "evaluation.num_envs",
   "evaluation.greedy",
+  "evaluation.video",
 )
 
 
@@ -48,6 +49,7 @@ class Workdir:
     self.path = path
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
+    self.videos = path / "videos"
     self._config = path / "config.gin"
     self._restarts = path / "restarts.jsonl"
 

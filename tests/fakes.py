@@ -140,10 +140,12 @@ class Recorder:
 
   def open(self, run):
     RECORDED.clear()
+    MEDIA.clear()
     return RecorderLog(self.fails_at)
 
 
 RECORDED: list[dict[str, float]] = []
+MEDIA: list[tuple[str, Path]] = []
 WRITER_ERROR = OSError("the writer failed")
 
 
@@ -158,6 +160,9 @@ class RecorderLog:
 
   def write_episodes(self, episodes):
     pass
+
+  def write_media(self, name, path):
+    MEDIA.append((name, path))
 
   def close(self):
     pass

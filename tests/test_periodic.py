@@ -4,9 +4,12 @@ import os
 import signal
 import threading
 import time
+import types
+from pathlib import Path
 
 import fakes
 import pytest
+from imageio.v2 import mimread
 
 from selftune.core import training
 from selftune.core.cli import main
@@ -22,7 +25,7 @@ EVALUATION = (
   "evaluation.num_envs = 2",
 )
 TIMES = ("wall_time", "steps_per_second", "queue_wait", "env_wait", "act_time")
-SUBJECT = periodic.Subject(fakes.Counting(), None, 5, 0, (0, 1))
+SUBJECT = periodic.Subject(fakes.Counting(), None, 5, 0, (0, 1), Path("videos"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -85,7 +88,8 @@ def held(monkeypatch):
 def test_what_is_due_meanwhile_is_skipped_and_counted(held):
   release, played = held
   rows = []
-  it = periodic.Evaluator(periodic.Evaluation(every_env_steps=10), SUBJECT, rows.append, 20)
+  log = types.SimpleNamespace(log_evaluation=rows.append)
+  it = periodic.Evaluator(periodic.Evaluation(every_env_steps=10), SUBJECT, log, 20)
   for env_steps in (20, 29, 31, 33, 40, 49, 50):  # due at 30, 40, 50
     it.offer(env_steps, env_steps)
   release.set()
@@ -121,7 +125,7 @@ def test_an_evaluation_that_goes_on_ends_with_a_signal(config, held, tmp_path, m
 def test_one_that_hangs_is_left_behind(config, monkeypatch, caplog):
   monkeypatch.setattr(periodic, "play", lambda *_: fakes.release.wait(60))
   monkeypatch.setattr(periodic, "JOIN", 0.2)
-  it = periodic.Evaluator(periodic.Evaluation(), SUBJECT, lambda row: None, 0)
+  it = periodic.Evaluator(periodic.Evaluation(), SUBJECT, None, 0)
   it.offer(0, None)
   it.finish(lambda: True)
   it.close()
@@ -156,6 +160,22 @@ def test_what_cannot_be_written_ends_the_run_in_one_line(config, held, tmp_path,
   assert main(["train", config, "--workdir", str(tmp_path / "run"), *bind]) == 1
   err = capfd.readouterr().err
   assert f"selftune: cannot write {tmp_path}/run/eval.jsonl: No such file or directory. The" in err
+
+
+@pytest.mark.slow
+def test_each_can_be_recorded(config, tmp_path):
+  catch = ("train.env = @envpool()", "evaluation.video = True")
+  training.train(config, [*EVALUATION, *catch], tmp_path / "run")
+  rows = fakes.rows(tmp_path / "run", "eval")
+  videos = [tmp_path / "run" / "videos" / f"{row['env_steps']}.mp4" for row in rows]
+  assert videos and fakes.MEDIA[: len(rows)] == [("eval/video", path) for path in videos]
+  assert [len(mimread(path)) for path in videos] == [10] * len(rows)  # FIRST and nine steps
+
+
+def test_what_cannot_be_recorded_is_refused_before_anything_is_made(config, tmp_path):
+  with pytest.raises(UserError, match="video = True: environments of counting cannot be drawn"):
+    training.train(config, [*EVALUATION, "evaluation.video = True"], tmp_path / "run")
+  assert not (tmp_path / "run").exists() and not fakes.OPENED
 
 
 @pytest.mark.slow

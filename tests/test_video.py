@@ -84,28 +84,28 @@ def test_dm_control_is_drawn(observation):
   pool.close()
 
 
-def test_what_cannot_be_drawn_is_named(tmp_path):
+def test_what_cannot_be_drawn_is_named():
   pool = EnvPool("FrozenLake-v1").make_drawn((0,))
   pool.reset()
   with pytest.raises(UserError, match="EnvPool cannot draw FrozenLake-v1"):
     pool.draw()
   with pytest.raises(UserError, match="environments of mountain_car cannot be drawn"):
-    video.check(tmp_path / "a.mp4", MountainCar())
+    video.drawable(MountainCar(), "--video")
 
 
 def test_what_is_no_place_for_a_video(tmp_path):
   (folder := tmp_path / "folder.mp4").mkdir()
   with pytest.raises(UserError, match=r"a\.avi: the video is an MP4; write a\.mp4"):
-    video.check(Path("a.avi"), EnvPool())
+    video.check_path(Path("a.avi"))
   for path in (tmp_path / "absent" / "a.mp4", folder):
     with pytest.raises(UserError, match="cannot write there"):
-      video.check(path, EnvPool())
+      video.check_path(path)
 
 
-def test_a_missing_package_is_named_with_its_pip_line(tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_its_pip_line(monkeypatch):
   monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
   with pytest.raises(UserError, match=r"imageio_ffmpeg.*pip install 'selftune\[video\]'"):
-    video.check(tmp_path / "a.mp4", EnvPool())
+    video.drawable(EnvPool(), "--video")
 
 
 def test_atari_scores_are_normalised_by_the_human():

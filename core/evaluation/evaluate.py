@@ -19,7 +19,7 @@ from ..seeding import evaluation_seeds
 from ..types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..workdir import Workdir
 from .playing import MAX_ENVS, Watch, play, summary
-from .video import Video, check
+from .video import check_path, drawable, pool_of
 
 REPORT_SECONDS = 5.0
 
@@ -56,17 +56,14 @@ def evaluate(
   workdir = Workdir(path)
   experiment: Train = workdir.load().root
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
-  drawn = check(video, experiment.env).make_drawn(seeds) if video else None
-  pool = drawn or experiment.env.make(seeds)
-  with contextlib.ExitStack() as stack:
-    stack.enter_context(contextlib.closing(pool))
+  if video:
+    check_path(video)
+    drawable(experiment.env, "--video")
+  with pool_of(experiment.env, seeds, video) as (pool, watchers):
     agent = BuiltAgent(experiment.agent, pool.spec)
     env_steps, actor_params = _restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
-    watchers = [_progress(episodes)]
-    if video and drawn:
-      recording = stack.enter_context(contextlib.closing(Video(video, drawn)))
-      watchers.append(lambda timestep, _: recording.add(timestep))
+    watchers = [_progress(episodes), *watchers]
     played = play(agent, actor_params, pool, episodes, unroll_length, key, greedy, watchers)
   return summary(experiment.env, played) | {
     "env_steps": env_steps,

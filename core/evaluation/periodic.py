@@ -1,7 +1,7 @@
 """Evaluation beside training: in a thread and a pool of its own, the learner never waits for it.
 
 What acts in training is a copy that no update changes, so the evaluation takes the same by
-reference. Rows go to the writers that take evaluations: `eval.jsonl`, W&B.
+reference. Rows and videos go to the writers that take them: `eval.jsonl`, W&B.
 """
 
 import contextlib
@@ -10,7 +10,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import jax
@@ -19,16 +20,17 @@ from .. import hosts
 from ..actor import Interrupted, Rollout
 from ..agent import BuiltAgent
 from ..interfaces import EnvPlugin
+from ..logging import Logger
 from ..registry import configurable
 from ..runtime import JOIN, POLL, Published, Source
 from ..seeding import evaluation_seeds
 from ..types import ActorParams, Device
+from ..workdir import Workdir
 from .playing import play, summary
+from .video import pool_of
 
 if TYPE_CHECKING:
   from ..experiment import Train
-
-Log = Callable[[Mapping[str, float]], None]
 
 _LOG = logging.getLogger(__name__)
 
@@ -46,12 +48,14 @@ class Evaluation:
     episodes: to play each time.
     num_envs: that play them.
     greedy: take the mode of the policy, not a sample.
+    video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
   """
 
   every_env_steps: int = 100_000
   episodes: int = 10
   num_envs: int = 5
   greedy: bool = False
+  video: bool = False
 
   def __post_init__(self):
     for name in ("every_env_steps", "episodes", "num_envs"):
@@ -69,6 +73,7 @@ class Subject(NamedTuple):
   unroll_length: int
   seed: int
   env_seeds: tuple[int, ...]  # one an environment
+  videos: Path  # their folder
 
 
 @contextlib.contextmanager
@@ -77,9 +82,9 @@ def evaluated(
   experiment: "Train",
   agent: BuiltAgent,
   device: Device,
-  trained_in: Collection[int],
+  workdir: Workdir,
   env_steps: int,
-  log: Log,
+  logger: Logger,
   stopping: Callable[[], bool],
 ) -> Iterator[Source]:
   """The source, with what is published to it evaluated now and then if the experiment says so.
@@ -91,9 +96,9 @@ def evaluated(
     experiment: says when, and how much.
     agent: what acts.
     device: where; one of the source's.
-    trained_in: seeds of environments that it must not be scored in.
+    workdir: of the run; it knows the environments that the agent must not be scored in.
     env_steps: that training begins at.
-    log: takes a row an evaluation, in the evaluation's thread.
+    logger: takes a row and a video an evaluation, in the evaluation's thread.
     stopping: says that the run is to stop.
 
   Raises:
@@ -102,9 +107,9 @@ def evaluated(
   if experiment.evaluation is None or not hosts.is_first():
     yield source
     return
-  seeds = evaluation_seeds(experiment.seed, experiment.evaluation.num_envs, trained_in)
-  subject = Subject(experiment.env, agent, experiment.unroll_length, experiment.seed, seeds)
-  evaluator = Evaluator(experiment.evaluation, subject, log, env_steps)
+  seeds = evaluation_seeds(experiment.seed, experiment.evaluation.num_envs, workdir.env_seeds())
+  what = (experiment.env, agent, experiment.unroll_length, experiment.seed, seeds, workdir.videos)
+  evaluator = Evaluator(experiment.evaluation, Subject(*what), logger, env_steps)
   try:
     yield _Evaluated(source, evaluator, device, env_steps)
     evaluator.finish(stopping)
@@ -144,8 +149,8 @@ class _Request(NamedTuple):
 class Evaluator:
   """The thread. But for `_run`, methods are called from the main thread."""
 
-  def __init__(self, evaluation: Evaluation, subject: Subject, log: Log, env_steps: int):
-    self._evaluation, self._subject, self._log = evaluation, subject, log
+  def __init__(self, evaluation: Evaluation, subject: Subject, logger: Logger, env_steps: int):
+    self._evaluation, self._subject, self._logger = evaluation, subject, logger
     self._due = self._after(env_steps) if env_steps else 0
     self._skipped = 0
     self._failure: BaseException | None = None
@@ -190,17 +195,18 @@ class Evaluator:
   def _run(self) -> None:
     try:
       while (request := self._requests.get()) is not None:
-        self._log(self._evaluate(request))
+        self._evaluate(request)
         self._busy.clear()
     except Interrupted:
       pass
     except BaseException as failure:
       self._failure = failure
 
-  def _evaluate(self, request: _Request) -> dict[str, float]:
+  def _evaluate(self, request: _Request) -> None:
     began = time.monotonic()
     subject, evaluation = self._subject, self._evaluation
-    with contextlib.closing(subject.env.make(subject.env_seeds)) as pool:
+    video = subject.videos / f"{request.env_steps}.mp4" if evaluation.video else None
+    with pool_of(subject.env, subject.env_seeds, video) as (pool, watchers):
       played = play(
         subject.agent,
         request.params,
@@ -209,10 +215,13 @@ class Evaluator:
         subject.unroll_length,
         jax.random.key(subject.seed),
         evaluation.greedy,
-        [self._watch],
+        [self._watch, *watchers],
       )
     row = {"env_steps": request.env_steps, **summary(subject.env, played)}
-    return row | {"seconds": time.monotonic() - began, "skipped": request.skipped}
+    row |= {"seconds": time.monotonic() - began, "skipped": request.skipped}
+    self._logger.log_evaluation(row)
+    if video:
+      self._logger.log_media("eval/video", video)
 
   def _watch(self, *_) -> None:
     if self._stop.is_set():

@@ -1,43 +1,76 @@
 """Videos: an episode of environment 0, frame by frame, as MP4."""
 
+import contextlib
 import math
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import RunError, UserError
-from ..interfaces import DrawablePlugin, DrawnEnvironment, EnvPlugin
+from ..interfaces import DrawablePlugin, DrawnEnvironment, Environment, EnvPlugin
 from ..registry import name_of
 from ..types import Array, TimeStep
+from .playing import Watch
 
 FPS = 15  # Atari's own pace, with an action every fourth frame
 LEAST_SIDE = 240  # smaller pictures are enlarged
 
 
-def check(path: Path, env: EnvPlugin) -> DrawablePlugin:
-  """The environment, if a video of it can be written to `path`.
+def check_path(path: Path) -> None:
+  """Checks that a video can be written to `path`.
 
   Raises:
-    UserError: it cannot be drawn, `path` is no place for a video, or a package is missing.
+    UserError: it cannot.
   """
   if path.suffix != ".mp4":
     raise UserError(f"--video {path}: the video is an MP4; write {path.with_suffix('.mp4')}.")
   if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
     raise UserError(f"--video {path}: cannot write there; choose a file in a folder that exists.")
+
+
+def drawable(env: EnvPlugin, asked: str) -> DrawablePlugin:
+  """The environment, if there can be videos of it.
+
+  Args:
+    env: to record.
+    asked: what the user wrote, for messages.
+
+  Raises:
+    UserError: it cannot be drawn, or a package is missing.
+  """
   if not isinstance(env, DrawablePlugin):
-    raise UserError(f"--video: environments of {name_of(env)} cannot be drawn; leave it out.")
-  _imageio()
+    raise UserError(f"{asked}: environments of {name_of(env)} cannot be drawn; leave it out.")
+  _imageio(asked)
   return env
+
+
+@contextlib.contextmanager
+def pool_of(
+  env: EnvPlugin, seeds: Sequence[int], path: Path | None
+) -> Iterator[tuple[Environment, list[Watch]]]:
+  """A pool of new environments, and who must watch it for the video at `path`, if one is wanted."""
+  if path is None:
+    with contextlib.closing(env.make(tuple(seeds))) as pool:
+      yield pool, []
+    return
+  pool = drawable(env, str(path)).make_drawn(tuple(seeds))
+  with contextlib.closing(pool), contextlib.closing(Video(path, pool)) as video:
+    yield pool, [lambda timestep, _: video.add(timestep)]
 
 
 class Video:
   """Shows the first episode of environment 0; the file is whole after `close`."""
 
   def __init__(self, path: Path, pool: DrawnEnvironment):
+    try:
+      path.parent.mkdir(exist_ok=True)
+    except OSError as error:
+      raise RunError(f"the video cannot be written: {error}") from error
     # One thread: more of them make a small picture no faster.
-    self._writer = _imageio().get_writer(
+    self._writer = _imageio(str(path)).get_writer(
       path, fps=FPS, macro_block_size=1, output_params=["-threads", "1"]
     )
     self._pool, self._started, self._ended = pool, False, False
@@ -63,7 +96,7 @@ def enlarged(frame: Array) -> Array:
   return np.repeat(np.repeat(frame, factor, 0), factor, 1)
 
 
-def _imageio() -> Any:
+def _imageio(asked: str) -> Any:
   # Else it starts ffmpeg by a fork, which may hang where JAX has threads.
   os.environ.setdefault("IMAGEIO_FFMPEG_NO_PREVENT_SIGINT", "1")
   try:
@@ -71,7 +104,7 @@ def _imageio() -> Any:
     import imageio_ffmpeg
   except ImportError as error:
     raise UserError(
-      f"--video needs a package that is not installed ({error.name}): pip install "
+      f"{asked} needs a package that is not installed ({error.name}): pip install "
       "'selftune[video]'."
     ) from None
   del imageio_ffmpeg  # the program that imageio calls
