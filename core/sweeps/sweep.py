@@ -119,6 +119,10 @@ def _number(value: Any) -> float | None:
 def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bool:
   """Trains all points as one program; returns whether a signal stopped it."""
   if (out / DONE).exists():
+    if not (folder(out, len(points) - 1) / DONE).exists():
+      raise UserError(
+        f"{out} holds fewer points, trained as one program that has ended: choose another --out."
+      )
     return False
   values = {name: tuple(_number(point[name]) for point in points) for name in points[0]}
   others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
