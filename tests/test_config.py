@@ -8,7 +8,7 @@ import gin
 import pytest
 
 from selftune.core import config, registry
-from selftune.core.config import values
+from selftune.core.config import loading, values
 from selftune.core.errors import ConfigError
 from selftune.core.interfaces import Corrector, LossTerm
 from selftune.plugins.losses.entropy import Entropy
@@ -254,7 +254,7 @@ def test_later_bindings_win(load):
 
 
 def test_an_unknown_name_lists_the_experiments(monkeypatch, tmp_path):
-  monkeypatch.setattr(config, "ROOT", tmp_path)
+  monkeypatch.setattr(loading, "ROOT", tmp_path)
   (tmp_path / "experiments").mkdir()
   (tmp_path / "experiments" / "one_stac.gin").write_text(BASE)
   (tmp_path / "base.gin").write_text("")
@@ -273,7 +273,7 @@ def test_includes(monkeypatch, tmp_path):
   packaged, mine = tmp_path / "packaged", tmp_path / "mine"
   (packaged / "algos").mkdir(parents=True)
   mine.mkdir()
-  monkeypatch.setattr(config, "ROOT", packaged)
+  monkeypatch.setattr(loading, "ROOT", packaged)
   (packaged / "base.gin").write_text(BASE + "scratch_root.count = 1\nscratch_root.number = 1.0\n")
   (packaged / "algos" / "a.gin").write_text("include 'base.gin'\nscratch_root.count = 2\n")
   (mine / "own.gin").write_text("include 'base.gin'\nscratch_root.flag = True\n")

@@ -36,7 +36,7 @@ def trained(monkeypatch):
     (workdir / "metrics.jsonl").write_text('{"episodes": 4}\n')
     return Progress(done=workdir.name != "stopped" or resume)
 
-  monkeypatch.setattr(reproduce.experiment, "train", train)
+  monkeypatch.setattr(reproduce.training, "train", train)
   return calls
 
 
