@@ -1,6 +1,7 @@
 """W&B online, against a stand-in for its server: real runs, a network that goes and comes back."""
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import fakes
 import pytest
+import yaml
 from test_logging import wandb_records
-from wandb_server import API_KEY, Server
+from wandb_server import API_KEY, ENTITY, SWEEP, Server
 
-from selftune.core import jsonl
+from selftune.core import jsonl, sweep_file
 from selftune.core.interfaces import RunInfo
 from selftune.core.logging import Logger
 from selftune.plugins.writers import wandb
@@ -85,10 +87,12 @@ def ended(process, seconds=120):
   return told
 
 
-def sync(*arguments):
-  command = [sys.executable, "-m", "wandb", "sync", *map(str, arguments)]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+def command_line(*words):
+  """Runs W&B's own program; what it said on stderr."""
+  command = [sys.executable, "-m", "wandb", *map(str, words)]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=120)
   assert done.returncode == 0, done.stderr
+  return done.stderr
 
 
 def scalars(rows):
@@ -151,7 +155,7 @@ def test_network_is_lost_and_comes_back(server, train, tmp_path, lose):
   assert len(run.rows) < len(written)
   (said,) = re.findall(r"W&B did not take .* by: wandb sync (.*)", told)
   server.answer()
-  sync(*shlex.split(said))
+  command_line("sync", *shlex.split(said))
   assert scalars(run.rows) == written
 
 
@@ -185,7 +189,7 @@ def test_server_that_does_not_answer_from_the_beginning(server, tmp_path, monkey
   (said,) = re.findall(r"logged offline; upload it by: wandb sync (.*)", done.stderr)
   server.answer()
   option, run_id, folder = shlex.split(said)
-  sync(option, run_id, *tmp_path.glob(str(Path(folder).relative_to(tmp_path))))
+  command_line("sync", option, run_id, *tmp_path.glob(str(Path(folder).relative_to(tmp_path))))
   ((name, run),) = server.runs.items()
   assert name == run_id
   assert scalars(run.rows) == fakes.rows(tmp_path) and len(run.rows) == 51
@@ -203,8 +207,26 @@ def test_offline_run_that_was_resumed_becomes_one(server, tmp_path):
     time.sleep(1.0)  # W&B names a folder by id and second
   folders = sorted(tmp_path.glob("wandb/offline-run-*"))
   assert len(folders) == 2
-  sync(*folders)
-  sync("--include-synced", folders[0])  # does no harm
+  command_line("sync", *folders)
+  command_line("sync", "--include-synced", folders[0])  # does no harm
   ((name, run),) = server.runs.items()
   assert name == ids["wandb"]
   assert [(row["_step"], row["env_steps"]) for row in run.rows] == [(k, k + 1) for k in range(6)]
+
+
+@pytest.mark.slow
+def test_agent_trains_a_point_of_a_packaged_sweep(server, tmp_path, monkeypatch):
+  monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+  sweep = dict(sweep_file.read("sweeps/catch_stac_discount").config)
+  sweep["command"] = [*sweep["command"], "--bind=train.total_env_steps = 2000"]
+  Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
+  (said,) = re.findall(r"wandb agent (\S+)", command_line("sweep", "sweep.yaml"))
+  assert said == f"{ENTITY}/selftune/{SWEEP}"
+  command_line("agent", "--count=1", said)
+  ((name, run),) = server.runs.items()
+  workdir = tmp_path / "runs" / f"catch_stacx_{name}"
+  assert scalars(run.rows) == fakes.rows(workdir) != []
+  assert (run.fields["sweep"], run.fields["groupName"]) == (SWEEP, "catch_stac_discount")
+  told = {"gamma": 0.8, "policy_gradient.cost": 1.0, "train.total_env_steps": 2000}
+  assert run.config.items() >= told.items()
+  assert run.exit_code == 0

@@ -1,6 +1,7 @@
 """A stand-in for W&B's server: what wandb 0.31 asks of it, and a network that can be cut.
 
-It holds in memory the runs that clients create, with their rows, configuration and files.
+It holds in memory the runs that clients create, with their rows, configuration and files, and one
+sweep, of which it gives an agent the first point.
 """
 
 import dataclasses
@@ -10,8 +11,11 @@ import urllib.parse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import yaml
+
 API_KEY = 40 * "a"
 ENTITY = "somebody"
+SWEEP = "sweep1"
 
 
 @dataclasses.dataclass
@@ -55,6 +59,7 @@ class Server:
 
   def __init__(self) -> None:
     self.runs: dict[str, Run] = {}
+    self.sweep: dict[str, Any] = {}  # as it was registered
     self.asked: list[str] = []  # operations of GraphQL and paths, in order
     self.failures: list[str] = []  # of the server itself
     self._hangs = threading.Event()
@@ -143,6 +148,7 @@ class Server:
     name, run = variables["name"], self.runs.get(variables["name"])
     if run is None:
       return {"model": {**_project(variables["project"]), "bucket": None}}
+    begun = {k: v for k, v in run.config.get("_wandb", {}).items() if k == "t"}
     tail = lambda kind: json.dumps(run.lines.get(f"wandb-{kind}.jsonl", [])[-1:])
     bucket = {
       **{"id": name, "name": name, "displayName": run.fields.get("displayName")},
@@ -150,7 +156,7 @@ class Server:
       **{f"{kind}Tail": tail(kind) for kind in ("history", "events")},
       **{"summaryMetrics": json.dumps(run.summary), "config": run.fields.get("config", "{}")},
       **{"logLineCount": 0, "tags": [], "notes": None},
-      "wandbConfig": json.dumps({"t": run.config["_wandb"]["t"]}),  # else it has not begun
+      "wandbConfig": json.dumps(begun),  # empty for a run that a sweep has only announced
     }
     return {"model": {**_project(variables["project"]), "bucket": bucket}}
 
@@ -171,6 +177,28 @@ class Server:
     url = lambda name: f"{self.url}/upload/{run}/{urllib.parse.quote(name)}"
     files = [{"name": name, "uploadUrl": url(name)} for name in names]
     return {"createRunFiles": {"runID": run, "uploadHeaders": [], "files": files}}
+
+  def _UpsertSweep(self, variables: dict[str, Any]) -> dict[str, Any]:
+    self.sweep = variables
+    sweep = {"name": SWEEP, "project": _project(variables["projectName"])}
+    return {"upsertSweep": {"sweep": sweep, "configValidationWarnings": []}}
+
+  def _SweepWithRuns(self, variables: dict[str, Any]) -> dict[str, Any]:
+    sweep = {"id": SWEEP, "name": SWEEP, "config": self.sweep["config"], "runs": {"edges": []}}
+    return {"project": {"sweep": sweep}}
+
+  def _CreateAgent(self, variables: dict[str, Any]) -> dict[str, Any]:
+    return {"createAgent": {"agent": {"id": "agent"}}}
+
+  def _Heartbeat(self, variables: dict[str, Any]) -> dict[str, Any]:
+    commands = []
+    if not self.runs:
+      self.runs["point"] = Run({"project": self.sweep["projectName"]})
+      config = yaml.safe_load(self.sweep["config"])
+      first = {name: {"value": it["values"][0]} for name, it in config["parameters"].items()}
+      command = {"type": "run", "run_id": "point", "program": config["program"], "args": first}
+      commands = [command]
+    return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
 
 
 def _project(name: str) -> dict[str, Any]:
