@@ -199,10 +199,12 @@ def _warnings_shown() -> Iterator[None]:
   """Within it, what selftune logs is shown."""
   logger, handler = logging.getLogger("selftune"), _OneLine(logging.WARNING)
   logger.addHandler(handler)
+  logger.propagate = False  # some library may have given the root a handler of its own
   try:
     yield
   finally:
     logger.removeHandler(handler)
+    logger.propagate = True
 
 
 def _say(message: str) -> None:

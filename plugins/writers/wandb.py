@@ -76,11 +76,12 @@ def _init(mode: str, options: dict[str, Any]) -> Any:
   settings = wandb.Settings(
     console="off",  # the progress bar is no log
     init_timeout=TIMEOUT,
-    finish_timeout=TIMEOUT,  # what is not uploaded by then is for `wandb sync`
+    finish_timeout=TIMEOUT,
+    finish_timeout_raises=True,
   )
-  resume = "allow" if mode == "online" else None
   try:
-    return wandb.init(mode=mode, resume=resume, settings=settings, **options)  # type: ignore
+    # Offline too: it has `wandb sync` go on with the steps that the server has of the run.
+    return wandb.init(mode=mode, resume="allow", settings=settings, **options)  # type: ignore
   except Exception as error:
     if mode != "online":
       raise
@@ -117,4 +118,11 @@ class _Run:
     self._run.log({name: media, "env_steps": self._env_steps})
 
   def close(self) -> None:
-    self._run.finish()
+    try:
+      self._run.finish()
+    except TimeoutError:
+      _LOG.warning(
+        "W&B did not take all rows within %.0f s; upload them, before the run is resumed, by: "
+        "wandb sync --include-online %s",
+        *(TIMEOUT, Path(self._run.dir).parent),
+      )
