@@ -14,7 +14,7 @@ import fakes
 import numpy as np
 import pytest
 import yaml
-from test_logging import FakeWandB, wandb_records
+from test_logging import FakeWandB
 from wandb.sdk.launch.sweeps import utils as wandb_agent
 
 from selftune.core import arguments, cli, config, platform, plotting, training
@@ -439,30 +439,3 @@ def test_ray_trains_points_and_survives_one_that_fails(file, tmp_path):
   assert done.returncode == 1, done.stderr
   assert [row["status"] for row in table(out)] == ["finished", "finished", "failed"]
   assert "train.num_envs = 7 is not divisible" in done.stderr
-
-
-@pytest.mark.slow
-def test_an_agent_of_wandb_trains_a_point(file, tmp_path, monkeypatch):
-  """W&B's own agent, all but its server: the process it starts logs the run that it was given."""
-  from wandb.wandb_agent import Agent
-
-  name = file(more=["--bind=train.writers = (@jsonl(), @wandb())"])
-  monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-  for variable, value in {"SWEEP_ID": "s1", "MODE": "offline", "DIR": str(tmp_path)}.items():
-    monkeypatch.setenv(f"WANDB_{variable}", value)
-  monkeypatch.setenv("WANDB_RUN_ID", "")  # both are set by the agent, and restored at the end
-  monkeypatch.setenv("WANDB_SWEEP_PARAM_PATH", "")
-  agent = Agent(None, None, "s1")
-  agent._sweep_command = read(name).config["command"]
-  point = {"ac_lambda.alpha": {"value": 0.125}, "train.seed": {"value": 5}}
-  agent._command_run({"run_id": "r1", "program": "selftune", "args": point})
-  assert agent._run_processes["r1"].wait() == 0
-  workdir = Path("runs", "online_r1")
-  assert len(fakes.rows(workdir, "episodes")) == 12
-  (path,) = workdir.glob("wandb/offline-run-*-r1/*.wandb")
-  records = list(wandb_records(path))
-  run = next(r.run for r in records if r.HasField("run"))
-  saved = {u.key: json.loads(u.value_json) for u in run.config.update}
-  assert (run.run_id, run.sweep_id) == ("r1", "s1")
-  assert (saved["ac_lambda.alpha"], saved["train.seed"]) == (0.125, 5)
-  assert sum(r.HasField("history") for r in records) == len(fakes.rows(workdir)) + 1  # the plot

@@ -17,9 +17,10 @@ import yaml
 from test_logging import wandb_records
 from wandb_server import API_KEY, ENTITY, SWEEP, Server
 
-from selftune.core import jsonl, sweep_file
+from selftune.core import jsonl
 from selftune.core.interfaces import RunInfo
 from selftune.core.logging import Logger
+from selftune.core.sweeps import file as sweep_file
 from selftune.plugins.writers import wandb
 
 CONFIG = """
