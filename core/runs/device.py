@@ -17,9 +17,19 @@ from jax.sharding import PartitionSpec as P
 
 from ..agent import Agent, BuiltAgent
 from ..interfaces import FunctionalEnvironment
-from .iteration import Ends, FusesIterations, Iteration, RunState, first_state, going, iterate, unless_ended, whole_batch
-from .settings import bind, check
 from ..types import Array, Device
+from .iteration import (
+  Ends,
+  FusesIterations,
+  Iteration,
+  RunState,
+  first_state,
+  going,
+  iterate,
+  unless_ended,
+  whole_batch,
+)
+from .settings import bind, check
 
 AXIS = "runs"
 CHUNK = 32  # runs of a device that are taken together, unless told otherwise

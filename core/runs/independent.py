@@ -19,13 +19,13 @@ from ..checkpoint import Checkpointer
 from ..episodes import Episode
 from ..errors import RunError, UserError, plugin_mistakes
 from ..interfaces import FunctionalEnvironment, WriterPlugin
-from .iteration import RunState, episodes
 from ..logging import Logger
 from ..loop import Clock, Progress
-from .pool import PoolRuns
 from ..registry import configurable
-from .logs import RunLogs
 from .device import CHUNK, Runs
+from .iteration import RunState, episodes
+from .logs import RunLogs
+from .pool import PoolRuns
 
 if TYPE_CHECKING:
   from ..experiment import Train

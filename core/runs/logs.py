@@ -13,11 +13,11 @@ import numpy as np
 from .. import jsonl
 from ..episodes import Episode, EpisodeStats
 from ..interfaces import RunInfo, Writer, WriterPlugin
-from .iteration import RunState
 from ..logging import Logger
-from .pool import PoolRuns
 from ..registry import name_of
 from .device import Runs
+from .iteration import RunState
+from .pool import PoolRuns
 
 RUN = "run"  # the entry of a row that says whose it is
 OF_ALL = ("settings", "paired", "repeats", "run_writers")  # of no single run

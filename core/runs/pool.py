@@ -14,11 +14,23 @@ from jax.sharding import PartitionSpec as P
 
 from ..agent import Agent, BuiltAgent
 from ..interfaces import AgentFns, EnvPlugin
-from .iteration import Ends, RunState, act, count, first_state, going, head_gamma, learn, trajectory, unless_ended, whole_batch
-from .device import AXIS
 from ..seeding import env_seeds
-from .settings import bind, check
 from ..types import Array, Device, PyTree, TimeStep
+from .device import AXIS
+from .iteration import (
+  Ends,
+  RunState,
+  act,
+  count,
+  first_state,
+  going,
+  head_gamma,
+  learn,
+  trajectory,
+  unless_ended,
+  whole_batch,
+)
+from .settings import bind, check
 
 
 class PoolRuns:
