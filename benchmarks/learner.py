@@ -63,7 +63,7 @@ def random_batch(t: int, b: int) -> Trajectory:
   )
   mu = rng.normal(size=(t, b, ACTIONS)).astype(np.float32)
   action = rng.integers(0, ACTIONS, (t, b)).astype(np.int32)
-  return Trajectory(step, action, mu, (), np.zeros(b, np.int32))
+  return Trajectory(step, action, mu, (), np.zeros((t, b), np.int32))
 
 
 def measure(bindings: list[str], turns: int) -> tuple[dict[str, Update], dict[str, list[float]]]:
