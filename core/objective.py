@@ -101,11 +101,11 @@ def evaluate(objective: Objective, params: PyTree, trajectory: Trajectory, gamma
 
 def head_gamma(objective: Objective, values: Mapping[str, Array]) -> Array:
   """The discount of every head, [P + extra]: tuned where `values` has it, else configured."""
-  configured = jnp.full(
-    objective.heads + objective.behaviour.extra_heads, objective.corrector.gamma
-  )
+  count, configured = objective.heads + objective.behaviour.extra_heads, objective.corrector.gamma
   tuned = values.get(f"{objective.corrector_name}.gamma")
-  return configured if tuned is None else configured.astype(tuned.dtype).at[: len(tuned)].set(tuned)
+  if tuned is None:
+    return jnp.full(count, configured)
+  return jnp.concatenate([tuned, jnp.full(count - len(tuned), configured, tuned.dtype)])
 
 
 def inner_loss(

@@ -110,7 +110,8 @@ def test_state_may_be_donated_and_host_changed_as_soon_as_save_returns(checkpoin
   checkpoints.save(3, state, host)
   host["returns"].append(2.0)
   after = update(state)
-  assert state.key.is_deleted() and state.params["half"].is_deleted()
+  if jax.__version_info__ < (0, 11):  # which copies what has been looked at, rather than donate it
+    assert state.key.is_deleted() and state.params["half"].is_deleted()
   for _ in range(3):
     after = update(after)
   jax.block_until_ready(after)
