@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from typing import NoReturn
@@ -18,6 +19,9 @@ from .errors import RunError
 
 _XLA = re.compile(rb"[EFW]\d{4} [\d:.]+ +\d+ (preemption_sync|coordination_service|client\.h)")
 _PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+POLL = 0.05  # seconds between looks at the child
 
 LOST = (
   "a process of the job was lost, or never came: this one ends. The checkpoints are whole: start "
@@ -35,19 +39,20 @@ def supervised(run: Callable[[], int]) -> int:
     RunError: it was killed: by the loss of another process, or otherwise.
   """
   reader, writer = os.pipe()
-  parent, child = os.getpid(), os.fork()
+  parent = os.getpid()
+  signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until they can be passed on
+  child = os.fork()
   if child == 0:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     os.close(reader)
     _be_child(run, parent, writer)
   os.close(writer)
-  before = {
-    number: signal.signal(number, lambda n, _: os.kill(child, n))
-    for number in (signal.SIGINT, signal.SIGTERM)
-  }
+  before = {number: signal.signal(number, lambda n, _: os.kill(child, n)) for number in _SIGNALS}
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
   lost = threading.Event()
   forwarding = threading.Thread(target=_forward, args=(reader, lost), daemon=True)
   forwarding.start()
-  code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  code = os.waitstatus_to_exitcode(_wait(child))
   forwarding.join(5.0)  # a process that the child has left behind may hold its stderr open
   for number, handler in before.items():
     signal.signal(number, handler)
@@ -56,6 +61,15 @@ def supervised(run: Callable[[], int]) -> int:
   if code < 0:
     raise RunError(f"killed by {signal.Signals(-code).name}: start the job again with --resume.")
   return code
+
+
+def _wait(child: int) -> int:
+  """Its status; by looking, as a signal just before a wait that blocks would lie until its end."""
+  while True:
+    pid, status = os.waitpid(child, os.WNOHANG)
+    if pid:
+      return status
+    time.sleep(POLL)
 
 
 def _be_child(run: Callable[[], int], parent: int, stderr: int) -> NoReturn:

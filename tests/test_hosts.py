@@ -263,7 +263,8 @@ sys.exit(_exit_code(lambda: supervised(run)))
 """
 FATAL = 'os.write(2, b"E1124 11:38:18.744325   13069 client.h:80] fatal\\n  @ 0x7f\\n"); os.abort()'
 SAID = "from selftune.core.supervise import LOST; print(LOST, file=sys.stderr); return 1"
-WAIT = "signal.signal(signal.SIGTERM, lambda *_: os._exit(5)); print(flush=True); time.sleep(60)"
+WAIT = "signal.signal(signal.SIGTERM, lambda *_: os._exit(5)); print(flush=True); "
+WAIT += "[time.sleep(0.05) for _ in range(1200)]"  # a signal just before a long sleep would lie
 
 
 def supervised(body):
@@ -293,6 +294,14 @@ def test_how_a_process_ended_is_told_by_its_parent(body, code, err):
   assert (
     out.count("\n") == 1 and "@" not in said and (code == 3 or said.count(LOST) == (LOST in err))
   )
+
+
+def test_a_signal_that_comes_at_once_is_passed_on():
+  process = supervised(
+    "signal.signal(15, lambda *_: os._exit(5)); os.kill(os.getppid(), 15); " + WAIT
+  )
+  process.communicate(timeout=20)
+  assert process.returncode == 5
 
 
 def test_signals_are_passed_on_and_the_child_does_not_outlive_its_parent():

@@ -46,6 +46,7 @@ def gin(tmp_path, monkeypatch):
   return str(path)
 
 
+@pytest.mark.slow
 def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch):
   whole = training.train(gin, (), tmp_path / "whole")
   assert whole.done

@@ -256,7 +256,10 @@ def test_the_earliest_cause_is_named():
 # Resuming.
 
 
-@pytest.mark.parametrize("name, devices, micro_batch", [("stacx", 2, 1), ("next", 2, None)])
+@pytest.mark.parametrize(
+  "name, devices, micro_batch",
+  [("stacx", 2, 1), pytest.param("next", 2, None, marks=pytest.mark.slow)],
+)
 def test_n_plus_m_updates_are_n_then_m(name, devices, micro_batch, tmp_path):
   expected, expected_metrics = train(*start(name, devices, micro_batch), BATCHES)
   learner, state = start(name, devices, micro_batch)

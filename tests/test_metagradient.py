@@ -48,7 +48,7 @@ class Case(NamedTuple):
 CASES = [
   Case(1),
   pytest.param(Case(3), marks=pytest.mark.slow),
-  Case(2, "average", "next"),
+  pytest.param(Case(2, "average", "next"), marks=pytest.mark.slow),
   pytest.param(Case(3, "random"), marks=pytest.mark.slow),
   pytest.param(Case(3, "average"), marks=pytest.mark.slow),
   pytest.param(Case(3, "first", "next"), marks=pytest.mark.slow),

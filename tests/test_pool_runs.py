@@ -65,6 +65,7 @@ class AsPool:
     pass
 
 
+@pytest.mark.slow
 def test_runs_in_a_pool_are_those_on_the_device():
   """Over ends of episodes, each run with its own settings; ends in the same steps."""
   with make(MIXED, AsPool(CAR, SEEDS)) as pool:
