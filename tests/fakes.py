@@ -168,6 +168,20 @@ class RecorderLog:
     pass
 
 
+MOUNTAIN_CAR_RUNS = """
+include 'algos/ac_lambda.gin'
+tuner = @metatrace()
+train.env = @mountain_car()
+mountain_car.max_steps = 9
+agent.network = @tile_coding()
+tile_coding.tilings = 4
+tile_coding.tiles = 4
+train.runtime = @runs()
+train.total_env_steps = 1000
+train.log_seconds = 0.0
+runs.iterations = 2
+"""
+
 PLUGINS = {
   "counting": ("env", Counting),
   "recurrent": ("network", Recurrent),

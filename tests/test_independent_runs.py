@@ -13,22 +13,11 @@ from selftune.core.errors import UserError
 from selftune.core.evaluation import evaluate
 from selftune.core.runs.independent import IndependentRuns, summary
 
-CONFIG = """
-include 'algos/ac_lambda.gin'
-tuner = @metatrace()
-train.env = @mountain_car()
-mountain_car.max_steps = 9
-agent.network = @tile_coding()
-tile_coding.tilings = 4
-tile_coding.tiles = 4
-train.runtime = @runs()
-train.total_env_steps = 1000
-train.log_seconds = 0.0
+CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
 train.writers = (@jsonl(),)
-runs.settings = {'ac_lambda.alpha': (0.01, 1e38)}
+runs.settings = {{'ac_lambda.alpha': (0.01, 1e38)}}
 runs.repeats = 2
 runs.episodes = 8
-runs.iterations = 2
 """
 
 

@@ -27,20 +27,9 @@ from selftune.core.sweeps.point import DONE
 from selftune.core.sweeps.results import draw, ranked
 from selftune.core.sweeps.sweep import apart_because
 
-CONFIG = """
-include 'algos/ac_lambda.gin'
-tuner = @metatrace()
-train.env = @mountain_car()
-mountain_car.max_steps = 9
-agent.network = @tile_coding()
-tile_coding.tilings = 4
-tile_coding.tiles = 4
-train.runtime = @runs()
-train.total_env_steps = 1000
-train.log_seconds = 0.0
+CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
 train.writers = (@jsonl(), @terminal())
 runs.episodes = 12
-runs.iterations = 2
 """
 GRID = {
   "ac_lambda.alpha": {"values": [1e38, 0.01, "1e-1"]},  # YAML takes 1e-1 for text

@@ -19,7 +19,7 @@ from ..seeding import evaluation_seeds
 from ..types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..workdir import Workdir
 from .playing import MAX_ENVS, Watch, play, summary
-from .video import check_path, drawable, pool_of
+from .video import check_path, pool_of
 
 REPORT_SECONDS = 5.0
 
@@ -58,7 +58,6 @@ def evaluate(
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
     check_path(video)
-    drawable(experiment.env, "--video")
   with pool_of(experiment.env, seeds, video) as (pool, watchers):
     agent = BuiltAgent(experiment.agent, pool.spec)
     env_steps, actor_params = _restore(workdir, step, experiment, agent, pool.spec)

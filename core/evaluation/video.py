@@ -56,7 +56,7 @@ def pool_of(
     with contextlib.closing(env.make(tuple(seeds))) as pool:
       yield pool, []
     return
-  pool = drawable(env, str(path)).make_drawn(tuple(seeds))
+  pool = drawable(env, f"video {path}").make_drawn(tuple(seeds))
   with contextlib.closing(pool), contextlib.closing(Video(path, pool)) as video:
     yield pool, [lambda timestep, _: video.add(timestep)]
 
