@@ -11,10 +11,12 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from .distributions import Distribution
 from .episodes import Episode
+from .histograms import Histogram
 from .tunables import Components
 from .types import (
   Array,
   CorrectorInputs,
+  Described,
   EnvSpec,
   HeadOut,
   LearnerState,
@@ -293,8 +295,8 @@ class MetaOptimizer(Protocol):
     """The tuned values by name as plugins see them, [P] or [1]."""
     ...
 
-  def describe(self, state: LearnerState) -> Metrics:
-    """Metrics of a state that are worth their cost only where a row is logged; scalars."""
+  def describe(self, state: LearnerState) -> Described:
+    """Scalars and histograms of a state, worth their cost only where a row is logged."""
     ...
 
 
@@ -325,6 +327,15 @@ class TakesEvaluations(Protocol):
   """
 
   def write_evaluation(self, row: Mapping[str, float]) -> None: ...
+
+
+@runtime_checkable
+class TakesHistograms(Protocol):
+  """What a writer offers that also takes histograms; `row` is what was written just before."""
+
+  def write_histograms(
+    self, histograms: Mapping[str, Histogram], row: Mapping[str, float]
+  ) -> None: ...
 
 
 class WriterPlugin(Protocol):

@@ -12,6 +12,8 @@ def encode(row: Mapping[str, Any]) -> str:
   """One line. Floats keep float32's 7 digits; NaN and infinity, which JSON lacks, become null."""
 
   def tidy(value):
+    if isinstance(value, list):
+      return [tidy(item) for item in value]
     if not isinstance(value, float):
       return value
     return float(f"{value:.7g}") if math.isfinite(value) else None

@@ -22,6 +22,7 @@ from .types import (
   BATCH_AXES,
   ActorParams,
   Array,
+  Described,
   Device,
   LearnerState,
   Metrics,
@@ -194,7 +195,7 @@ class Learner:
     """One update; `state` is donated. Metrics are scalars on the device."""
     return self._update(state, batch)
 
-  def describe(self, state: LearnerState) -> Metrics:
+  def describe(self, state: LearnerState) -> Described:
     """The meta-optimiser's metrics of a state, for a row that is about to be logged."""
     return self._describe(state)
 

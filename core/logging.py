@@ -1,4 +1,4 @@
-"""Logging: rows of scalars go from the training loop to every configured writer.
+"""Logging: what the training loop has to say goes to every configured writer.
 
 Each writer has a thread and a bounded queue of its own, so that a writer is called from one thread
 only and a slow one delays neither training nor the other writers. A writer is `required` (the JSONL
@@ -19,7 +19,15 @@ from typing import Any
 import numpy as np
 
 from .episodes import Episode
-from .interfaces import RunInfo, TakesEvaluations, TakesMedia, Writer, WriterPlugin
+from .histograms import Histogram, is_finite
+from .interfaces import (
+  RunInfo,
+  TakesEvaluations,
+  TakesHistograms,
+  TakesMedia,
+  Writer,
+  WriterPlugin,
+)
 
 QUEUE_SIZE = 1024
 PATIENCE = 30.0  # seconds that log() waits for a required writer whose queue is full
@@ -62,35 +70,39 @@ class Logger:
   def log(self, row: Mapping[str, Any], env_steps: int) -> None:
     """Hands a row of host scalars to the writers, with `env_steps` and `wall_time` added.
 
+    Histograms in it go to the writers that take any, but for those of what is not finite.
+
     Raises:
-      ValueError: a metric is not a scalar.
+      ValueError: a metric is neither a scalar nor a Histogram.
       Exception: whatever a required writer failed with since the last call.
     """
     numbers = {"env_steps": int(env_steps), "wall_time": self.wall_time}
+    histograms: dict[str, Histogram] = {}
     for key, value in row.items():
-      array = np.asarray(value)
-      if array.size != 1:
-        raise ValueError(f"metric '{key}' has shape {array.shape}; log scalars only.")
-      numbers[key] = array.item()
-    for lane in self._lanes:
-      lane.submit(lambda writer: writer.write(numbers))
+      if isinstance(value, Histogram):
+        if is_finite(value):
+          histograms[key] = value
+      elif np.size(value) != 1:
+        raise ValueError(f"metric '{key}' has shape {np.shape(value)}; log scalars and histograms.")
+      else:
+        numbers[key] = np.asarray(value).item()
+    self._submit(lambda writer: writer.write(numbers))
+    if histograms:
+      self._submit(lambda writer: writer.write_histograms(histograms, numbers), TakesHistograms)
 
   def log_episodes(self, episodes: Sequence[Episode]) -> None:
     """Hands finished episodes to the writers; raises as `log` does."""
     if episodes:
       held = tuple(episodes)
-      for lane in self._lanes:
-        lane.submit(lambda writer: writer.write_episodes(held))
+      self._submit(lambda writer: writer.write_episodes(held))
 
   def log_evaluation(self, row: Mapping[str, float]) -> None:
     """Hands the scores of an evaluation to the writers that take any; raises as `log` does."""
-    for lane in self._lanes:
-      lane.submit(lambda w: w.write_evaluation(row) if isinstance(w, TakesEvaluations) else None)
+    self._submit(lambda writer: writer.write_evaluation(row), TakesEvaluations)
 
   def log_media(self, name: str, path: Path) -> None:
     """Hands a picture or video to the writers that take any; raises as `log` does."""
-    for lane in self._lanes:
-      lane.submit(lambda w: w.write_media(name, path) if isinstance(w, TakesMedia) else None)
+    self._submit(lambda writer: writer.write_media(name, path), TakesMedia)
 
   def flush(self, timeout: float = PATIENCE) -> None:
     """Waits until the required writers have written all that was logged; raises as `log` does."""
@@ -110,6 +122,11 @@ class Logger:
     for failure in failures:
       if failure is not None:
         raise failure
+
+  def _submit(self, task: Callable[[Any], object], taker: type = object) -> None:
+    """Has something done with every writer that is a `taker`."""
+    for lane in self._lanes:
+      lane.submit(lambda writer: task(writer) if isinstance(writer, taker) else None)
 
   def __enter__(self) -> "Logger":
     return self

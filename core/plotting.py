@@ -1,4 +1,4 @@
-"""`selftune plot`: the return and every self-tuned number against env steps, as one PNG.
+"""`selftune plot`: the return and what tunes itself against env steps, as one PNG.
 
 A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
 `seed<number>` are one line: their mean, in a band of one standard deviation.
@@ -13,12 +13,15 @@ import numpy as np
 
 from . import jsonl
 from .errors import UserError
+from .histograms import BINS, Histogram, rebinned
 
 Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
 
 DPI = 120
 GRID = 400  # points that the runs of a group are averaged on
 COLUMNS = 3
+BETA = "beta/mean"
+TITLES = {BETA: "log step size", "u": "effective step size", "metagrad_norm": "metagradient norm"}
 STYLES = ("-", "--", ":", "-.")
 _SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
 
@@ -38,7 +41,10 @@ def plot(workdirs: Sequence[Path], out: Path) -> Path:
 
 
 def figure(workdirs: Sequence[Path]) -> Any:
-  """The matplotlib Figure: episode return above, a panel a tuned number below."""
+  """The matplotlib Figure: episode return above, a panel a tuned number below.
+
+  With the log step sizes of one run comes how they are distributed, where it was logged.
+  """
   groups: dict[str, Runs] = {}
   for workdir, label in zip(workdirs, labels(workdirs), strict=True):
     groups.setdefault(label, []).append(_rows(workdir))
@@ -46,9 +52,8 @@ def figure(workdirs: Sequence[Path]) -> Any:
   panels: dict[str, list[str]] = {}
   for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
     panels.setdefault(key.split("/")[1].rstrip("_"), []).append(key)
-  if "metagrad_norm" in names:
-    panels["metagradient norm"] = ["metagrad_norm"]
-  return _draw(groups, panels)
+  panels |= {title: [key] for key, title in TITLES.items() if key in names}
+  return _draw(groups, panels, _histograms(workdirs[0]) if len(workdirs) == 1 else [])
 
 
 def labels(workdirs: Sequence[Path]) -> list[str]:
@@ -100,7 +105,19 @@ def _rows(workdir: Path) -> list[dict[str, Any]]:
   return rows
 
 
-def _draw(groups: Mapping[str, Runs], panels: Mapping[str, list[str]]) -> Any:
+def _histograms(workdir: Path) -> list[tuple[int, Histogram]]:
+  """Env steps, and how the log step sizes were distributed then."""
+  path = Path(workdir) / "histograms.jsonl"
+  rows = jsonl.read(path) if path.is_file() else ()
+  of_beta = (row for row in rows if row["name"] == "beta")
+  return [(r["env_steps"], Histogram(*map(np.array, (r["counts"], r["edges"])))) for r in of_beta]
+
+
+def _draw(
+  groups: Mapping[str, Runs],
+  panels: Mapping[str, list[str]],
+  histograms: Sequence[tuple[int, Histogram]],
+) -> Any:
   # Without pyplot: no global state, no display, and `savefig` uses Agg.
   from matplotlib.figure import Figure
   from matplotlib.ticker import EngFormatter
@@ -125,6 +142,8 @@ def _draw(groups: Mapping[str, Runs], panels: Mapping[str, list[str]]) -> Any:
     axes.set_title(title, loc="left", fontsize=10)
     axes.tick_params(labelsize=8)
     _heads(axes, groups, keys)
+    if keys == [BETA] and len(histograms) > 1:
+      _density(axes, histograms)
     if keys == ["metagrad_norm"]:
       axes.set_yscale("log", nonpositive="mask")
     else:
@@ -153,6 +172,15 @@ def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str]) -> None:
         deviation = np.zeros_like(mean)
       look = {"color": f"C{colour}", "linestyle": style, "linewidth": 1.3, "label": head}
       _line(axes, (steps, mean, deviation), **look)
+
+
+def _density(axes: Any, histograms: Sequence[tuple[int, Histogram]]) -> None:
+  """Shades where values lie: the darker, the more of them (of 1 % as of 100 %, by its root)."""
+  steps, found = zip(*histograms, strict=True)
+  edges = np.linspace(min(h.edges[0] for h in found), max(h.edges[-1] for h in found), BINS + 1)
+  share = np.array([rebinned(h, edges) / h.counts.sum() for h in found])
+  middles = (edges[1:] + edges[:-1]) / 2
+  axes.pcolormesh(steps, middles, np.sqrt(share.T), cmap="Greys", shading="gouraud", vmin=0, vmax=1)
 
 
 def _line(axes: Any, points: tuple[np.ndarray, np.ndarray, np.ndarray], **look: Any) -> None:

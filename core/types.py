@@ -9,11 +9,15 @@ import jax
 import numpy as np
 from dm_env import specs
 
+from .histograms import Histogram
+
 Array = jax.Array | np.ndarray
 Scalar = float | Array  # [], a configured number or a tuned value
 Device = Any  # a jax.Device, which type checkers do not take for a type
 PyTree = Any
 Metrics = dict[str, Array]
+
+Described = dict[str, Array | Histogram]
 
 
 class EnvSpec(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 from selftune.core import config, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.evaluation import evaluate
+from selftune.core.histograms import BINS
 from selftune.core.runs.independent import IndependentRuns, summary
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
@@ -98,6 +99,25 @@ def test_what_a_row_says_of_several_runs():
   row = summary({"u": np.array([1.0, np.nan, 3.0]), "v": np.array([np.inf, np.inf, np.inf])})
   assert row == {"u": 2.0, "u/least": 1.0, "u/greatest": 3.0, "v": np.inf}
   assert summary({"u": np.array([4.0])}) == {"u": 4.0}
+
+
+def test_histograms_of_each_run_and_of_all(gin, tmp_path):
+  bindings = (
+    *("tuner = @metatrace_vector()", "runs.run_writers = (@jsonl(),)", "runs.episodes = 2"),
+    "runs.settings = {'ac_lambda.alpha': (0.01, 0.02)}",
+  )
+  training.train(gin, bindings, tmp_path / "run")
+  last = fakes.rows(tmp_path / "run", "histograms")[-1]
+  own = [fakes.rows(tmp_path / "run" / "runs" / f"00{n}", "histograms")[-1] for n in range(4)]
+  counts = [sum(row["counts"]) for row in own]
+  assert counts == [counts[0]] * 4 and sum(last["counts"]) == sum(counts) > 100
+  edges = np.array([row["edges"] for row in own])
+  np.testing.assert_allclose((last["edges"][0], last["edges"][-1]), (edges.min(), edges.max()))
+  for n, row in enumerate(own):
+    assert row["name"] == "beta" and len(row["counts"]) == BINS
+    mean = fakes.rows(tmp_path / "run" / "runs" / f"00{n}")[-1]["beta/mean"]
+    assert row["edges"][0] < mean < row["edges"][-1]
+    assert abs(mean - np.log((0.01, 0.02)[n // 2])) < 0.1
 
 
 @pytest.mark.parametrize(

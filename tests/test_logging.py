@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from selftune.core import jsonl
 from selftune.core.episodes import Episode, EpisodeStats
 from selftune.core.errors import UserError
+from selftune.core.histograms import Histogram
 from selftune.core.interfaces import RunInfo
 from selftune.core.logging import QUEUE_SIZE, Logger
 from selftune.plugins.writers.jsonl import Jsonl
@@ -166,6 +167,22 @@ def test_log_refuses_arrays(tmp_path):
       log.log({"eta/x": np.zeros(3)}, 1)
 
 
+def test_histograms_have_a_file_of_their_own(tmp_path):
+  whole = Histogram(np.array([1.0, 0.0]), np.array([-7.0, 0.1, np.float32(7.3)]))
+  torn = Histogram(np.array([0.0, 0.0]), np.array([np.nan, 0.0, np.nan]))
+  blind = Fake()
+  with Logger({"jsonl": Jsonl(), "blind": blind}, run_info(tmp_path)) as log:
+    log.log({"x": 1}, 1)
+    assert not (tmp_path / "histograms.jsonl").exists()
+    log.log({"beta": whole, "beta/mean": -7.0, "other": torn}, 2)
+  _, row = rows_of(tmp_path / "metrics.jsonl")
+  assert row.keys() == {"env_steps", "wall_time", "beta/mean"}
+  assert rows_of(tmp_path / "histograms.jsonl") == [
+    {"env_steps": 2, "name": "beta", "counts": [1, 0], "edges": [-7.0, 0.1, 7.3]}
+  ]
+  assert len(blind.rows) == 2 and blind.closed
+
+
 def test_rows_are_strict_json(tmp_path):
   with Logger({"jsonl": Jsonl()}, run_info(tmp_path)) as log:
     log.log({"a": np.float32(0.1), "b": np.nan, "c": np.inf, "d": np.array(3)}, 123456789)
@@ -179,10 +196,10 @@ def test_rows_are_strict_json(tmp_path):
 def test_resume_drops_what_lies_beyond_the_checkpoint_and_torn_lines(tmp_path):
   with Logger({"jsonl": Jsonl()}, run_info(tmp_path)) as log:
     for step in (10, 20, 30):
-      log.log({"x": step}, step)
+      log.log({"x": step, "h": Histogram(np.ones(1), np.arange(2.0))}, step)
       log.log_episodes([Episode(step, step / 10, 5)])
       log.log_evaluation({"env_steps": step - 1, "mean": 0.5})
-  for name in ("metrics", "episodes", "eval"):
+  for name in ("metrics", "episodes", "eval", "histograms"):
     with (tmp_path / f"{name}.jsonl").open("a") as file:
       file.write('{"env_steps": 1')  # killed in the middle of a write
   with Logger({"jsonl": Jsonl()}, run_info(tmp_path, resumed_at=20)) as log:
@@ -196,8 +213,9 @@ def test_resume_drops_what_lies_beyond_the_checkpoint_and_torn_lines(tmp_path):
     {"env_steps": 31, "return": -1.5, "length": 7},
   ]
   assert [row["env_steps"] for row in rows_of(tmp_path / "eval.jsonl")] == [9, 19]
+  assert [row["env_steps"] for row in rows_of(tmp_path / "histograms.jsonl")] == [10, 20]
   names = sorted(p.name for p in tmp_path.iterdir())
-  assert names == ["episodes.jsonl", "eval.jsonl", "metrics.jsonl"]
+  assert names == ["episodes.jsonl", "eval.jsonl", "histograms.jsonl", "metrics.jsonl"]
 
 
 def test_kill_while_truncating_leaves_the_old_file(tmp_path, monkeypatch):
@@ -283,7 +301,8 @@ def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, m
     run = run_info(tmp_path, resumed_at, ids, config)
     with Logger({"wandb": WandB(tags=("t",), group="g")}, run) as log:
       log.log({"eta/entropy.cost/0": 0.25}, resumed_at + 10)
-      log.log({"eta/entropy.cost/0": 0.5, "x": np.nan}, resumed_at + 20)
+      beta = Histogram(np.array([3.0, 1.0]), np.array([-7.0, -6.5, -6.0], np.float32))
+      log.log({"eta/entropy.cost/0": 0.5, "x": np.nan, "beta": beta}, resumed_at + 20)
       log.log_media("curves", picture)
       log.log_evaluation({"env_steps": resumed_at + 5, "mean": 0.75})
     saved = saved or dict(ids)
@@ -302,7 +321,7 @@ def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, m
     metrics = [r.metric for r in records if r.HasField("metric")]
     assert ("*", "env_steps") in [(m.glob_name, m.step_metric) for m in metrics]
     rows = [
-      {i.key or i.nested_key[0]: json.loads(i.value_json) for i in r.history.item}
+      {i.key or ".".join(i.nested_key): json.loads(i.value_json) for i in r.history.item}
       for r in records
       if r.HasField("history")
     ]
@@ -310,9 +329,12 @@ def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, m
     assert logged == [
       (resumed_at + 10, 0.25, None),
       (resumed_at + 20, 0.5, None),
+      (resumed_at + 20, None, None),  # the histogram
       (resumed_at + 20, None, None),  # the picture
       (resumed_at + 5, None, 0.75),
     ]
+    drawn = {"beta._type": "histogram", "beta.values": [3, 1], "beta.bins": [-7.0, -6.5, -6.0]}
+    assert [drawn.items() <= row.items() for row in rows] == [False, False, True, False, False]
     (files,) = [r.files.files for r in records if r.HasField("files") and "curves" in str(r.files)]
     assert (path.parent / "files" / files[0].path).read_bytes() == picture.read_bytes()
 

@@ -60,6 +60,27 @@ def test_seeds_become_one_line_in_a_band(tmp_path):
   np.testing.assert_allclose((limits.ymin, limits.ymax), (200, 310))
 
 
+def test_step_sizes_are_shaded_by_how_they_are_distributed(tmp_path):
+  rows = [{"env_steps": step, "beta/mean": -6.0, "u": 0.5} for step in (10, 20, 30)]
+  runs = [write_rows(tmp_path / name, rows) for name in ("one", "other")]
+  of_bins = {"name": "beta", "counts": [1, 3], "edges": [-8.0, -6.0, -4.0]}
+  for run in runs:
+    lines = [{"env_steps": step, **of_bins} for step in (10, 20, 30)]
+    lines.append({**lines[-1], "name": "another", "edges": [0.0, 1.0, 2.0]})
+    (run / "histograms.jsonl").write_text("".join(map(jsonl.encode, lines)))
+  _, beta, u = plotting.figure(runs[:1]).axes
+  assert [axes.get_title(loc="left") for axes in (beta, u)] == [
+    *("log step size", "effective step size"),
+  ]
+  (shades,) = beta.collections
+  found = shades.get_array()
+  assert found.shape == (64, 3)
+  np.testing.assert_allclose(found[[16, 48]], np.sqrt([3 * [0.25], 3 * [0.75]]))
+  assert found.astype(bool).sum() == 6 and not u.collections
+  plotting.plot(runs[:1], tmp_path / "plot.png")  # and Matplotlib can draw it
+  assert not plotting.figure(runs).axes[1].collections  # of one run only
+
+
 def test_curves_average_where_all_runs_have_been():
   runs = [
     [{"env_steps": 0, "x": 0.0}, {"env_steps": 10, "x": 10.0}],

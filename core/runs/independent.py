@@ -18,6 +18,7 @@ from .. import hosts, platform
 from ..checkpoint import Checkpointer
 from ..episodes import Episode
 from ..errors import RunError, UserError, plugin_mistakes
+from ..histograms import Histogram, pooled
 from ..interfaces import FunctionalEnvironment, WriterPlugin
 from ..logging import Logger
 from ..loop import Clock, Progress
@@ -176,7 +177,7 @@ def run(
         done=done(),
       )
       if clock.time_to_log() or progress.done:
-        metrics = {name: runs.of_each(x) for name, x in describe(states.learner).items()}
+        metrics = jax.tree.map(runs.of_each, describe(states.learner))
         still = how_far(runs, states)
         row = summary(metrics) | {name: int(x.sum()) for name, x in still.items()}
         logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
@@ -187,13 +188,17 @@ def run(
   return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
-def summary(metrics: Mapping[str, np.ndarray]) -> dict[str, float]:
+def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | Histogram]:
   """Metrics of all runs as those of a row: the one run's, or the mean, least and greatest of them.
 
-  What is not finite in some run, as in one that diverged, is left out of all three.
+  A histogram is that of all runs together. What is not finite in some run, as in one that
+  diverged, is left out.
   """
-  row: dict[str, float] = {}
+  row: dict[str, float | Histogram] = {}
   for name, values in metrics.items():
+    if isinstance(values, Histogram):
+      row[name] = pooled(values)
+      continue
     finite = values[np.isfinite(values)]
     if len(values) == 1 or not len(finite):
       row[name] = float(values[0])

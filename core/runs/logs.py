@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from .. import jsonl
 from ..episodes import Episode, EpisodeStats
-from ..interfaces import RunInfo, Writer, WriterPlugin
+from ..histograms import Histogram
+from ..interfaces import RunInfo, TakesHistograms, Writer, WriterPlugin
 from ..logging import Logger
 from ..registry import name_of
 from .device import Runs
@@ -64,10 +66,10 @@ class RunLogs:
     self._stats = _episodes_so_far(logger.run, runs.count) if writers else []
     self._said: list[tuple[Any, ...]] = [()] * len(self._stats)
 
-  def log(self, metrics: Mapping[str, np.ndarray], env_steps: np.ndarray) -> None:
-    """A row for each run that moved since its last one; metrics and env steps are [R]."""
+  def log(self, metrics: Mapping[str, Any], env_steps: np.ndarray) -> None:
+    """A row for each run that moved since its last one; metrics and env steps are [R, ...]."""
     for number, stats in enumerate(self._stats):
-      row = {name: values[number] for name, values in metrics.items()}
+      row = jax.tree.map(lambda x, number=number: x[number], dict(metrics))
       moved = (env_steps[number], stats.finished, row["runs/active"])
       if moved != self._said[number]:
         self._said[number] = moved
@@ -107,8 +109,12 @@ class _EveryRun:
     return self
 
   def write(self, row: Mapping[str, float]) -> None:
-    rest = {name: value for name, value in row.items() if name != RUN}
-    self._writers[int(row[RUN])].write(rest)
+    self._writers[int(row[RUN])].write(_without_run(row))
+
+  def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
+    writer = self._writers[int(row[RUN])]
+    if isinstance(writer, TakesHistograms):
+      writer.write_histograms(histograms, _without_run(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
     for number, writer in enumerate(self._writers):
@@ -119,6 +125,10 @@ class _EveryRun:
   def close(self) -> None:
     for writer in self._writers:
       writer.close()
+
+
+def _without_run(row: Mapping[str, float]) -> dict[str, float]:
+  return {name: value for name, value in row.items() if name != RUN}
 
 
 def _of_one(config: Mapping[str, Any], runs: Runs | PoolRuns, number: int) -> dict[str, Any]:

@@ -9,15 +9,14 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ...core.histograms import BINS, Histogram
 from ...core.interfaces import AgentFns, FunctionalEnvironment, ScalarTuner, Tuner, TunerInputs
 from ...core.registry import register
 from ...core.runs.iteration import Iteration, RunState
 from ...core.tunables import Components
-from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
 from ..tuners.constant_step import ConstantStep
 from ._sparse import Setting, block, clipped
-
-QUANTILES = {"min": 0.0, "q05": 0.05, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q95": 0.95, "max": 1.0}
 
 
 class Online(NamedTuple):
@@ -143,16 +142,22 @@ class AcLambda:
       bonus=gradient(0 * one, self.entropy * d_entropy),
     )
 
-  def describe(self, state: LearnerState) -> Metrics:
-    """Step sizes, as log alpha: of all parameters, of each array, and of `groups`; trace norms."""
+  def describe(self, state: LearnerState) -> Described:
+    """Step sizes, as beta = log alpha, and norms of traces.
+
+    `beta` is the histogram over all parameters, `beta/<name>` the mean over an array of them, and
+    `beta/<name>/<group>` over one of `groups` in it.
+    """
     online: Online = state.meta_state
     beta = jnp.asarray(self.tuner.beta(online.tuner))
-    rows = {"trace_norm": jnp.linalg.norm(online.trace), **self.tuner.metrics(online.tuner)}
+    rows: Described = {
+      "beta/mean": jnp.mean(beta),
+      "trace_norm": jnp.linalg.norm(online.trace),
+      **self.tuner.metrics(online.tuner),
+    }
     if beta.ndim == 0:
-      return {"beta/mean": beta, **rows}
-    rows["beta/mean"] = jnp.mean(beta)
-    quantiles = jnp.quantile(beta, jnp.array(list(QUANTILES.values()), beta.dtype))
-    rows |= {f"beta/{name}": quantiles[i] for i, name in enumerate(QUANTILES)}
+      return rows
+    rows["beta"] = Histogram(*jnp.histogram(beta, BINS))
     _, unravel = ravel_pytree(state.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(unravel(beta)):
       name = jax.tree_util.keystr(path, simple=True, separator="/")

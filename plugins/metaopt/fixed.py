@@ -7,7 +7,7 @@ import optax
 from ...core import tunables
 from ...core.interfaces import AgentFns
 from ...core.registry import register
-from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
 from ._update import inner_gradient
 
 
@@ -35,6 +35,6 @@ class Fixed:
     del fns, meta_state
     return {}
 
-  def describe(self, state: LearnerState) -> Metrics:
+  def describe(self, state: LearnerState) -> Described:
     del state
     return {}

@@ -11,7 +11,7 @@ import optax
 from ...core import tunables
 from ...core.interfaces import AgentFns, LossTerm
 from ...core.registry import name_of, register
-from ...core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
 from ._update import inner_gradient
 
 
@@ -97,7 +97,7 @@ class Metagradient:
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
     return tunables.transform(meta_state.etas, self._tuned(fns.components))
 
-  def describe(self, state: LearnerState) -> Metrics:
+  def describe(self, state: LearnerState) -> Described:
     del state
     return {}
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from ...core.episodes import Episode
 from ...core.errors import UserError
+from ...core.histograms import Histogram
 from ...core.interfaces import RunInfo
 from ...core.registry import register
 
@@ -109,6 +110,12 @@ class _Run:
   def write_evaluation(self, row: Mapping[str, float]) -> None:
     scores = {f"eval/{key}": value for key, value in row.items() if key != "env_steps"}
     self._run.log({**scores, "env_steps": row["env_steps"]})
+
+  def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
+    import wandb
+
+    drawn = {k: wandb.Histogram(np_histogram=(v.counts, v.edges)) for k, v in histograms.items()}
+    self._run.log({**drawn, "env_steps": row["env_steps"]})
 
   def write_media(self, name: str, path: Path) -> None:
     import wandb
