@@ -152,10 +152,11 @@ def test_a_failure_ends_the_run(config, tmp_path, monkeypatch, runtime, at):
   assert_all_is_closed()
 
 
-def test_what_cannot_be_written_ends_the_run_in_one_line(config, held, tmp_path, capfd):
+def test_what_cannot_be_written_ends_the_run_in_one_line(config, held, tmp_path, capfd, monkeypatch):
   held[0].set()
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "eval.jsonl").symlink_to(tmp_path / "absent" / "eval.jsonl")
+  monkeypatch.setattr(periodic, "summary", lambda env, played: {"mean": 0.5})
   bind = [f"--bind={b}" for b in EVALUATION]
   assert main(["train", config, "--workdir", str(tmp_path / "run"), *bind]) == 1
   err = capfd.readouterr().err
