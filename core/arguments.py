@@ -111,8 +111,9 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
   selftune eval runs/pong_stacx --episodes 1 --video pong.mp4
 
 Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
-an episode; human_normalized is there for Atari. Progress goes to stderr. A video shows the first
-episode of the first environment, of Atari, DM Control, classic control and Catch; it needs
+an episode; normalized is the mean by published scores, where there are any: in Atari 0 is random
+play and 1 the human tester. Progress goes to stderr. A video shows the first episode of the first
+environment, of Atari, DM Control, classic control and Catch; it needs
 pip install 'selftune[video]'.""",
   )
   it.add_argument(

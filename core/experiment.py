@@ -1,13 +1,14 @@
 """What a training run is: the root of a configuration."""
 
 import dataclasses
+import itertools
 import math
+from collections.abc import Mapping
 
 from .agent import Agent
-from .evaluation.periodic import Evaluation
 from .interfaces import EnvPlugin, WriterPlugin
 from .registry import configurable
-from .runs.independent import IndependentRuns
+from .runs.device import CHUNK
 from .runtime import Runtime
 
 
@@ -45,7 +46,7 @@ class Train:
 
   env: EnvPlugin
   agent: Agent
-  runtime: Runtime | IndependentRuns
+  runtime: "Runtime | IndependentRuns"
   writers: tuple[WriterPlugin, ...]
   total_env_steps: int
   seed: int = 0
@@ -60,7 +61,7 @@ class Train:
   checkpoint_seconds: float = 120.0
   checkpoints_to_keep: int = 3
   keep_every_steps: int | None = None
-  evaluation: Evaluation | None = None
+  evaluation: "Evaluation | None" = None
 
   def __post_init__(self):
     positive = ("total_env_steps", "num_envs", "unroll_length", "keep_every_steps")
@@ -95,3 +96,81 @@ class Train:
   def keep_every(self) -> int | None:
     """`keep_every_steps` in updates."""
     return self.keep_every_steps and math.ceil(self.keep_every_steps / self.steps_per_update)
+
+
+@configurable("runs")
+@dataclasses.dataclass(frozen=True)
+class IndependentRuns:
+  """Independent runs that act and learn as one compiled program.
+
+  Where the environment is functional it is part of the program, and no host is in the loop; else
+  the environments of all runs are one pool on the host.
+
+  `train.num_envs` and `train.total_env_steps` are of each run. A run is frozen when it has finished
+  its `episodes`, or diverged; training ends when all are frozen or have made their steps.
+
+  Attributes:
+    settings: values to run, by 'component.field' or 'train.seed'; every combination of them is a
+      setting.
+    paired: the first values of all settings are one setting, the second ones another, and so on.
+    repeats: runs of each setting, with the seeds train.seed, train.seed + 1, ...
+    run_writers: writers that every run has for itself, in WORKDIR/runs/<its number>.
+    episodes: of each run; None for no limit.
+    iterations: updates between looks at the host.
+    chunk: runs of a device that are taken together.
+  """
+
+  settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+  paired: bool = False
+  repeats: int = 1
+  run_writers: tuple[WriterPlugin, ...] = ()
+  episodes: int | None = None
+  iterations: int = 100
+  chunk: int = CHUNK
+  actor_devices = ()  # none but those that learn
+
+  def __post_init__(self):
+    for name in ("repeats", "episodes", "iterations", "chunk"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise ValueError(f"{name} = {value} must be at least 1.")
+    if self.paired and len({len(values) for values in self.settings.values()}) != 1:
+      raise ValueError("settings that are paired must be there, and have equally many values.")
+
+  def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
+    """The seed of every run, and its settings by name."""
+    combine = zip if self.paired else itertools.product
+    rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
+    settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
+    first = settings.pop("train.seed", [seed] * len(rows))
+    return [int(s) + i % self.repeats for i, s in enumerate(first)], settings
+
+
+@configurable("evaluation")
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Scores the agent now and then while it trains, in environments that it is not trained in.
+
+  Every time these are the same, from their start. An evaluation that is due while the one before
+  is still under way is skipped.
+
+  Attributes:
+    every_env_steps: of training; the first is of the untrained agent.
+    episodes: to play each time.
+    num_envs: that play them.
+    greedy: take the mode of the policy, not a sample.
+    video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
+  """
+
+  every_env_steps: int = 100_000
+  episodes: int = 10
+  num_envs: int = 5
+  greedy: bool = False
+  video: bool = False
+
+  def __post_init__(self):
+    for name in ("every_env_steps", "episodes", "num_envs"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
+    if self.num_envs > self.episodes:
+      raise ValueError(f"num_envs = {self.num_envs} must be at most episodes = {self.episodes}.")

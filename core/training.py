@@ -16,14 +16,13 @@ from .checkpoint import Checkpointer
 from .errors import UserError
 from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
-from .experiment import Train
+from .experiment import IndependentRuns, Train
 from .interfaces import Environment, RunInfo
 from .learner import Learner
 from .logging import Logger
 from .loop import Progress, run
 from .registry import name_of
 from .runs import independent
-from .runs.independent import IndependentRuns
 from .runtime import Runtime
 from .seeding import env_seeds
 from .types import LearnerState

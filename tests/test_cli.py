@@ -332,7 +332,7 @@ def test_eval_scores_the_newest_parameters(cli, trained, monkeypatch):
   scored = json.loads(result.out)
   assert scored["env_steps"] == 320 and scored["episodes"] == 18 and scored["length"] == 9.0
   assert -1 <= scored["min"] <= scored["mean"] <= scored["max"] <= 1
-  assert (scored["greedy"], scored["seed"]) == (False, 5) and "human_normalized" not in scored
+  assert (scored["greedy"], scored["seed"]) == (False, 5) and "normalized" not in scored
   jax.tree.map(np.testing.assert_array_equal, played_with[0][0], params)
   assert played_with[0][1] == 16
   assert json.loads(cli("eval", workdir, "--episodes", 18, "--seed", 5).out) == scored

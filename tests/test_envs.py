@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import envpool
@@ -19,9 +19,10 @@ from dm_env import specs
 
 from selftune.core import registry, seeding
 from selftune.core.errors import UserError
-from selftune.core.evaluation import scores
+from selftune.core.evaluation.scores import normalised
 from selftune.core.interfaces import FunctionalEnvironment
 from selftune.core.types import TimeStep
+from selftune.plugins.envs._atari57 import games
 from selftune.plugins.envs._pool import Pool
 from selftune.plugins.envs.atari import Atari
 from selftune.plugins.envs.dm_control import DMControl
@@ -468,18 +469,14 @@ def test_plugins_do_not_import_simulators_until_one_is_used():
 
 
 def test_every_game_exists_in_envpool():
-  games: Mapping[str, scores.Game] = scores.atari57()
-  assert len(games) == 57
-  assert {game.task for game in games.values()} <= set(envpool.list_all_envs())
+  assert len(games()) == 57
+  assert {game.task for game in games().values()} <= set(envpool.list_all_envs())
 
 
-def test_human_normalised_scores():
-  # Random and human play of Breakout score 1.7 and 30.5.
-  assert scores.human_normalised("breakout", 1.7) == 0.0
-  assert scores.human_normalised("breakout", 30.5) == 1.0
-  assert scores.human_normalised("breakout", 1.7 + 2.5 * 28.8) == pytest.approx(2.5)
-  with pytest.raises(KeyError):
-    scores.human_normalised("brekout", 1.0)
+def test_normalised_scores():
+  reference = Atari(game="breakout").reference_scores  # of random and of human play: 1.7 and 30.5
+  found = normalised(np.array([1.7, 30.5, 1.7 + 2.5 * 28.8]), reference)
+  np.testing.assert_allclose(found, [0, 1, 2.5])
 
 
 def test_seeds_of_runs_restarts_and_pools_do_not_overlap():

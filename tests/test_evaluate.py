@@ -123,7 +123,7 @@ def test_summary():
   expected = {"mean": 3.0, "std": np.sqrt(14 / 3), "min": 1.0, "max": 6.0}
   assert evaluate.summary(EnvPool(), played) == expected | {"episodes": 3, "length": 30.0}
   atari = evaluate.summary(Atari(game="breakout"), played)
-  assert atari["human_normalized"] == pytest.approx((3.0 - 1.7) / (30.5 - 1.7))
+  assert atari["normalized"] == pytest.approx((3.0 - 1.7) / (30.5 - 1.7))
 
 
 def test_seeds_are_different_ones_that_training_has_not_seen():

@@ -11,8 +11,9 @@ import pytest
 from selftune.core import config, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.evaluation import evaluate
+from selftune.core.experiment import IndependentRuns
 from selftune.core.histograms import BINS
-from selftune.core.runs.independent import IndependentRuns, summary
+from selftune.core.runs.independent import summary
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
 train.writers = (@jsonl(),)

@@ -16,6 +16,7 @@ from selftune.core.cli import main
 from selftune.core.episodes import Episode
 from selftune.core.errors import UserError
 from selftune.core.evaluation import periodic
+from selftune.core.experiment import Evaluation
 
 LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()", "sebulba.actors = 2", "sebulba.groups = 1")
 EVALUATION = (
@@ -89,7 +90,7 @@ def test_what_is_due_meanwhile_is_skipped_and_counted(held):
   release, played = held
   rows = []
   log = types.SimpleNamespace(log_evaluation=rows.append)
-  it = periodic.Evaluator(periodic.Evaluation(every_env_steps=10), SUBJECT, log, 20)
+  it = periodic.Evaluator(Evaluation(every_env_steps=10), SUBJECT, log, 20)
   for env_steps in (20, 29, 31, 33, 40, 49, 50):  # due at 30, 40, 50
     it.offer(env_steps, env_steps)
   release.set()
@@ -125,7 +126,7 @@ def test_an_evaluation_that_goes_on_ends_with_a_signal(config, held, tmp_path, m
 def test_one_that_hangs_is_left_behind(config, monkeypatch, caplog):
   monkeypatch.setattr(periodic, "play", lambda *_: fakes.release.wait(60))
   monkeypatch.setattr(periodic, "JOIN", 0.2)
-  it = periodic.Evaluator(periodic.Evaluation(), SUBJECT, None, 0)
+  it = periodic.Evaluator(Evaluation(), SUBJECT, None, 0)
   it.offer(0, None)
   it.finish(lambda: True)
   it.close()
@@ -152,7 +153,9 @@ def test_a_failure_ends_the_run(config, tmp_path, monkeypatch, runtime, at):
   assert_all_is_closed()
 
 
-def test_what_cannot_be_written_ends_the_run_in_one_line(config, held, tmp_path, capfd, monkeypatch):
+def test_what_cannot_be_written_ends_the_run_in_one_line(
+  config, held, tmp_path, capfd, monkeypatch
+):
   held[0].set()
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "eval.jsonl").symlink_to(tmp_path / "absent" / "eval.jsonl")
@@ -203,4 +206,4 @@ def test_numbers_that_make_no_sense():
     ({"episodes": 2, "num_envs": 3}, "num_envs = 3 must be at most episodes = 2"),
   ):
     with pytest.raises(ValueError, match=message):
-      periodic.Evaluation(**numbers)
+      Evaluation(**numbers)

@@ -19,7 +19,7 @@ from wandb.sdk.launch.sweeps import utils as wandb_agent
 
 from selftune.core import arguments, cli, config, platform, plotting, training
 from selftune.core.errors import UserError
-from selftune.core.runs.independent import IndependentRuns
+from selftune.core.experiment import IndependentRuns
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps import sweep
 from selftune.core.sweeps.file import Outcome, Points, bindings, read

@@ -12,9 +12,9 @@ import numpy as np
 from ..agent import BuiltAgent
 from ..checkpoint import Checkpointer, Restored
 from ..errors import UserError
-from ..experiment import Train
+from ..experiment import IndependentRuns, Train
 from ..learner import Learner
-from ..runs.independent import IndependentRuns, make_runs
+from ..runs.independent import make_runs
 from ..seeding import evaluation_seeds
 from ..types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..workdir import Workdir
@@ -44,7 +44,7 @@ def evaluate(
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
-    length; what was played; `human_normalized` for Atari.
+    length; what was played; `normalized`, the mean by published scores, where there are any.
 
   Raises:
     UserError: there is no run or no whole checkpoint, a number makes no sense, or there can be no

@@ -5,23 +5,22 @@ reference. Rows and videos go to the writers that take them: `eval.jsonl`, W&B.
 """
 
 import contextlib
-import dataclasses
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 
 from .. import hosts
 from ..actor import Interrupted, Rollout
 from ..agent import BuiltAgent
+from ..experiment import Evaluation, Train
 from ..interfaces import EnvPlugin
 from ..logging import Logger
-from ..registry import configurable
 from ..runtime import JOIN, POLL, Published, Source
 from ..seeding import evaluation_seeds
 from ..types import ActorParams, Device
@@ -29,40 +28,7 @@ from ..workdir import Workdir
 from .playing import play, summary
 from .video import pool_of
 
-if TYPE_CHECKING:
-  from ..experiment import Train
-
 _LOG = logging.getLogger(__name__)
-
-
-@configurable("evaluation")
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """Scores the agent now and then while it trains, in environments that it is not trained in.
-
-  Every time these are the same, from their start. An evaluation that is due while the one before
-  is still under way is skipped.
-
-  Attributes:
-    every_env_steps: of training; the first is of the untrained agent.
-    episodes: to play each time.
-    num_envs: that play them.
-    greedy: take the mode of the policy, not a sample.
-    video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
-  """
-
-  every_env_steps: int = 100_000
-  episodes: int = 10
-  num_envs: int = 5
-  greedy: bool = False
-  video: bool = False
-
-  def __post_init__(self):
-    for name in ("every_env_steps", "episodes", "num_envs"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
-    if self.num_envs > self.episodes:
-      raise ValueError(f"num_envs = {self.num_envs} must be at most episodes = {self.episodes}.")
 
 
 class Subject(NamedTuple):
@@ -79,7 +45,7 @@ class Subject(NamedTuple):
 @contextlib.contextmanager
 def evaluated(
   source: Source,
-  experiment: "Train",
+  experiment: Train,
   agent: BuiltAgent,
   device: Device,
   workdir: Workdir,

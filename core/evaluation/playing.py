@@ -9,10 +9,9 @@ import numpy as np
 
 from ..agent import BuiltAgent
 from ..episodes import Episode
-from ..interfaces import Environment, EnvPlugin
-from ..registry import name_of
+from ..interfaces import Environment, EnvPlugin, ScoredPlugin
 from ..types import ActorParams, Array, TimeStep
-from .scores import human_normalised
+from .scores import normalised
 
 Watch = Callable[[TimeStep, int], None]
 # is told every timestep, the first one too, and how many episodes have finished by then
@@ -88,6 +87,6 @@ def summary(env: EnvPlugin, played: list[Episode]) -> dict[str, Any]:
     "episodes": len(played),
     "length": float(np.mean([episode.length for episode in played])),
   }
-  if name_of(env) == "atari":  # the only environment with published human scores
-    result["human_normalized"] = human_normalised(vars(env)["game"], result["mean"])
+  if isinstance(env, ScoredPlugin):
+    result["normalized"] = normalised(result["mean"], env.reference_scores)
   return result

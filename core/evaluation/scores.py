@@ -1,35 +1,18 @@
-"""Reference scores of the 57 Atari games, and scores normalised by them."""
+"""Returns of different tasks on one scale."""
 
-import csv
-import functools
-from collections.abc import Mapping
-from importlib import resources
-from typing import NamedTuple
+from typing import TypeVar
 
+import numpy as np
 
-class Game(NamedTuple):
-  """One Atari game."""
-
-  task: str  # EnvPool's id
-  random_score: float
-  human_score: float
+Returns = TypeVar("Returns", float, np.ndarray)
 
 
-@functools.cache
-def atari57() -> Mapping[str, Game]:
-  """The 57 games by snake_case name; scores as in dqn_zoo, the set MuZero and rliable use."""
-  table = resources.files("selftune").joinpath("data", "atari57.csv").read_text("utf-8")
-  return {
-    row["game"]: Game(row["envpool_task_id"], float(row["random_score"]), float(row["human_score"]))
-    for row in csv.DictReader(table.splitlines())
-  }
+def normalised(returns: Returns, reference: tuple[float, float]) -> Returns:
+  """(return - low) / (high - low): by random play and a human tester in Atari.
 
-
-def human_normalised(game: str, score: float) -> float:
-  """(score - random) / (human - random): 0 plays like chance, 1 like the human tester.
-
-  Raises:
-    KeyError: no such game.
+  Args:
+    returns: raw ones of a task.
+    reference: low and high, of a `ScoredPlugin`.
   """
-  _, low, high = atari57()[game]
-  return (score - low) / (high - low)
+  low, high = reference
+  return (returns - low) / (high - low)

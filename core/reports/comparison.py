@@ -14,11 +14,11 @@ import numpy as np
 
 from .. import jsonl
 from ..errors import UserError
-from ..experiment import Train
+from ..evaluation.scores import normalised
+from ..experiment import IndependentRuns, Train
 from ..interfaces import ScoredPlugin
 from ..plotting import stem
 from ..registry import configurables, name_of
-from ..runs.independent import IndependentRuns
 from ..workdir import Workdir, identity
 
 POINTS = 30  # of learning curves
@@ -66,8 +66,8 @@ def compare(
   agents = _agents(runs)
   tasks = _tasks(runs)
   matrices = {agent: _matrix(agent, mine, tasks) for agent, mine in agents.items()}
-  normalised = all(isinstance(run.env, ScoredPlugin) for run in runs)
-  if not normalised and len(set(tasks.values())) > 1:
+  by_reference = all(isinstance(run.env, ScoredPlugin) for run in runs)
+  if not by_reference and len(set(tasks.values())) > 1:
     lost = sorted({name_of(run.env) for run in runs if not isinstance(run.env, ScoredPlugin)})
     raise UserError(
       f"returns of different tasks do not compare, and those of {', '.join(lost)} have no "
@@ -75,8 +75,8 @@ def compare(
     )
 
   def curve(run: Run) -> np.ndarray:
-    low, high = run.env.reference_scores if normalised else (0.0, 1.0)
-    return (np.interp(env_steps, *run.curve.T) - low) / (high - low)
+    returns = np.interp(env_steps, *run.curve.T)
+    return normalised(returns, run.env.reference_scores) if by_reference else returns
 
   curves = {
     agent: np.array([[curve(run) for run in row] for row in matrix])
@@ -87,7 +87,7 @@ def compare(
     {agent: x[..., -1] for agent, x in curves.items()},
     curves,
     env_steps,
-    normalised,
+    by_reference,
     _differences({agent: mine[0].agent for agent, mine in agents.items()}),
     agents,
   )

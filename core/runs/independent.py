@@ -6,10 +6,8 @@ The loop that `core.loop` is to a single run.
 import csv
 import dataclasses
 import io
-import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -18,69 +16,18 @@ from .. import hosts, platform
 from ..checkpoint import Checkpointer
 from ..episodes import Episode
 from ..errors import RunError, UserError, plugin_mistakes
+from ..experiment import IndependentRuns, Train
 from ..histograms import Histogram, pooled
-from ..interfaces import FunctionalEnvironment, WriterPlugin
+from ..interfaces import FunctionalEnvironment
 from ..logging import Logger
 from ..loop import Clock, Progress
-from ..registry import configurable
-from .device import CHUNK, Runs
+from .device import Runs
 from .iteration import RunState, episodes
 from .logs import RunLogs
 from .pool import PoolRuns
 
-if TYPE_CHECKING:
-  from ..experiment import Train
 
-
-@configurable("runs")
-@dataclasses.dataclass(frozen=True)
-class IndependentRuns:
-  """Independent runs that act and learn as one compiled program.
-
-  Where the environment is functional it is part of the program, and no host is in the loop; else
-  the environments of all runs are one pool on the host.
-
-  `train.num_envs` and `train.total_env_steps` are of each run. A run is frozen when it has finished
-  its `episodes`, or diverged; training ends when all are frozen or have made their steps.
-
-  Attributes:
-    settings: values to run, by 'component.field' or 'train.seed'; every combination of them is a
-      setting.
-    paired: the first values of all settings are one setting, the second ones another, and so on.
-    repeats: runs of each setting, with the seeds train.seed, train.seed + 1, ...
-    run_writers: writers that every run has for itself, in WORKDIR/runs/<its number>.
-    episodes: of each run; None for no limit.
-    iterations: updates between looks at the host.
-    chunk: runs of a device that are taken together.
-  """
-
-  settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-  paired: bool = False
-  repeats: int = 1
-  run_writers: tuple[WriterPlugin, ...] = ()
-  episodes: int | None = None
-  iterations: int = 100
-  chunk: int = CHUNK
-  actor_devices = ()  # none but those that learn
-
-  def __post_init__(self):
-    for name in ("repeats", "episodes", "iterations", "chunk"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name} = {value} must be at least 1.")
-    if self.paired and len({len(values) for values in self.settings.values()}) != 1:
-      raise ValueError("settings that are paired must be there, and have equally many values.")
-
-  def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
-    """The seed of every run, and its settings by name."""
-    combine = zip if self.paired else itertools.product
-    rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
-    settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
-    first = settings.pop("train.seed", [seed] * len(rows))
-    return [int(s) + i % self.repeats for i, s in enumerate(first)], settings
-
-
-def make_runs(experiment: "Train", runtime: IndependentRuns, restart: int = 0) -> Runs | PoolRuns:
+def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> Runs | PoolRuns:
   """The runs of an experiment.
 
   Args:
@@ -117,7 +64,7 @@ def make_runs(experiment: "Train", runtime: IndependentRuns, restart: int = 0) -
 
 
 def run(
-  experiment: "Train",
+  experiment: Train,
   runtime: IndependentRuns,
   runs: Runs | PoolRuns,
   table: Path,

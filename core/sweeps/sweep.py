@@ -17,9 +17,9 @@ from typing import Any
 
 from .. import config, jsonl, platform, training
 from ..errors import UserError
+from ..experiment import IndependentRuns
 from ..registry import name_of
 from ..runs import settings
-from ..runs.independent import IndependentRuns
 from ..runs.logs import folder
 from . import results as sweep_results
 from .bar import Bar

@@ -8,10 +8,10 @@ import numpy as np
 from dm_env import specs
 
 from ...core.errors import UserError
-from ...core.evaluation import scores
 from ...core.interfaces import DrawnEnvironment, Environment
 from ...core.registry import register
 from . import _pool
+from ._atari57 import games
 
 _PROTOCOLS = {
   "paper": {"noop_max": 30, "repeat_action_probability": 0.0, "full_action_space": False},
@@ -48,8 +48,8 @@ class Atari:
   num_threads: int | None = None
 
   def __post_init__(self):
-    if self.game not in scores.atari57():
-      raise UserError(_pool.unknown("atari.game", self.game, scores.atari57()))
+    if self.game not in games():
+      raise UserError(_pool.unknown("atari.game", self.game, games()))
     if self.protocol not in _PROTOCOLS:
       raise UserError(_pool.unknown("atari.protocol", self.protocol, _PROTOCOLS))
     if self.max_episode_steps < 1:
@@ -58,7 +58,7 @@ class Atari:
   @property
   def reference_scores(self) -> tuple[float, float]:
     """Of a random policy and of the human tester."""
-    game = scores.atari57()[self.game]
+    game = games()[self.game]
     return game.random_score, game.human_score
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
@@ -72,7 +72,7 @@ class Atari:
     if on_life_loss is None:
       on_life_loss = self.protocol == "paper"
     return _pool.Pool(
-      scores.atari57()[self.game].task,
+      games()[self.game].task,
       seeds,
       observation=specs.Array((84, 84, 4), np.uint8),
       observe=_pool.channels_last,
