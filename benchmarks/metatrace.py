@@ -21,6 +21,7 @@ import numpy as np
 from selftune.core import platform, registry
 from selftune.core.agent import Agent
 from selftune.core.runs.device import Runs
+from selftune.core.runs.settings import Members
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.metaopt._sparse import STEPS
@@ -56,7 +57,7 @@ def measure(tuner, count: int, steps: int, drifting: bool = False) -> Rate:
     f"{name}.mu": [MUS[k // len(ALPHAS) % len(MUS)] for k in range(count)],
   }
   agent = Agent(network=network, metaopt=AcLambda(tuner))
-  runs = Runs(agent, env, range(count), settings, jax.devices())
+  runs = Runs(Members(agent, range(count), settings), env, jax.devices())
   iterations = max(1, steps // count // (1 if drifting else STEPS))
   states, _ = jax.block_until_ready(runs.advance(runs.init(), iterations))  # compiles
   wall, cpu = [], []

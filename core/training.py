@@ -174,7 +174,7 @@ def prepare_runs(
         stopping,
       )
 
-  return Prepared(runs.init(), [[runs.env_seeds]], runs.count, loop)
+  return Prepared(runs.init(), [[runs.env_seeds]], runs.members.size, loop)
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:

@@ -12,6 +12,7 @@ import pytest
 import small
 
 from selftune.core.runs.device import Runs
+from selftune.core.runs.settings import Members
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.ac_lambda import AcLambda
@@ -50,7 +51,8 @@ def runs():
   alphas = {"ac_lambda.alpha": [2.0**-k for k in range(5, 15)]}
 
   def state(devices, iterations):
-    runs = Runs(agent, MountainCar(max_steps=11), range(10), alphas, jax.devices()[:devices])
+    members = Members(agent, range(10), alphas)
+    runs = Runs(members, MountainCar(max_steps=11), jax.devices()[:devices])
     state = runs.init()
     if iterations:
       state, _ = runs.advance(state, iterations)

@@ -14,6 +14,7 @@ from selftune.core import config, registry, training
 from selftune.core.agent import Agent
 from selftune.core.runs.device import Runs
 from selftune.core.runs.pool import PoolRuns
+from selftune.core.runs.settings import Members
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.metaopt.ac_lambda import AcLambda
 from selftune.plugins.metaopt.metagradient import Metagradient
@@ -28,8 +29,9 @@ VARIED = {"ac_lambda.alpha": (2**-5, 2**-7, 2**-6), "metatrace_mixed.mu": (0.01,
 MIXED = Agent(network=TileCoding(), metaopt=AcLambda(MetatraceMixed()))
 
 
-def make(agent, env=CAR, seeds=SEEDS, varied=VARIED, devices=1, **options):
-  return contextlib.closing(PoolRuns(agent, env, seeds, varied, jax.devices()[:devices], **options))
+def make(agent, env=CAR, seeds=SEEDS, varied=VARIED, devices=1, restart=0, **each):
+  members = Members(agent, seeds, varied, **each)
+  return contextlib.closing(PoolRuns(members, env, jax.devices()[:devices], restart))
 
 
 def assert_close(actual, expected, rtol=1e-5):
@@ -70,7 +72,7 @@ def test_runs_in_a_pool_are_those_on_the_device():
   """Over ends of episodes, each run with its own settings; ends in the same steps."""
   with make(MIXED, AsPool(CAR, SEEDS)) as pool:
     states, ends = pool.advance(pool.init(), 40)
-  runs = Runs(MIXED, CAR, SEEDS, VARIED, jax.devices()[:1], fuse=False)
+  runs = Runs(Members(MIXED, SEEDS, VARIED), CAR, jax.devices()[:1], fuse=False)
   want, want_ends = runs.advance(runs.init(), 40)
   np.testing.assert_array_equal(ends.ended, want_ends.ended)
   np.testing.assert_array_equal(ends.length, want_ends.length)
@@ -101,7 +103,7 @@ def test_diverged_and_finished_runs_stand_still_and_disturb_nobody():
     want, _ = pool.advance(pool.init(), 40)
   with make(agent, varied=bad, max_episodes=2) as pool:
     states, ends = pool.advance(pool.init(), 40)
-    assert list(pool.active(states)) == [False] * 3
+    assert list(pool.members.active(states)) == [False] * 3
   assert list(states.learner.failure >= 0) == [False, True, False]
   assert list(states.finished)[::2] == [2, 2] and list(states.env_steps)[::2] == [24, 24]
   assert list(ends.ended.sum((1, 2)))[::2] == [2, 2]

@@ -12,8 +12,9 @@ import small
 from selftune.core import registry
 from selftune.core.agent import Agent, BuiltAgent
 from selftune.core.runs import settings
-from selftune.core.runs.device import Runs
+from selftune.core.runs.device import CHUNK, Runs
 from selftune.core.runs.iteration import episodes
+from selftune.core.runs.settings import Members
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.metaopt.ac_lambda import AcLambda
@@ -47,8 +48,9 @@ def online(tuner, network=None):
   return Agent(network=network or TileCoding(), metaopt=AcLambda(tuner))
 
 
-def make(agent, env=SHORT, seeds=SEEDS, varied=VARIED, devices=1, **options):
-  return Runs(agent, env, seeds, varied, jax.devices()[:devices], **options)
+def make(agent, env=SHORT, seeds=SEEDS, varied=VARIED, devices=1, fuse=True, chunk=CHUNK, **each):
+  members = Members(agent, seeds, varied, **each)
+  return Runs(members, env, jax.devices()[:devices], fuse, chunk)
 
 
 def host(states, rows=slice(None)):
@@ -219,7 +221,7 @@ def test_a_diverged_run_is_frozen_and_the_others_go_on(fuse, iterations, monkeyp
   states, _ = runs.advance(runs.init(), iterations)
   first = host(states)
   np.testing.assert_array_equal(first.learner.failure, [-1, 0, -1])
-  np.testing.assert_array_equal(runs.active(states), [True, False, True])
+  np.testing.assert_array_equal(runs.members.active(states), [True, False, True])
   np.testing.assert_array_equal(first.env_steps, [32, 8, 32])
   assert first.learner.step[1] == 7  # the update that failed is not made
   assert np.all(np.isfinite(first.learner.params["value"]))

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..agent import Agent, BuiltAgent
+from ..agent import BuiltAgent
 from ..interfaces import FunctionalEnvironment
 from ..types import Array, Device
 from .iteration import (
@@ -24,12 +24,11 @@ from .iteration import (
   Iteration,
   RunState,
   first_state,
-  going,
   iterate,
   unless_ended,
   whole_batch,
 )
-from .settings import bind, check
+from .settings import Members, bind, check
 
 AXIS = "runs"
 CHUNK = 32  # runs of a device that are taken together, unless told otherwise
@@ -42,53 +41,37 @@ class Runs:
 
   def __init__(
     self,
-    agent: Agent,
+    members: Members,
     env: FunctionalEnvironment,
-    seeds: Sequence[int],
-    settings: Mapping[str, Sequence[float]],
     devices: Sequence[Device],
-    *,
-    num_envs: int = 1,
-    unroll_length: int = 1,
-    total_updates: int = 1,
-    max_episodes: int | None = None,
     fuse: bool = True,
     chunk: int = CHUNK,
   ):
     """Prepares the compiled program.
 
     Args:
-      agent: of every run, but for its settings.
+      members: the runs; settings may be of `env`, too.
       env: of every run, but for its settings.
-      seeds: R, one a run; runs of equal seeds and settings are equal.
-      settings: 'component.field' -> R numbers, for fields of the agent's plugins and of `env`.
       devices: runs are split over them.
-      num_envs: B, of each run.
-      unroll_length: T.
-      total_updates: after so many the learning rate has reached its end.
-      max_episodes: a run is frozen when it has finished so many; None lets it go on.
       fuse: use the meta-optimiser's own form of an iteration, if it has one for this agent.
       chunk: at most so many runs of a device are taken together.
 
     Raises:
       ValueError: a setting is of no component that is there, or not R numbers.
     """
-    check((agent, env), settings, len(seeds))
-    self._agent, self._env, self._fuse = agent, env, fuse
-    self._num_envs, self._unroll_length = num_envs, unroll_length
-    self._total_updates, self._max_episodes = total_updates, max_episodes
-    self.seeds, self.settings, self.count = tuple(seeds), dict(settings), len(seeds)
-    devices = list(devices)[: self.count]
-    share = -(-self.count // len(devices))
+    check((members.agent, env), members.settings, members.size)
+    self.members, self._env, self._fuse = members, env, fuse
+    devices = list(devices)[: members.size]
+    share = -(-members.size // len(devices))
     chunks = -(-share // chunk)
     self._chunk = -(-share // chunks)
-    rows = np.minimum(np.arange(len(devices) * chunks * self._chunk), self.count - 1)  # padded
+    rows = np.minimum(np.arange(len(devices) * chunks * self._chunk), members.size - 1)  # padded
     mesh = Mesh(devices, (AXIS,))
     self._sharding = NamedSharding(mesh, P(AXIS))
     self._rows = jax.device_put(
       (
-        np.asarray(seeds, np.uint32)[rows],
-        {name: np.asarray(values, np.float32)[rows] for name, values in settings.items()},
+        np.asarray(members.seeds, np.uint32)[rows],
+        {name: np.asarray(values, np.float32)[rows] for name, values in members.settings.items()},
       ),
       self._sharding,
     )
@@ -122,32 +105,28 @@ class Runs:
 
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""
-    return np.asarray(x)[: self.count]
-
-  def active(self, state: RunState) -> Array:
-    """Whether runs are still going: neither finished nor diverged."""
-    return going(state, self._max_episodes)
+    return np.asarray(x)[: self.members.size]
 
   def close(self) -> None:
     """Nothing is held."""
 
   def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, FunctionalEnvironment]:
-    agent, env = bind((self._agent, self._env), values)
+    agent, env = bind((self.members.agent, self._env), values)
     return BuiltAgent(agent, env.spec), env
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
     agent, env = self._built(values)
     env_key, *keys = jax.random.split(jax.random.key(seed), 4)
-    env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self._num_envs))
-    fns = agent.fns(self._total_updates, whole_batch)
-    return first_state(agent, fns, tuple(keys), env_state, timestep, self._unroll_length)
+    env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self.members.num_envs))
+    fns = agent.fns(self.members.total_updates, whole_batch)
+    return first_state(agent, fns, tuple(keys), env_state, timestep, self.members.unroll_length)
 
   def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
     """Of the runs of one device."""
 
     def one_run(state, values):
       agent, env = self._built(values)
-      return unless_ended(self.active(state), self._iteration(agent, env)(state), state)
+      return unless_ended(self.members.active(state), self._iteration(agent, env)(state), state)
 
     def one_chunk(chunk):
       states, values = chunk
@@ -155,7 +134,7 @@ class Runs:
       scan = lambda states: jax.lax.scan(body, states, None, iterations)
       shapes = jax.eval_shape(scan, states)[1]
       rest = lambda states: (states, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
-      return jax.lax.cond(jnp.any(self.active(states)), scan, rest, states)
+      return jax.lax.cond(jnp.any(self.members.active(states)), scan, rest, states)
 
     rows = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), (states, settings))
     states, ends = jax.lax.map(one_chunk, rows)
@@ -167,10 +146,10 @@ class Runs:
     return jax.tree.map(merge, states), ends
 
   def _iteration(self, agent: BuiltAgent, env: FunctionalEnvironment) -> Iteration:
-    fns = agent.fns(self._total_updates, whole_batch)
+    fns = agent.fns(self.members.total_updates, whole_batch)
     metaopt = agent.agent.metaopt
     if self._fuse and isinstance(metaopt, FusesIterations):
-      fused = metaopt.fused(fns, env, self.active)
+      fused = metaopt.fused(fns, env, self.members.active)
       if fused is not None:
         return fused
-    return functools.partial(iterate, agent, env, fns, self._unroll_length)
+    return functools.partial(iterate, agent, env, fns, self.members.unroll_length)

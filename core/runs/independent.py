@@ -25,6 +25,7 @@ from .device import Runs
 from .iteration import RunState, episodes
 from .logs import RunLogs
 from .pool import PoolRuns
+from .settings import Members
 
 
 def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> Runs | PoolRuns:
@@ -50,17 +51,19 @@ def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> 
   env = experiment.env
   seeds, settings = runtime.grid(experiment.seed)
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")
-  of_run = {
-    "num_envs": experiment.num_envs,
-    "unroll_length": experiment.unroll_length,
-    "total_updates": experiment.total_updates,
-    "max_episodes": runtime.episodes,
-  }
   with plugin_mistakes():
+    members = Members(
+      experiment.agent,
+      seeds,
+      settings,
+      experiment.num_envs,
+      experiment.unroll_length,
+      experiment.total_updates,
+      runtime.episodes,
+    )
     if isinstance(env, FunctionalEnvironment):
-      chunk = runtime.chunk
-      return Runs(experiment.agent, env, seeds, settings, devices, chunk=chunk, **of_run)
-    return PoolRuns(experiment.agent, env, seeds, settings, devices, restart=restart, **of_run)
+      return Runs(members, env, devices, chunk=runtime.chunk)
+    return PoolRuns(members, env, devices, restart)
 
 
 def run(
@@ -98,7 +101,7 @@ def run(
 
   def done() -> bool:
     steps = runs.of_each(states.env_steps)
-    going = runs.of_each(runs.active(states)) & (steps < experiment.total_env_steps)
+    going = runs.of_each(runs.members.active(states)) & (steps < experiment.total_env_steps)
     return not going.any()
 
   progress = dataclasses.replace(progress, done=done())
@@ -107,7 +110,7 @@ def run(
       states, ends = runs.advance(states, runtime.iterations)
       steps = runs.of_each(states.env_steps)
       env_steps = int(steps.sum(dtype=np.int64))
-      found = episodes(jax.device_get(ends), runs.count)
+      found = episodes(jax.device_get(ends), runs.members.size)
       finished = [
         Episode(env_steps, *episode, run=number)
         for number, of_run in enumerate(found)
@@ -158,7 +161,7 @@ def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | 
 def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
   """Which runs are still going, and which diverged; [R] of 0 and 1."""
   return {
-    "runs/active": runs.of_each(runs.active(states)).astype(int),
+    "runs/active": runs.of_each(runs.members.active(states)).astype(int),
     "runs/diverged": (runs.of_each(states.learner.failure) >= 0).astype(int),
   }
 
@@ -171,9 +174,9 @@ def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
   """
   text = io.StringIO()
   rows = csv.writer(text, lineterminator="\n")
-  rows.writerow(["run", "seed", *runs.settings, "episodes", "env_steps", "diverged"])
+  rows.writerow(["run", "seed", *runs.members.settings, "episodes", "env_steps", "diverged"])
   ended = (states.finished, states.env_steps, states.learner.failure >= 0)
-  columns = (runs.seeds, *runs.settings.values(), *map(runs.of_each, ended))
+  columns = (runs.members.seeds, *runs.members.settings.values(), *map(runs.of_each, ended))
   for number, values in enumerate(zip(*columns, strict=True)):
     rows.writerow([number, *(np.asarray(value).item() for value in values)])
   new = path.with_suffix(".new")

@@ -20,6 +20,7 @@ from ..registry import name_of
 from .device import Runs
 from .iteration import RunState
 from .pool import PoolRuns
+from .settings import Members
 
 RUN = "run"  # the entry of a row that says whose it is
 OF_ALL = ("settings", "paired", "repeats", "run_writers")  # of no single run
@@ -50,20 +51,20 @@ class RunLogs:
       states: where the runs are.
       total_env_steps: of each run.
     """
-    steps = runs.of_each(states.env_steps)
+    members, steps = runs.members, runs.of_each(states.env_steps)
     infos = [
       RunInfo(
         workdir=str(folder(logger.run.workdir, number)),
-        config=_of_one(logger.run.config, runs, number),
+        config=_of_one(logger.run.config, members, number),
         total_env_steps=total_env_steps,
         resumed_at=int(steps[number]),
         ids={},
       )
-      for number in range(runs.count if writers else 0)
+      for number in range(members.size if writers else 0)
     ]
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
-    self._stats = _episodes_so_far(logger.run, runs.count) if writers else []
+    self._stats = _episodes_so_far(logger.run, members.size) if writers else []
     self._said: list[tuple[Any, ...]] = [()] * len(self._stats)
 
   def log(self, metrics: Mapping[str, Any], env_steps: np.ndarray) -> None:
@@ -131,10 +132,10 @@ def _without_run(row: Mapping[str, float]) -> dict[str, float]:
   return {name: value for name, value in row.items() if name != RUN}
 
 
-def _of_one(config: Mapping[str, Any], runs: Runs | PoolRuns, number: int) -> dict[str, Any]:
+def _of_one(config: Mapping[str, Any], members: Members, number: int) -> dict[str, Any]:
   """The configuration of one run, as if it were alone; a setting counts in every scope."""
-  own = {name: values[number] for name, values in runs.settings.items()}
-  own["train.seed"] = runs.seeds[number]
+  own = {name: values[number] for name, values in members.settings.items()}
+  own["train.seed"] = members.seeds[number]
   of_all = {f"runs.{name}" for name in OF_ALL}
   return {k: own.get(k.split("/")[-1], v) for k, v in config.items() if k not in of_all}
 

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..agent import Agent, BuiltAgent
+from ..agent import BuiltAgent
 from ..interfaces import AgentFns, EnvPlugin
 from ..seeding import env_seeds
 from ..types import Array, Device, PyTree, TimeStep
@@ -23,14 +23,13 @@ from .iteration import (
   act,
   count,
   first_state,
-  going,
   head_gamma,
   learn,
   trajectory,
   unless_ended,
   whole_batch,
 )
-from .settings import bind, check
+from .settings import Members, bind, check
 
 
 class PoolRuns:
@@ -38,45 +37,33 @@ class PoolRuns:
 
   def __init__(
     self,
-    agent: Agent,
+    members: Members,
     env: EnvPlugin,
-    seeds: Sequence[int],
-    settings: Mapping[str, Sequence[float]],
     devices: Sequence[Device],
-    *,
-    num_envs: int = 1,
-    unroll_length: int = 1,
-    total_updates: int = 1,
-    max_episodes: int | None = None,
     restart: int = 0,
   ):
     """Makes the pool and takes its first timesteps.
 
     Args:
-      agent: of every run, but for its settings.
+      members: the runs.
       env: of every run.
-      seeds: R, one a run.
-      settings: 'component.field' -> R numbers, for fields of the agent's plugins.
       devices: runs are split over as many of them as divide R.
-      num_envs: B, of each run.
-      unroll_length: T.
-      total_updates: after so many the learning rate has reached its end.
-      max_episodes: a run is frozen when it has finished so many; None lets it go on.
       restart: of the training; environments get new seeds at each.
 
     Raises:
       ValueError: a setting is of no component that is there, or not R numbers.
     """
-    check((agent,), settings, len(seeds))
-    self._agent, self._unroll_length = agent, unroll_length
-    self._total_updates, self._max_episodes = total_updates, max_episodes
-    self.seeds, self.settings, self.count = tuple(seeds), dict(settings), len(seeds)
-    self.env_seeds = tuple(s for seed in seeds for s in env_seeds(seed, restart, 0, num_envs))
-    self._lead = (self.count, num_envs)
+    check((members.agent,), members.settings, members.size)
+    self.members = members
+    self.env_seeds = tuple(
+      s for seed in members.seeds for s in env_seeds(seed, restart, 0, members.num_envs)
+    )
+    self._lead = (members.size, members.num_envs)
     self._pool = env.make(self.env_seeds)
-    used = max(n for n in range(1, len(devices) + 1) if self.count % n == 0)
+    used = max(n for n in range(1, len(devices) + 1) if members.size % n == 0)
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
-    self._values = self._on_devices({k: np.asarray(v, np.float32) for k, v in settings.items()})
+    settings = {name: np.asarray(x, np.float32) for name, x in members.settings.items()}
+    self._values = self._on_devices(settings)
     self._first = self._rows(self._pool.reset())
     self._init = jax.jit(jax.vmap(self._first_state))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
@@ -88,7 +75,7 @@ class PoolRuns:
     Raises:
       UserError: the meta-optimiser cannot learn from such batches.
     """
-    seeds = self._on_devices(np.asarray(self.seeds, np.uint32))
+    seeds = self._on_devices(np.asarray(self.members.seeds, np.uint32))
     return self._init(seeds, self._values, self._first)
 
   def resume(self, states: RunState) -> RunState:
@@ -106,7 +93,7 @@ class PoolRuns:
     ended = []
     for _ in range(iterations):
       timestep, core_state, seen = states.timestep, states.core_state, []
-      for t in range(self._unroll_length):
+      for t in range(self.members.unroll_length):
         sample, mu, core_state, action = self._act(
           states, timestep, core_state, self._values, jnp.int32(t)
         )
@@ -123,10 +110,6 @@ class PoolRuns:
     """What is of each run, on the host: [R, ...]."""
     return np.asarray(x)
 
-  def active(self, state: RunState) -> Array:
-    """Whether runs are still going: neither finished nor diverged."""
-    return going(state, self._max_episodes)
-
   def close(self) -> None:
     self._pool.close()
 
@@ -140,12 +123,13 @@ class PoolRuns:
     )
 
   def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, AgentFns]:
-    agent = BuiltAgent(bind(self._agent, values), self._pool.spec)
-    return agent, agent.fns(self._total_updates, whole_batch)
+    agent = BuiltAgent(bind(self.members.agent, values), self._pool.spec)
+    return agent, agent.fns(self.members.total_updates, whole_batch)
 
   def _first_state(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:
     _, *keys = jax.random.split(jax.random.key(seed), 4)
-    return first_state(*self._built(values), tuple(keys), (), timestep, self._unroll_length)
+    length = self.members.unroll_length
+    return first_state(*self._built(values), tuple(keys), (), timestep, length)
 
   def _act_one(self, state, timestep, core_state, values, t):
     agent, fns = self._built(values)
@@ -159,4 +143,4 @@ class PoolRuns:
     last = jax.tree.map(lambda x: x[-1], timesteps)
     acted = acted._replace(timestep=last, core_state=core_state)
     new = learn(agent, fns, acted, trajectory(state, timesteps, samples, mus))
-    return unless_ended(self.active(state), (new, ends), state)
+    return unless_ended(self.members.active(state), (new, ends), state)

@@ -1,13 +1,40 @@
-"""Settings of a run by name: any number of any plugin, configured in one way and varied in many."""
+"""What independent runs are: one agent, and for each run a seed and settings.
+
+A setting is any number of any plugin, by name; it is configured in one way and varied in many.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from .. import registry
+from ..agent import Agent
 from ..errors import did_you_mean
+from ..types import Array
+from .iteration import RunState, going
 
 T = TypeVar("T")
+
+
+class Members(NamedTuple):
+  """R independent runs."""
+
+  agent: Agent  # of every run, but for its settings
+  seeds: Sequence[int]  # R; runs of equal seeds and settings are equal
+  settings: Mapping[str, Sequence[float]]  # 'component.field' -> R numbers
+  num_envs: int = 1  # B, of each run
+  unroll_length: int = 1  # T
+  total_updates: int = 1  # after so many the learning rate has reached its end
+  max_episodes: int | None = None  # a run that has finished so many is frozen; None: never
+
+  @property
+  def size(self) -> int:
+    """R."""
+    return len(self.seeds)
+
+  def active(self, state: RunState) -> Array:
+    """Whether runs are still going: neither finished nor diverged."""
+    return going(state, self.max_episodes)
 
 
 def bind(plugins: T, values: Mapping[str, Any]) -> T:
