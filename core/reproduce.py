@@ -17,6 +17,7 @@ import numpy as np
 
 from . import jsonl, training
 from .errors import UserError, did_you_mean
+from .workdir import Workdir
 
 PAPERS = {"metatrace": ".metatrace"}  # modules with FIGURES: name -> Figure
 
@@ -67,16 +68,14 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   folder = out / paper / "quick" if quick else out / paper
   for number, cell in enumerate(figure.cells):
     workdir = folder / "cells" / cell.name
-    done = workdir / "done"
-    if done.exists():
-      continue
-    print(f"selftune: {name}: cell {number + 1}/{len(figure.cells)}: {cell.name}", file=sys.stderr)
+    if not Workdir(workdir).done.exists():
+      print(
+        f"selftune: {name}: cell {number + 1}/{len(figure.cells)}: {cell.name}", file=sys.stderr
+      )
     bindings = (*cell.bindings, *(figure.quick if quick else ()))
-    resume = (workdir / "config.gin").exists()
-    if not training.train(cell.experiment, bindings, workdir, resume).done:
+    if not training.finish(cell.experiment, bindings, workdir):
       print("selftune: stopped; the same command goes on.", file=sys.stderr)
       return False
-    done.touch()
   results = [read(cell, folder / "cells" / cell.name) for cell in figure.cells]
   target = folder / name.split("/")[1]
   write_table(target.with_suffix(".csv"), results)

@@ -102,6 +102,20 @@ def train(
   return progress
 
 
+def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
+  """Starts a run, goes on with it, or leaves it alone if it has ended before; raises as `train`.
+
+  Returns:
+    Whether it has ended, and not been stopped by a signal; its workdir is then marked as done.
+  """
+  workdir = Workdir(path)
+  if not workdir.done.exists():
+    if not train(name, bindings, path, resume=workdir.holds_run()).done:
+      return False
+    workdir.done.touch()
+  return True
+
+
 def with_weights(state: Any, checkpoint: str) -> Any:
   """The state with the weights of a checkpoint, PATH[@STEP], and nothing else of it.
 

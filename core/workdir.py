@@ -50,8 +50,12 @@ class Workdir:
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
     self.videos = path / "videos"
+    self.done = path / "done"  # made by `training.finish`
     self._config = path / "config.gin"
     self._restarts = path / "restarts.jsonl"
+
+  def holds_run(self) -> bool:
+    return self._config.exists()
 
   def load(self) -> config.Loaded:
     """The configuration of the run.
@@ -73,7 +77,7 @@ class Workdir:
     parent = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
       raise UserError(f"cannot write to {parent}: choose another --workdir.")
-    if self._config.exists() and not resume:
+    if self.holds_run() and not resume:
       raise UserError(
         f"{self.path} holds a run already: add --resume to go on with it, or choose another "
         "--workdir."
@@ -83,7 +87,7 @@ class Workdir:
         f"{self.checkpoints} holds checkpoints, up to update {checkpoints[-1]}, of a run whose "
         f"{self._config.name} is gone: choose another --workdir."
       )
-    if resume and not self._config.exists():
+    if resume and not self.holds_run():
       raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
     if resume:
       saved, wanted = identity(self.load()), identity(loaded)

@@ -23,7 +23,6 @@ from selftune.core.experiment import IndependentRuns
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps import sweep
 from selftune.core.sweeps.file import Outcome, Points, bindings, read
-from selftune.core.sweeps.point import DONE
 from selftune.core.sweeps.results import draw, ranked
 from selftune.core.sweeps.sweep import apart_because
 
@@ -263,7 +262,7 @@ def test_an_ended_program_takes_no_more_points(file, tmp_path, capsys):
   rate = {"ac_lambda.alpha": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1.0}}
   (tmp_path / "out" / "runs" / "000").mkdir(parents=True)
   for ended in ("out", "out/runs/000"):
-    (tmp_path / ended / DONE).touch()
+    (tmp_path / ended / "done").touch()
   name = file(method="random", parameters=rate, run_cap=2)
   assert cli.main(["sweep", name, "--out", "out"]) == 2
   assert "out holds fewer points, trained as one program that has ended" in capsys.readouterr().err

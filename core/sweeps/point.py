@@ -2,8 +2,8 @@
 
   python -m selftune.core.sweeps.point EXPERIMENT WORKDIR [NAME=VALUE]...
 
-Trains, goes on with what is there, and marks the workdir as done. It saves and ends when its stdin
-is closed: whoever started it holds the other end, and lets go of it even when killed.
+It saves and ends when its stdin is closed: whoever started it holds the other end, and lets go even
+when killed.
 """
 
 import os
@@ -12,17 +12,13 @@ import sys
 import threading
 from pathlib import Path
 
-DONE = "done"  # the mark's name in the workdir
-
 
 def main() -> None:
   threading.Thread(target=_end_with_parent, daemon=True).start()
   from .. import training
 
   name, workdir, *bindings = sys.argv[1:]
-  resume = Path(workdir, "config.gin").exists()
-  if training.train(name, bindings, Path(workdir), resume).done:
-    Path(workdir, DONE).touch()
+  training.finish(name, bindings, Path(workdir))
 
 
 def _end_with_parent() -> None:

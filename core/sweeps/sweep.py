@@ -21,11 +21,11 @@ from ..experiment import IndependentRuns
 from ..registry import name_of
 from ..runs import settings
 from ..runs.logs import folder
+from ..workdir import Workdir
 from . import results as sweep_results
 from .bar import Bar
 from .file import Outcome, Point, Points, Sweep, bindings, read
 from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
-from .point import DONE
 
 POLL = 0.2  # seconds between looks at the processes
 
@@ -118,12 +118,10 @@ def _number(value: Any) -> float | None:
 
 def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bool:
   """Trains all points as one program; returns whether a signal stopped it."""
-  if (out / DONE).exists():
-    if not (folder(out, len(points) - 1) / DONE).exists():
-      raise UserError(
-        f"{out} holds fewer points, trained as one program that has ended: choose another --out."
-      )
-    return False
+  if Workdir(out).done.exists() and not folder(out, len(points) - 1).exists():
+    raise UserError(
+      f"{out} holds fewer points, trained as one program that has ended: choose another --out."
+    )
   values = {name: tuple(_number(point[name]) for point in points) for name in points[0]}
   others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
   more = (
@@ -132,12 +130,10 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
     f"runs.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
     "train.writers = (@jsonl(), @terminal())",
   )
-  resume = (out / "config.gin").exists()
-  if not training.train(found.experiment, (*found.bindings, *more), out, resume).done:
+  if not training.finish(found.experiment, (*found.bindings, *more), out):
     return True
   for number in range(len(points)):
-    (folder(out, number) / DONE).touch()
-  (out / DONE).touch()
+    Workdir(folder(out, number)).done.touch()
   return False
 
 
@@ -195,7 +191,7 @@ def _outcomes(found: Sweep, out: Path, points: Sequence[Point]) -> list[Outcome]
 
 def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
   """How a point ended, by what its workdir says; pending if it does not say."""
-  if not (workdir / DONE).exists():
+  if not Workdir(workdir).done.exists():
     return Outcome(point, "pending")
   path = workdir / "metrics.jsonl"
   last: dict[str, Any] = {}
