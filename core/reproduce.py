@@ -69,9 +69,8 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   for number, cell in enumerate(figure.cells):
     workdir = folder / "cells" / cell.name
     if not Workdir(workdir).done.exists():
-      print(
-        f"selftune: {name}: cell {number + 1}/{len(figure.cells)}: {cell.name}", file=sys.stderr
-      )
+      which = f"cell {number + 1}/{len(figure.cells)}: {cell.name}"
+      print(f"selftune: {name}: {which}", file=sys.stderr)
     bindings = (*cell.bindings, *(figure.quick if quick else ()))
     if not training.finish(cell.experiment, bindings, workdir):
       print("selftune: stopped; the same command goes on.", file=sys.stderr)

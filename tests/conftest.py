@@ -2,7 +2,9 @@
 
 import os
 
+import fakes
 import jax
+import pytest
 
 from selftune.plugins.envs import _pool
 
@@ -15,3 +17,17 @@ os.environ.setdefault("WANDB_MODE", "offline")
 _pool.preload_egl()  # tests import EnvPool by themselves, before any plugin does
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(tmp_path_factory):
+  """The runs of a module share their compiled programs."""
+  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
+    yield
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+  """The gin file of a quick run with the plugins of `fakes`."""
+  yield fakes.configuration(tmp_path, monkeypatch)
+  fakes.release.set()

@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-import fakes
 import jax
 import numpy as np
 import pytest
@@ -81,10 +80,7 @@ def small(tmp_path_factory):
   return path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture(scope="module")

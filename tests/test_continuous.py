@@ -145,10 +145,7 @@ train.total_env_steps = 104
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

@@ -15,15 +15,7 @@ from selftune.core.workdir import locate
 SAVING = ("train.checkpoint_seconds = 0.0", "train.writers = (@recorder(), @jsonl())")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-  return fakes.configuration(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

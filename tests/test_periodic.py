@@ -29,16 +29,7 @@ TIMES = ("wall_time", "steps_per_second", "queue_wait", "env_wait", "act_time")
 SUBJECT = periodic.Subject(fakes.Counting(), None, 5, 0, (0, 1), Path("videos"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-  yield fakes.configuration(tmp_path, monkeypatch)
-  fakes.release.set()
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def assert_all_is_closed():

@@ -36,15 +36,7 @@ CATCH = (
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-  return fakes.configuration(tmp_path, monkeypatch)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def recorded(index, b=4, t=5):

@@ -19,16 +19,7 @@ LAG_0 = (*SEBULBA, "sebulba.lag = 0")
 TWO_ACTORS = (*SEBULBA, "sebulba.actors = 2", "sebulba.groups = 1")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
-
-
-@pytest.fixture
-def config(tmp_path, monkeypatch):
-  yield fakes.configuration(tmp_path, monkeypatch)
-  fakes.release.set()
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 def train(config, path, *bindings):

@@ -36,10 +36,7 @@ GRID = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilations(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture

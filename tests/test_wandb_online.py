@@ -41,10 +41,7 @@ wandb.TIMEOUT = 5.0
 ENDLESS = 10**9  # env steps
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compilations(tmp_path_factory):
-  with fakes.compiled_once(tmp_path_factory.mktemp("compiled")):
-    yield
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture
