@@ -1,32 +1,33 @@
-"""Checkpoints: the whole state of training and the host's counters; asynchronous, atomic, verified.
+"""The checkpoints of a run: the whole state of training; asynchronous, atomic, verified.
 
 A checkpoint is a directory `<directory>/<update>`, which Orbax writes under a temporary name and
-renames once it is whole. It holds the arrays by their path in the state, and one JSON document: the
-host's counters, and shape, dtype and CRC-32 of every array. Orbax notices files that are missing or
-short, but not every changed byte, nor does it sync to the disk before the rename: hence the sums.
+renames once it is whole. It does not sync to the disk before the rename, so the newest may still be
+torn after a crash of the machine: then the one before serves.
 """
 
 import contextlib
 import errno
-import functools
 import json
-import logging
 import os
 import shutil
-import sys
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.experimental import multihost_utils
 
-from . import hosts
-from .errors import RunError, UserError
-from .types import PyTree
+from .. import hosts
+from ..errors import RunError, UserError
+from ..types import PyTree
+from .contents import (
+  first_difference,
+  flatten,
+  orbax,
+  packed,
+  read_arrays,
+  read_document,
+  to_device,
+)
 
 
 class Restored(NamedTuple):
@@ -68,24 +69,15 @@ class Checkpointer:
       TypeError: `host` is not JSON.
     """
     self.wait()
-    document = {"host": json.loads(json.dumps(dict(host)))}  # a copy, and fails here if it must
+    host = json.loads(json.dumps(dict(host)))  # a copy, and fails here if it must
     writer = self._writer or self._open_writer(step)
     if hosts.first_says(step in self.all_steps()):
       return
-    arrays, entries = _to_host(state)
-    document["arrays"] = {name: entry._asdict() for name, entry in entries.items()}
-    document["crc32"] = _document_sum(document)
-    ocp = _orbax()
+    what = packed(state, host)
     self._last = step
     with self._failures_explained(step):
       # Orbax copies NumPy arrays before it returns, so views of the device's memory are safe here.
-      saved = writer.save(
-        step,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave({name: a for name, a in arrays.items() if a.size}),
-          document=ocp.args.JsonSave(document),
-        ),
-      )
+      saved = writer.save(step, args=what)
     if not saved:
       raise ValueError(f"update {step} comes before the last one saved, {self.all_steps()[-1]}")
 
@@ -107,22 +99,22 @@ class Checkpointer:
       raise UserError(f"no checkpoint of update {step} in {self.directory}: there are {steps}")
     if not steps:
       return None
-    leaves = _flatten(like)
+    leaves = flatten(like)
     wanted = {name: leaf for name, leaf in leaves.items() if name.startswith(only)}
     damaged = []
     for candidate in reversed(steps) if step is None else [step]:
       path = self.directory / str(candidate)
       try:
-        host, entries = _read_document(self.directory, candidate)
+        host, entries = read_document(self.directory, candidate)
         entries = {name: entry for name, entry in entries.items() if name.startswith(only)}
-        difference = _first_difference(entries, wanted)
-        arrays = {} if difference else _read_arrays(self.directory, candidate, entries)
+        difference = first_difference(entries, wanted)
+        arrays = {} if difference else read_arrays(self.directory, candidate, entries)
       except Exception as error:  # a torn file may raise anything: in Orbax, JSON or the sums
         damaged.append(f"{path} ({_reason(error)})")
         continue
       if difference:
         raise UserError(f"{path} was written by another agent: {difference}")
-      leaves |= {name: _to_device(arrays[name], entries[name], x) for name, x in wanted.items()}
+      leaves |= {name: to_device(arrays[name], entries[name], x) for name, x in wanted.items()}
       self._last = candidate
       note = f"damaged: {', '.join(damaged)}; going back to update {candidate}" if damaged else ""
       state = jax.tree.unflatten(jax.tree.structure(like), leaves.values())
@@ -159,7 +151,7 @@ class Checkpointer:
         f"{self.directory} holds checkpoints of another run, up to update {newer[-1]}: go on "
         "with it by --resume, or choose another --workdir"
       )
-    ocp = _orbax()
+    ocp = orbax()
     kept: Any = ocp.checkpoint_managers.LatestN(self._max_to_keep)
     if self._keep_every is not None:
       every = ocp.checkpoint_managers.EveryNSteps(self._keep_every, exact_interval=False)
@@ -190,115 +182,6 @@ class Checkpointer:
         f"cannot write the checkpoint of update {step} in {self.directory}: {_reason(error)}. "
         f"Checkpoints that are there: {self.all_steps() or 'none'}"
       ) from error
-
-
-class _Entry(NamedTuple):
-  """What the document says of one array."""
-
-  shape: list[int]  # of the data; a typed key's data has one axis more than the key
-  dtype: str
-  crc32: int
-  impl: str | None  # of a typed key, else None
-
-
-@functools.cache
-def _orbax() -> Any:
-  """Orbax, imported at first use (0.6 s), without its log: what matters of it is raised.
-
-  After one read or write has failed, the others that were under way have nobody to report to, and
-  each would print a traceback: by asyncio's log, or as an exception of a callback.
-  """
-  import orbax.checkpoint as ocp
-
-  for name in ("absl", "asyncio"):
-    logging.getLogger(name).addFilter(lambda it: "orbax" not in it.pathname + it.getMessage())
-  show = sys.unraisablehook
-  sys.unraisablehook = lambda it: None if str(it.exc_value) == "Event loop is closed" else show(it)
-  return ocp
-
-
-def _flatten(tree: PyTree) -> dict[str, Any]:
-  """Leaves by their path: `params['torso']['w']`."""
-  leaves, _ = jax.tree.flatten_with_path(tree)
-  return {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in leaves}
-
-
-def _is_key(leaf: Any) -> bool:
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _to_host(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, _Entry]]:
-  leaves = _flatten(state)
-  data = {name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()}
-  # What is split over processes they give each other: each then has the whole.
-  arrays = jax.device_get(
-    {
-      name: x if x.is_fully_replicated else multihost_utils.process_allgather(x, tiled=True)
-      for name, x in data.items()
-    }
-  )
-  entries = {}
-  for name, leaf in leaves.items():
-    impl = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
-    array = arrays[name]
-    entries[name] = _Entry(list(array.shape), str(leaf.dtype), _sum(array), impl)
-  return arrays, entries
-
-
-def _to_device(array: np.ndarray, entry: _Entry, like: Any) -> jax.Array:
-  if entry.impl is None:
-    return jax.device_put(array, like.sharding)
-  return jax.random.wrap_key_data(jax.device_put(array, like.sharding), impl=entry.impl)
-
-
-def _first_difference(entries: dict[str, _Entry], wanted: dict[str, Any]) -> str:
-  """What is the first leaf that is not the same in the checkpoint; "" if all are."""
-  for name, leaf in wanted.items():
-    if name not in entries:
-      return f"it has no {name}"
-    data = jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-    here = f"{leaf.dtype}{list(data.shape)}"
-    there = f"{entries[name].dtype}{entries[name].shape}"
-    if here != there:
-      return f"{name} is {there} there and {here} here"
-  return next((f"it has {name} besides" for name in entries if name not in wanted), "")
-
-
-def _read_document(directory: Path, step: int) -> tuple[dict[str, Any], dict[str, _Entry]]:
-  ocp = _orbax()
-  document = _read(directory, step, document=ocp.args.JsonRestore())["document"]
-  if document["crc32"] != _document_sum(document):
-    raise ValueError("the document does not match its checksum")
-  entries = {name: _Entry(**entry) for name, entry in document["arrays"].items()}
-  return document["host"], entries
-
-
-def _read_arrays(directory: Path, step: int, entries: dict[str, _Entry]) -> dict[str, np.ndarray]:
-  ocp = _orbax()
-  arrays = _read(directory, step, state=ocp.args.StandardRestore())["state"]
-  for name, entry in entries.items():
-    if 0 in entry.shape:  # Orbax does not store empty arrays
-      arrays[name] = np.zeros(entry.shape, np.uint32 if entry.impl else entry.dtype)
-    if _sum(arrays[name]) != entry.crc32:
-      raise ValueError(f"{name} does not match its checksum")
-  return arrays
-
-
-def _read(directory: Path, step: int, **items: Any) -> Any:
-  ocp = _orbax()
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with contextlib.closing(ocp.CheckpointManager(directory, options=options)) as reader:
-    return reader.restore(step, args=ocp.args.Composite(**items))
-
-
-def _sum(array: np.ndarray) -> int:
-  return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-
-def _document_sum(document: Mapping[str, Any]) -> int:
-  """CRC-32 of the document without its own `crc32`."""
-  content = {key: value for key, value in document.items() if key != "crc32"}
-  return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def _reason(error: BaseException) -> str:

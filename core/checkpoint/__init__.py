@@ -1,0 +1,5 @@
+"""Checkpoints: written beside training, read and verified."""
+
+from .checkpointer import Checkpointer, Restored
+
+__all__ = ["Checkpointer", "Restored"]
