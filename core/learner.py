@@ -173,11 +173,16 @@ class Learner:
     specs = state_specs(jax.eval_shape(init, key))
     shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
     self._build_update(specs, batch_specs(batch))
-    self._batch = batch
+    self._batch = jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      *(batch, self._batch_shardings),
+    )
     return jax.jit(init, out_shardings=shardings)(key)
 
   def trace(self, state: LearnerState) -> None:
     """Traces the update, so that what a plugin refuses in it is known before a run leaves files.
+
+    The first update is compiled from this trace.
 
     Raises:
       UserError: a loss term does not go with the agent's actions.

@@ -36,7 +36,8 @@ class Result(NamedTuple):
 
   cell: Cell
   settings: list[dict[str, str]]  # [R] rows of runs.csv
-  returns: np.ndarray  # [R, E] raw return of each episode; the least of all where there is none
+  returns: np.ndarray  # [R, E] raw return of each episode; NaN after the last one of a run, but
+  # the least of all after a run diverged
   lengths: np.ndarray  # [R, E] its transitions; 0 where there is none
   metrics: list[dict[str, Any]]  # rows of metrics.jsonl
 
@@ -108,15 +109,20 @@ def read(cell: Cell, workdir: Path) -> Result:
     of_run[row["run"]].append((row["return"], row["length"]))
   least = min((value for found in of_run for value, _ in found), default=math.nan)
   shape = len(settings), max(1, *map(len, of_run))
-  returns, lengths = np.full(shape, least), np.zeros(shape, int)
+  returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
   for run, found in enumerate(of_run):
+    if settings[run]["diverged"] == "True":
+      returns[run] = least
     if found:
       returns[run, : len(found)], lengths[run, : len(found)] = zip(*found, strict=True)
   return Result(cell, settings, returns, lengths, list(jsonl.read(workdir / "metrics.jsonl")))
 
 
 def write_table(path: Path, results: Sequence[Result]) -> None:
-  """One row an episode of a run of a cell; the file is written whole or not at all."""
+  """One row an episode of a run of a cell, those that a diverged run missed too.
+
+  The file is written whole or not at all.
+  """
   own = list(dict.fromkeys(name for result in results for name in result.cell.columns))
   shown = [name for name in results[0].settings[0] if "." in name or name == "seed"]
   new = path.with_suffix(".new")
@@ -127,8 +133,8 @@ def write_table(path: Path, results: Sequence[Result]) -> None:
       left = [cell.columns.get(name, "") for name in own]
       for run, row in enumerate(settings):
         head = [*left, *(row.get(name, "") for name in shown), run]
-        played = enumerate(zip(returns[run], lengths[run], strict=True))
-        rows.writerows([*head, episode, *both] for episode, both in played)
+        scored = np.flatnonzero(~np.isnan(returns[run]))
+        rows.writerows([*head, e, returns[run, e], lengths[run, e]] for e in scored)
   new.replace(path)
 
 

@@ -202,6 +202,16 @@ def test_updates_transfer_nothing_unasked_and_compile_once(name, devices, micro_
   assert compiled  # they are seen
 
 
+def test_the_first_update_is_compiled_from_the_trace(monkeypatch):
+  traced, step = [], Fixed.step
+  monkeypatch.setattr(Fixed, "step", lambda *args: traced.append(1) or step(*args))
+  learner = small.learner(small.agent(Fixed()), 2, B, T)
+  state = small.first_state(learner, BATCHES[0])
+  learner.trace(state)
+  train(learner, state, BATCHES[:2])
+  assert len(traced) == 1
+
+
 # Failures.
 
 

@@ -11,7 +11,7 @@ import pytest
 from selftune.core import cli, config, reproduce, training
 from selftune.core.errors import UserError
 from selftune.core.loop import Progress
-from selftune.core.metatrace import FIGURES, cells, drifts
+from selftune.core.metatrace import FIGURES, atari, cells, drifts
 from selftune.core.reproduce import Cell, Figure, Result, final, smooth
 
 RUNS = "run,seed,ac_lambda.alpha,episodes,env_steps,diverged\n0,5,0.5,3,9,False\n1,6,0.5,1,2,True\n"
@@ -149,6 +149,37 @@ def test_claims_are_computed_from_the_table():
 def test_layout(name, panels):
   page = FIGURES[name].draw(results(name))
   assert len(page.axes) == panels and all(axes.lines for axes in page.axes)
+
+
+def atari_results():
+  """Of two alpha_0 in as many steps, the better one's episodes are four times as long."""
+  rows = [{"ac_lambda.alpha": str(a), "seed": "0"} for a in atari.BEST[:2]]
+  for cell in FIGURES["fig9"].cells:
+    returns, lengths = np.full((2, 400), 50.0), np.full((2, 400), 250)
+    returns[0], lengths[0] = [100.0] * 100 + [np.nan] * 300, [1000] * 100 + [0] * 300
+    returns[1, 0] = 0.0
+    yield Result(cell, rows, returns, lengths, [])
+
+
+def test_atari_runs_of_unequal_numbers_of_episodes():
+  results = list(atari_results())
+  steps, returns = atari.curve(results[0], atari.BEST[0])
+  assert steps[-1] == 100_000 and set(returns) == {100.0}
+  lines = FIGURES["fig9"].claims(results)
+  assert len(lines) == 10
+  assert all("best 100.0 (alpha_0 = 2^-8), worst 50.0" in line for line in lines)
+  untuned, tuned = FIGURES["fig9"].draw(results).axes[:2]
+  assert [len(axes.lines) for axes in (untuned, tuned)] == [2, 3]
+  assert tuned.lines[-1].get_label() == "no tuning, $\\alpha_0 = 2^{-8}$"
+  np.testing.assert_array_equal(tuned.lines[-1].get_ydata(), 100.0)
+
+
+def test_a_diverged_atari_run_ends_at_the_worst_return():
+  cell = FIGURES["fig9"].cells[0]
+  returns, lengths = np.array([[9.0] * 80 + [-5.0] * 120]), np.array([[10] * 80 + [0] * 120])
+  result = Result(cell, [{"ac_lambda.alpha": "0.5"}], returns, lengths, [])
+  steps, curve = atari.curve(result, 0.5)
+  assert steps[-1] == 920 and curve[-1] == -5.0 and atari.final(result, 0.5) == -5.0
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import metatrace_reference as reference
 import numpy as np
 import pytest
 from dm_env import specs
+from jax.flatten_util import ravel_pytree
 
 from selftune.core import registry
 from selftune.core.agent import Agent, BuiltAgent
@@ -131,6 +132,23 @@ def test_equals_the_loop_over_a_thousand_steps(name):
   np.testing.assert_allclose(np.exp(betas)[moved], alphas[moved], rtol=1e-9)
   if name != "constant":
     assert np.nanmax(np.abs(np.log(alphas / settings.alpha))) > 0.01  # something was tuned
+
+
+def test_traces_end_where_a_life_is_lost():
+  """There the discount is 0, and no new episode starts."""
+  metaopt = AcLambda(Metatrace())
+  agent = build(metaopt)
+  fns, params = agent.fns(1, None), agent.network.init(jax.random.key(0))
+  batch = jax.tree.map(lambda x: x[0], transitions(STREAM))
+  trace = jnp.ones(len(ravel_pytree(params)[0]))
+  for discount, kept in ((1.0, 1), (0.0, 0)):
+    timestep = batch.timestep
+    before = np.full_like(timestep.discount, discount)
+    timestep = timestep._replace(discount=before, first=np.zeros_like(timestep.first))
+    x = metaopt.inputs(fns, params, trace, batch._replace(timestep=timestep))
+    assert x.decay == pytest.approx(kept * metaopt.gamma * metaopt.lambda_)
+    np.testing.assert_allclose(x.trace, x.decay * trace + x.grad_u, rtol=1e-6)
+    np.testing.assert_array_equal(x.trace_tm1, kept * trace)
 
 
 def test_every_tuner_is_compared():

@@ -18,7 +18,8 @@ QUICK = (
   "atari.max_episode_steps = 150",
 )
 MU = 0.001
-SMOOTHED = 20  # episodes
+SMOOTHED = 40  # episodes
+LAST = 100  # episodes that say which alpha_0 is best
 
 
 def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cell:
@@ -37,8 +38,12 @@ def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cel
 
 
 def draw(results: list[Result]) -> Any:
-  """A panel each cell: a curve each alpha_0, the mean over its seeds."""
+  """A panel each cell: a curve each alpha_0, the mean over its seeds.
+
+  Those of a tuner have the best constant step size of the game as well.
+  """
   made, grid = page(-(-len(results) // 2), 2)
+  constant = {r.cell.columns["game"]: r for r in results if r.cell.columns["tuner"] == "none"}
   for axes, result in zip(grid.flat, results, strict=True):
     alphas = by_alpha(result)
     shade(axes, len(alphas))
@@ -46,6 +51,11 @@ def draw(results: list[Result]) -> Any:
       steps, returns = curve(result, alpha)
       axes.plot(steps, returns, label=formula("alpha_0", alpha), lw=1.2)
     columns = result.cell.columns
+    if columns["tuner"] != "none":
+      untuned = constant[columns["game"]]
+      best = max(by_alpha(untuned), key=lambda a, untuned=untuned: final(untuned, a))
+      label = f"no tuning, {formula('alpha_0', best)}"
+      axes.plot(*curve(untuned, best), label=label, lw=1.2, ls="--", color="black")
     axes.set(title=f"{columns['game']}, {METHODS[columns['tuner']][2]}")
     axes.set(xlabel="learning steps", ylabel="return")
     axes.legend(fontsize=7)
@@ -54,22 +64,37 @@ def draw(results: list[Result]) -> Any:
 
 def curve(result: Result, alpha: float) -> tuple[np.ndarray, np.ndarray]:
   """Learning steps, and the mean over the runs of an alpha_0 of their smoothed returns there."""
+  runs = [
+    (np.cumsum(lengths), smooth(returns, SMOOTHED)) for returns, lengths in played(result, alpha)
+  ]
+  steps = np.linspace(0, max(ends[-1] for ends, _ in runs), 200)
+  return steps, np.mean([np.interp(steps, *run) for run in runs], 0)
+
+
+def final(result: Result, alpha: float) -> float:
+  """Mean return of the last episodes of the runs of an alpha_0."""
+  return float(np.mean([returns[-LAST:].mean() for returns, _ in played(result, alpha)]))
+
+
+def played(result: Result, alpha: float) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns and lengths of the episodes of each run of an alpha_0; they differ in number.
+
+  A diverged run ends in as many episodes as it missed, each of one step.
+  """
   rows = [i for i, row in enumerate(result.settings) if float(row["ac_lambda.alpha"]) == alpha]
-  ends = np.cumsum(result.lengths[rows] + 1, axis=1)  # an episode's first step teaches nothing
-  steps = np.linspace(0, ends[:, -1].max(), 200)
-  returns = smooth(result.returns[rows], SMOOTHED)
-  return steps, np.mean([np.interp(steps, *pair) for pair in zip(ends, returns, strict=True)], 0)
+  scored = ~np.isnan(result.returns)
+  return [(result.returns[i, scored[i]], np.maximum(result.lengths[i, scored[i]], 1)) for i in rows]
 
 
 def claims(results: list[Result]) -> list[str]:
   """How much alpha_0 matters, and the best one, of every cell."""
   lines = []
   for result in results:
-    last = {alpha: curve(result, alpha)[1][-1] for alpha in by_alpha(result)}
+    last = {alpha: final(result, alpha) for alpha in by_alpha(result)}
     best = max(last, key=lambda a: last[a])
     columns = result.cell.columns
     lines.append(
-      f"{columns['game']}, {METHODS[columns['tuner']][2]}: last {SMOOTHED} episodes, best "
+      f"{columns['game']}, {METHODS[columns['tuner']][2]}: last {LAST} episodes, best "
       f"{last[best]:.1f} (alpha_0 = {power(best)}), worst {min(last.values()):.1f}"
     )
   return lines

@@ -12,7 +12,7 @@ from ...core.types import Array, LossInputs, Metrics
 class NormalKL:
   """KL to the standard normal, g_e KL(N(mean, std) || N(0, 1)), before the squashing.
 
-  Stands in for the entropy bonus where actions are continuous (STAC, section 5.3).
+  Stands in for the entropy bonus where actions are continuous (STAC, section 4.2).
   """
 
   cost: float = tunable(0.01, SCALE, "g_e")

@@ -62,6 +62,11 @@ def clipped(reward: Array, limit: float | None) -> Array:
   return reward if limit is None else jnp.clip(reward, -limit, limit)
 
 
+def continues(first: Array, discount: Array) -> Array:
+  """Whether traces go on in a timestep: no episode starts, and none ended though play goes on."""
+  return ~first & (discount > 0)
+
+
 def as_matrix(params: PyTree) -> Array:
   """Parameters of a linear network with one head as [1 + A, F], the value's first."""
   return jnp.concatenate([params["value"], params["policy"][0]])
@@ -201,7 +206,8 @@ def learn(
   phi_w, phi_z, phi_h = phi
   next_w, next_z, next_h = next_phi
   policy, one, none = phi_w[1:], jnp.ones_like(phi_w[:1]), jnp.zeros_like(phi_w[:1])
-  running = 1 - carry.run.timestep.first[0].astype(policy.dtype)
+  before = carry.run.timestep
+  running = continues(before.first, before.discount)[0].astype(policy.dtype)
   discount = setting.gamma * timestep.discount[0].astype(policy.dtype)
   decay = setting.gamma * setting.lambda_ * running
   reward = clipped(timestep.reward[0], setting.max_abs_reward)

@@ -16,7 +16,7 @@ from ...core.runs.iteration import Iteration, RunState
 from ...core.tunables import Components
 from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
 from ..tuners.constant_step import ConstantStep
-from ._sparse import Setting, block, clipped
+from ._sparse import Setting, block, clipped, continues
 
 
 class Online(NamedTuple):
@@ -35,8 +35,8 @@ class AcLambda:
       z <- gamma lambda z + grad U,  w <- w + alpha (z delta + psi grad H)
 
   Learns from one stream: train.unroll_length = 1 and one environment a run. z is reset where an
-  episode starts; d' is 0 where one terminates. Takes any network; a recurrent one is differentiated
-  through one step.
+  episode starts, and where d' was 0 although it went on: a life was lost. Takes any network; a
+  recurrent one is differentiated through one step.
 
   Attributes:
     tuner: sets alpha at every step; `constant_step` leaves it as it is.
@@ -128,7 +128,7 @@ class AcLambda:
 
     reward = clipped(step_tp1.reward[0, 0], self.max_abs_reward)
     discount = self.gamma * step_tp1.discount[0, 0].astype(value.dtype)
-    running = 1 - step_t.first[0, 0].astype(value.dtype)  # 0 resets every trace
+    running = continues(step_t.first, step_t.discount)[0, 0].astype(value.dtype)
     grad_u = gradient(one, d_log_prob / 2)
     decay = self.gamma * self.lambda_ * running
     return TunerInputs(

@@ -137,8 +137,8 @@ class Metagradient:
         grad_eta = (d OPT / d eta)' v + grad_eta < grad_theta L_inner(theta, eta), w >
 
     and the last bracket is the derivative of L_inner along w: one forward-mode pass, whose
-    derivative by eta never enters the network. In all 8/3 of the cost of the inner gradient, and
-    every pass runs over micro-batches and devices on its own.
+    derivative by eta enters the network only where the discount is embedded in it. In all 8/3 of
+    the cost of the inner gradient, and every pass runs over micro-batches and devices on its own.
 
     Returns:
       The metagradient by name; theta', its opt_state; metrics.

@@ -28,7 +28,7 @@ class Metatrace:
       size; useful mu are then larger by orders of magnitude.
   """
 
-  mu: float = 2**-8
+  mu: float = 0.001
   normalised: bool = True
 
   def init_rule(self, alpha: Scalar, like: Array) -> Rule:

@@ -33,7 +33,7 @@ class MetatraceMixed:
       step size; without it lines 11, 12 and 15 to 17 fall away.
   """
 
-  mu: float = 2**-10
+  mu: float = 0.001
   normalised: bool = True
 
   def init(self, alpha: Scalar, params: Array) -> State:

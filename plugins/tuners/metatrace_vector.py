@@ -28,7 +28,7 @@ class MetatraceVector:
       size, which all parameters share.
   """
 
-  mu: float = 2**-10
+  mu: float = 0.001
   normalised: bool = True
 
   def init(self, alpha: Scalar, params: Array) -> State:
