@@ -12,10 +12,9 @@ from .cells import METHODS, cell, curve, formula, of_method, page, title
 QUICK = ("runs.repeats = 2", "runs.episodes = 30")
 EARLY = 200  # episodes
 DRIFTS = (4e-6, 6e-6, 8e-6, 1e-5)
-SWEPT = 6e-6  # the drift of Figure 7: every mu, for 1,000 episodes
+SWEPT = 6e-6  # the drift of Figure 7, for 1,000 episodes,
+EPISODES = 600  # and at the other drifts
 MUS = (6, 7, 8, 9, 10, 11)
-SOME_MUS = {"scalar": (7, 8, 9), "vector": (6, 7, 8), "mixed": (7, 8, 9)}  # at the other drifts,
-EPISODES = 600  # and for so many
 SHOWN = ("none", "scalar", "vector", "mixed")
 GROUPS = [f"{head}/{kind}" for head in ("value", "policy") for kind in ("informative", "noise")]
 BETA_MU = 2.0**-10
@@ -24,7 +23,7 @@ BETA_MU = 2.0**-10
 def cells(drifts: Sequence[float], methods: Sequence[str]) -> tuple[Cell, ...]:
   made = []
   for drift, method in itertools.product(drifts, methods):
-    powers = (None,) if method == "none" else MUS if drift == SWEPT else SOME_MUS[method]
+    powers = (None,) if method == "none" else MUS
     shorter = () if drift == SWEPT else (f"runs.episodes = {EPISODES}",)
     for one in (cell(method, power, drift) for power in powers):
       made.append(one._replace(bindings=(*one.bindings, *shorter)))

@@ -30,7 +30,8 @@ class Atari:
 
   'paper' is the protocol of IMPALA and STAC: up to 30 no-ops at the start, the game's own minimal
   actions, deterministic. 'sticky' is Machado et al. 2018, section 5: the emulator repeats the last
-  action with probability 0.25, all 18 actions, no random start. Scores of the two do not compare.
+  action with probability 0.25, all 18 actions, no random start (but FIRE, as below). Scores of the
+  two do not compare.
 
   `life_loss_terminates` gives the transition in which a life is lost discount 0; play and the
   episode's return go on. None means yes for 'paper', no for 'sticky'. `fire_on_reset` presses FIRE
