@@ -81,15 +81,20 @@ def test_gin_that_is_shown_loads(text, tmp_path):
 
 
 def commands():
-  """Lines that call selftune, with loops and continuation lines undone."""
-  for block in blocks("bash"):
-    for line in block.values[0].replace("\\\n", " ").splitlines():
-      found = re.match(r"\s*selftune (.*?)(\s#.*)?$", line)
+  """Lines that call selftune, with loops and continuation lines undone; headers of gin files too."""
+  texts = [block.values[0] for block in blocks("bash")]
+  texts += [path.read_text() for path in (ROOT / "gin_configs").rglob("*.gin")]
+  for text in texts:
+    for line in text.replace("\\\n", " ").splitlines():
+      found = re.match(r"[#\s]*selftune (.*?)(\s#.*|\s{2,}.*)?$", line)
       if found:
         yield found[1]
 
 
 @pytest.mark.parametrize("command", sorted(set(commands())))
-def test_commands_that_are_shown_parse(command):
+def test_commands_that_are_shown_can_be_run(command):
   words = shlex.split(command)
-  arguments.parse(list(itertools.takewhile(lambda w: w not in (">", "&&", "|"), words)))
+  found = arguments.parse(list(itertools.takewhile(lambda w: w not in (">", "&&", "|"), words)))
+  experiment = getattr(found, "config", "")
+  if experiment.startswith("experiments/") and "$" not in command:
+    config.load(experiment, found.bind)
