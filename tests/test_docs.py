@@ -81,7 +81,7 @@ def test_gin_that_is_shown_loads(text, tmp_path):
 
 
 def commands():
-  """Lines that call selftune, with loops and continuation lines undone; headers of gin files too."""
+  """Lines that call selftune, in headers of gin files too; loops and continuations are undone."""
   texts = [block.values[0] for block in blocks("bash")]
   texts += [path.read_text() for path in (ROOT / "gin_configs").rglob("*.gin")]
   for text in texts:
