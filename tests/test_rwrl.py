@@ -292,7 +292,7 @@ def test_schedulers(scheduler, want):
 
 def test_physics_change_at_the_first_reset_and_every_period_after():
   it = Challenges(perturb="pole_length", perturb_period=2)
-  block = Block("cartpole", it, (0, 1), 2)
+  block = Block("cartpole", it, (0, 1), 2, ahead=0)
   lengths = []
   for _ in range(5):
     block.reset()
@@ -483,6 +483,21 @@ def test_workers_leave_ctrl_c_to_the_parent_and_do_not_load_jax():
   pool.send(action)
   pool.recv()
   pool.close()
+
+
+def test_staggered_blocks_end_their_first_episodes_apart():
+  """Three blocks of two, two and one environments; from then on all episodes are whole."""
+  pool = Rwrl("cartpole", num_workers=3).make((0, 1, 2, 3, 4))
+  action = np.zeros((5, *pool.spec.action.shape))
+  with contextlib.closing(pool):
+    firsts = [pool.reset(stagger=True).first]
+    for _ in range(2100):
+      pool.send(action)
+      firsts.append(pool.recv().first)
+  starts = [list(np.flatnonzero(row)) for row in np.array(firsts).T]
+  assert starts[0] == starts[1] == [0, 1001, 2002]  # a step of its own begins each episode
+  assert starts[2] == starts[3] == [0, 1001 - 333, 2002 - 333]
+  assert starts[4] == [0, 1001 - 666, 2002 - 666]
 
 
 def test_steps_run_between_send_and_recv():

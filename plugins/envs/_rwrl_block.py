@@ -48,13 +48,17 @@ class Block(gymnasium.Env):
   generator, which asking for the observation spec advances, too.)
   """
 
-  def __init__(self, domain: str, challenges: Challenges, seeds: tuple[int, ...], rows: int):
+  def __init__(
+    self, domain: str, challenges: Challenges, seeds: tuple[int, ...], rows: int, ahead: int
+  ):
     """Args:
     domain: of the suite.
     challenges: to apply.
     seeds: one an environment, at most `rows`.
     rows: K of the spaces; what has no environment is 0.
+    ahead: steps by which the first episode is shorter, where `reset` gets the option `stagger`.
     """
+    self._ahead = ahead
     self._domain, self._challenges, self._seeds, self._rows = domain, challenges, seeds, rows
     size, actions = observation_size(domain, challenges), len(domains()[domain].action_minimum)
     infinity = float("inf")
@@ -98,7 +102,7 @@ class Block(gymnasium.Env):
     ]
 
   def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
-    del seed, options
+    del seed
     if not self._environments:
       self._load()
     for i, perturb in enumerate(self._perturbations):
@@ -106,7 +110,7 @@ class Block(gymnasium.Env):
     for environment in self._environments:
       environment.reset()
     self._sensors.attach()
-    self._steps = 0
+    self._steps = self._ahead if options and options["stagger"] else 0
     x, reward = self._sensors.read()
     return self._observation(x, reward, self._constraints(None), np.zeros_like(reward)), {}
 

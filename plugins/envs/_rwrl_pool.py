@@ -15,7 +15,7 @@ from gymnasium.vector import async_vector_env
 
 from ...core.errors import RunError
 from ...core.types import Array, EnvSpec, TimeStep
-from ._rwrl_block import Block, observation_size, run
+from ._rwrl_block import EPISODE, Block, observation_size, run
 from ._rwrl_settings import Challenges, domains
 
 _WORKER_MODULES = [f"{__package__}._rwrl_block", f"{__package__}._rwrl_physics"]
@@ -52,20 +52,23 @@ class Pool:
     self._rows = math.ceil(self.num_envs / min(num_workers or cores, self.num_envs))
     blocks = [seeds[i : i + self._rows] for i in range(0, self.num_envs, self._rows)]
     multiprocessing.get_context("forkserver").set_forkserver_preload(_WORKER_MODULES)
+    n = len(blocks)
+    make = [
+      functools.partial(Block, domain, challenges, block, self._rows, i * EPISODE // n)
+      for i, block in enumerate(blocks)
+    ]
     with _variables(_WORKER_VARIABLES):
       self._blocks = async_vector_env.AsyncVectorEnv(
-        [functools.partial(Block, domain, challenges, block, self._rows) for block in blocks],
-        copy=False,
-        context="forkserver",
-        worker=run,
+        make, copy=False, context="forkserver", worker=run
       )
     self.pids = [process.pid for process in self._blocks.processes]
-    self._ended = False
+    self._ended = np.zeros(n, bool)
 
   def reset(self, stagger: bool = False) -> TimeStep:
-    del stagger
-    observation, _ = self._call(self._blocks.reset)
-    return self._timestep(observation, first=True)
+    """Staggered, the first episodes of blocks end at different steps, those of one together."""
+    reset = functools.partial(self._blocks.reset, options={"stagger": stagger})
+    observation, _ = self._call(reset)
+    return self._timestep(observation, ~self._ended)
 
   def send(self, actions: Array) -> None:
     padded = np.zeros(self._blocks.action_space.shape or ())
@@ -74,17 +77,17 @@ class Pool:
 
   def recv(self) -> TimeStep:
     first = self._ended
-    observation, _, _, truncated, _ = self._call(self._blocks.step_wait)
-    self._ended = bool(truncated[0])  # of all blocks at once
+    observation, _, _, self._ended, _ = self._call(self._blocks.step_wait)
     return self._timestep(observation, first)
 
-  def _timestep(self, observation: np.ndarray, first: bool) -> TimeStep:
+  def _timestep(self, observation: np.ndarray, first: np.ndarray) -> TimeStep:
+    """Rows of what the blocks observe; `first` is of each block."""
     rows = observation.reshape(-1, observation.shape[-1])[: self.num_envs]
     return TimeStep(
       rows[:, :-1].copy(),  # the workers write to it again
       rows[:, -1].copy(),
       np.ones(self.num_envs, np.float32),
-      np.full(self.num_envs, first),
+      np.repeat(first, self._rows)[: self.num_envs],
     )
 
   def _call(self, function: Callable[[], Any]) -> Any:
