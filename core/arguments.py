@@ -12,6 +12,7 @@ from .errors import UserError
 
 CONFIG_HELP = "a gin file, or the name of a packaged one, such as experiments/catch_stacx"
 BIND_HELP = "override one parameter; repeat for more, the last one of a name counts"
+BINDINGS_HELP = "the same, and counts more than --bind; right after CONFIG"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -20,8 +21,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
   Raises:
     UserError: says what is wrong with them.
   """
-  arguments = _parser().parse_args(argv)
+  arguments, unknown = _parser().parse_known_args(argv)
+  if unknown:
+    quote = " A binding is one argument: --bind 'train.seed = 1'." if "=" in unknown else ""
+    raise UserError(
+      f"unrecognized arguments: {' '.join(unknown)}.{quote} "
+      f"See 'selftune {arguments.command} --help'."
+    )
   if "bindings" in arguments:
+    for text in arguments.bindings:
+      if "=" not in text:
+        raise UserError(f"'{text}' is no NAME=VALUE. A folder for the run is --workdir {text}")
     arguments.bind += arguments.bindings
   return arguments
 
@@ -157,7 +167,8 @@ Runs are of one agent if their configurations differ in the seed and the environ
 environment is a task, and every agent needs as many runs on each. Agents are named by what the
 names of their workdirs have in common. Scores are normalised: by random policy and human in Atari,
 by the greatest return in DM Control and Real-World RL; any other task must be alone, and is raw.
-A score is the mean return of the last 100 episodes of training, or of those of an evaluation.
+A score is the mean return of the last 100 episodes of training, or of those of an evaluation,
+interpolated between two rows of the log.
 
 Median, interquartile mean, mean and optimality gap, performance profiles, probability of
 improvement and sample efficiency are rliable's: pip install 'selftune[report]'.""",
@@ -167,7 +178,7 @@ improvement and sample efficiency are rliable's: pip install 'selftune[report]'.
     "--out", type=Path, metavar="DIR", default=Path("report"), help="default: ./report"
   )
   it.add_argument(
-    "--at", type=int, metavar="STEPS", help="env steps (default: the end of the runs)"
+    "--at", type=_steps, metavar="STEPS", help="env steps (default: train.total_env_steps)"
   )
   it.add_argument(
     "--evaluations", action="store_true", help="scores of eval.jsonl (default: of training)"
@@ -213,7 +224,8 @@ The file is an ordinary W&B sweep: parameters are gin bindings, the command call
   command: [selftune, train, experiments/catch_stacx, '${args_no_hyphens}']
 The same file works unchanged with 'wandb sweep my.yaml' and 'wandb agent ID' (needs an account).
 
-Stopped or killed, the same command goes on. Exit code 1 if a point failed; the others run on.""",
+Stopped or killed, the same command goes on. Exit code 1 if a point failed (the others run on), or
+if it was stopped.""",
   )
   it.add_argument("sweep", metavar="SWEEP", help="a YAML file, or the name of a packaged one")
   it.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sweeps/<name of the file>")
@@ -252,11 +264,14 @@ Stopped or killed, the same command goes on. Exit code 1 if a point failed; the 
   return parser
 
 
+def _steps(text: str) -> int:
+  """A number of steps; 1e6 is one, too."""
+  return int(float(text))
+
+
 def _add_config(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("config", metavar="CONFIG", help=CONFIG_HELP)
-  parser.add_argument(
-    "bindings", nargs="*", metavar="NAME=VALUE", help="the same as --bind; right after CONFIG"
-  )
+  parser.add_argument("bindings", nargs="*", default=[], metavar="NAME=VALUE", help=BINDINGS_HELP)
   parser.add_argument(
     "--bind", action="append", default=[], metavar="'NAME.FIELD = VALUE'", help=BIND_HELP
   )

@@ -33,7 +33,7 @@ def plugin_mistakes() -> Iterator[None]:
     raise UserError(str(error)) from error
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
   """` Did you mean 'known'?`, or nothing if nothing is close: to append to a message."""
-  close = difflib.get_close_matches(word, list(known), n=1)
+  close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
   return f" Did you mean '{close[0]}'?" if close else ""

@@ -1,6 +1,7 @@
 """Strict gin: what loads, what is saved, and every mistake with its one message."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -202,6 +203,7 @@ def test_a_macro_is_checked_as_what_it_holds(load):
     ),
     ("include 'no_such.gin'", "2: no file 'no_such.gin' in "),
     ("import no_such_module_at_all", "2: cannot import no_such_module_at_all: No module named"),
+    ("import no_such_module_at_all", " or the current folder, or its folder on PYTHONPATH."),
     ("from __gin__ import dynamic_registration", "2: gin's dynamic registration is not supported"),
     ("scratch_root.count = ", "2: Unable to parse value"),
     (
@@ -253,6 +255,31 @@ def test_later_bindings_win(load):
   assert load(text, "seed = 2", "scratch_root.count = %seed").root.count == 2
 
 
+def test_a_module_beside_the_gin_file_or_in_the_current_folder_is_found(monkeypatch, tmp_path):
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "beside").mkdir()
+  (tmp_path / "beside" / "scratch_beside.py").write_text("")
+  (tmp_path / "scratch_here.py").write_text("")
+  text = f"import scratch_beside\nimport scratch_here\n{BASE}"
+  (tmp_path / "beside" / "own.gin").write_text(text)
+  loaded = config.load("beside/own.gin", root="scratch_root")
+  assert {"scratch_beside", "scratch_here"} <= sys.modules.keys()
+  assert loaded.text.startswith("import scratch_beside\nimport scratch_here")
+
+
+def test_a_binding_in_the_place_of_a_macro_names_both(tmp_path):
+  path = tmp_path / "x.gin"
+  path.write_text(f"{BASE}size = 3\nscratch_root.count = %size\n")
+  with pytest.raises(ConfigError) as caught:
+    config.load(path, ["scratch_root.count = 4"], root="scratch_root")
+  assert str(caught.value) == (
+    "--bind 'scratch_root.count = 4': scratch_root.count was %size, which nothing else reads now. "
+    "Bind the macro instead: size = 4"
+  )
+  assert config.load(path, ["size = 4"], root="scratch_root").root.count == 4
+
+
 def test_an_unknown_name_lists_the_experiments(monkeypatch, tmp_path):
   monkeypatch.setattr(loading, "ROOT", tmp_path)
   (tmp_path / "experiments").mkdir()
@@ -261,10 +288,11 @@ def test_an_unknown_name_lists_the_experiments(monkeypatch, tmp_path):
   with pytest.raises(ConfigError) as caught:
     config.load("experiments/one_stak", root="scratch_root")
   assert str(caught.value) == (
-    "no gin file or experiment 'experiments/one_stak'. Did you mean 'experiments/one_stac'? "
-    "Experiments: experiments/one_stac."
+    "no gin file or experiment 'experiments/one_stak'. Did you mean 'experiments/one_stac'?"
   )
-  for name in ("experiments/one_stac", "experiments/one_stac.gin"):
+  with pytest.raises(ConfigError, match=r"'other'\. Experiments: experiments/one_stac\."):
+    config.load("other", root="scratch_root")
+  for name in ("experiments/one_stac", "experiments/one_stac.gin", "one_stac"):
     assert config.load(name, root="scratch_root").root.corrector == VTrace()
 
 

@@ -52,7 +52,7 @@ def test_specs_are_those_of_dm_control(domain, task):
 @pytest.mark.parametrize(
   "options, message",
   [
-    ({"domain": "wlaker"}, r"dm_control\.domain = 'wlaker' .* mean 'walker' .* Known: acrobot"),
+    ({"domain": "wlaker"}, r"dm_control\.domain = 'wlaker' .* mean 'walker' "),
     ({"domain": "Walker"}, r"Did you mean 'walker'"),
     (
       {"domain": "walker", "task": "wlak"},

@@ -441,7 +441,7 @@ def test_action_sets_of_the_protocols(protocol, actions):
     (lambda: EnvPool("WalkerWalk-v1"), r"'WalkerWalk-v1' does not exist"),
     (lambda: EnvPool("CartPole-v1", max_episode_steps=0), r"= 0 must be at least 1.*itself, 500"),
     (lambda: EnvPool("Catch-v0", max_episode_steps=5), r"Catch-v0 has no time limit"),
-    (lambda: EnvPool(options={"hight": 8}), r"Did you mean 'height'\?.* Known: height, width"),
+    (lambda: EnvPool(options={"hight": 8}), r"Did you mean 'height'\?"),
     (lambda: EnvPool(options={"seed": 8}), r"'seed' does not exist"),
     (lambda: EnvPool(options={"height": 8.0}), r"'height' must be of type int.*got 8\.0"),
     (lambda: EnvPool(options={"height": 0}), r"leaves no observation"),

@@ -30,6 +30,7 @@ class Binding(NamedTuple):
 
   value: Any
   where: str  # 'file:line', or the --bind it came from
+  replaced: tuple[str, ...] = ()  # macros that the binding before it read
 
 
 Scope = tuple[str, ...]
@@ -113,6 +114,7 @@ def check_all_read(table: Table, reached: Reached) -> None:
       continue
     arg, binding = next(iter(args.items()))
     if name == MACRO:
+      _check_not_replaced(table, scope)
       near = did_you_mean(scope, ["/".join(s) for s in opened])
       raise ConfigError(f"{binding.where}: macro '{scope}' is defined but never read.{near}")
     if opened:
@@ -125,6 +127,18 @@ def check_all_read(table: Table, reached: Reached) -> None:
       f"{binding.where}: '{name}' is bound but never built. "
       f"Refer to it as {Reference((), name)}, or remove {_label(parts, name)}.{arg}."
     )
+
+
+def _check_not_replaced(table: Table, macro: str) -> None:
+  """Raises ConfigError if a binding took the place of one that read the macro."""
+  for (scope, name), args in table.items():
+    for arg, binding in args.items():
+      if macro in binding.replaced:
+        what = f"{_label(tuple(filter(None, [scope])), name)}.{arg}"
+        raise ConfigError(
+          f"{binding.where}: {what} was %{macro}, which nothing else reads now. "
+          f"Bind the macro instead: {macro} = {binding.value!r}"
+        )
 
 
 def check_types(table: Table, reached: Reached) -> None:

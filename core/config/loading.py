@@ -6,6 +6,7 @@ leaves no global state behind. Build in the main thread: gin's scopes belong to 
 
 import dataclasses
 import re
+import sys
 import tokenize
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ from .bindings import (
 from .values import Macro, Reference, leaves, map_leaves
 
 ROOT = Path(__file__).resolve().parents[2] / "gin_configs"
+EXPERIMENTS = "experiments"  # the folder of those that can be run
 
 
 class Loaded(NamedTuple):
@@ -75,7 +77,7 @@ def load(config: str | Path, bindings: Sequence[str] = (), root: str = "train") 
 
 def experiments() -> list[str]:
   """The packaged configurations that can be run."""
-  return [name.removesuffix(".gin") for name in _packaged() if name.startswith("experiments/")]
+  return [name.removesuffix(".gin") for name in _packaged() if name.startswith(f"{EXPERIMENTS}/")]
 
 
 def _packaged() -> list[str]:
@@ -83,13 +85,13 @@ def _packaged() -> list[str]:
 
 
 def _find(config: str) -> Path:
-  for path in (Path(config), Path(f"{config}.gin"), ROOT / config, ROOT / f"{config}.gin"):
-    if path.is_file():
-      return path
-  raise ConfigError(
-    f"no gin file or experiment '{config}'.{did_you_mean(config, experiments())} "
-    f"Experiments: {', '.join(experiments())}."
-  )
+  for folder in (Path(), ROOT, ROOT / EXPERIMENTS):
+    for path in (folder / config, folder / f"{config}.gin"):
+      if path.is_file():
+        return path
+  near = did_you_mean(f"{EXPERIMENTS}/{Path(config).stem}", experiments(), cutoff=0.8)
+  known = near or f" Experiments: {', '.join(experiments())}."
+  raise ConfigError(f"no gin file or experiment '{config}'.{known}")
 
 
 def _read_file(path: Path, table: Table, seen: set[Path]) -> None:
@@ -110,7 +112,7 @@ def _read_file(path: Path, table: Table, seen: set[Path]) -> None:
         raise ConfigError(f"{where}: no file '{name}' in {path.parent} or {ROOT}.{near}")
       _read_file(found[0], table, seen)
     elif isinstance(statement, config_parser.ImportStatement):
-      _import(statement, where)
+      _import(statement, where, path.parent)
     else:
       _read_statement(statement, where, table)
 
@@ -175,13 +177,17 @@ def _for_gin(leaf: Any) -> Any:
   return delegate.macro(leaf.name) if isinstance(leaf, Macro) else leaf
 
 
-def _import(statement: config_parser.ImportStatement, where: str) -> None:
+def _import(statement: config_parser.ImportStatement, where: str, folder: Path) -> None:
+  """Imports a module that is installed, beside the gin file or in the current folder."""
   if statement.module.startswith("__gin__"):
     raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
+  sys.path += [p for p in (str(folder.resolve()), str(Path.cwd())) if p not in sys.path]
   try:
     gin.parse_config(statement.format())  # gin writes it into the saved configuration, too
   except Exception as error:  # whatever a module may raise
     reason = str(error).partition("\n")[0]
+    if f"No module named '{statement.module.split('.')[0]}'" in reason:
+      reason += f". Put it into {folder} or the current folder, or its folder on PYTHONPATH."
     raise ConfigError(f"{where}: cannot import {statement.module}: {reason}") from error
 
 
@@ -206,7 +212,10 @@ def _read_statement(statement: Any, where: str, table: Table) -> None:
         f"{where}: '{name}' has no parameter '{arg}'.{did_you_mean(arg, known)} "
         f"It has: {', '.join(known) or 'none'}."
       )
-  table.setdefault((scope, name), {})[arg] = Binding(statement.value, where)
+  bound = table.setdefault((scope, name), {})
+  replaced = leaves(bound[arg].value) if arg in bound else ()
+  macros = tuple(leaf.name for leaf in replaced if isinstance(leaf, Macro))
+  bound[arg] = Binding(statement.value, where, macros)
 
 
 def _build(root: str, reached: Reached) -> Any:

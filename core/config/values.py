@@ -115,6 +115,8 @@ def describe(annotation: Any) -> str:
     return "one of " + ", ".join(repr(a) for a in args)
   if origin is tuple and args[-1:] == (Ellipsis,):
     return f"a tuple, each item {describe(args[0])}"
+  if origin in _MAPPINGS and args:
+    return f"a dict, each value {describe(args[1])}"
   if annotation in (None, types.NoneType):
     return "None"
   if origin is None and inspect.isclass(annotation):

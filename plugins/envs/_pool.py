@@ -53,12 +53,14 @@ DRAWN = {"render_mode": "rgb_array"}  # EnvPool's option of pools that can be dr
 
 
 def unknown(binding: str, name: str, known: Iterable[str]) -> str:
-  """The message for a `name` that is none of `known`: the nearest ones and all of them."""
+  """The message for a `name` that is none of `known`: the nearest ones, or all of them."""
   known = sorted(known)
   lower = {k.lower(): k for k in known}
   close = [lower[c] for c in difflib.get_close_matches(str(name).lower(), lower, n=3)]
-  hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-  return f"{binding} = {name!r} does not exist.{hint} Known: {', '.join(known)}."
+  hint = (
+    f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Known: {', '.join(known)}."
+  )
+  return f"{binding} = {name!r} does not exist. {hint}"
 
 
 def until_terminated(terminated: np.ndarray, info_tm1: Info, info_t: Info) -> np.ndarray:
