@@ -180,10 +180,11 @@ def _described(name: str, cls: type) -> dict[str, Any]:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-  from . import config, experiment
+  from . import config, training
 
-  del experiment  # imported for what it registers: train
-  print(config.load(arguments.config, arguments.bind).operative, end="")
+  loaded = config.load(arguments.config, arguments.bind)
+  training.check(loaded.root)
+  print(loaded.operative, end="")
   return OK
 
 

@@ -1,6 +1,7 @@
 """Training, from a configuration to a trained agent; reads top to bottom."""
 
 import contextlib
+import dataclasses
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -55,6 +56,7 @@ def train(
   """
   loaded = config.load(name, bindings)
   experiment: Train = loaded.root
+  check(experiment)
   workdir = Workdir(path)
   workdir.check(loaded, resume)
   platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
@@ -81,6 +83,15 @@ def train(
     elif init_from is not None:
       state = with_weights(state, init_from)
     hosts.check_same({"checkpoints": progress.updates})
+    total_env_steps = training.runs * experiment.total_env_steps
+    if progress.env_steps >= total_env_steps:
+      if hosts.is_first():
+        print(
+          f"selftune: {path} has made {progress.env_steps:,} of {total_env_steps:,} env steps "
+          "already; to go on, give it more train.total_env_steps.",
+          file=sys.stderr,
+        )
+      return dataclasses.replace(progress, done=True)
     if hosts.is_first():
       workdir.create(loaded, seeds, progress.env_steps)
       workdir.say_resumed(resume, restored)
@@ -89,7 +100,7 @@ def train(
     info = RunInfo(
       str(path),
       loaded.flat,
-      training.runs * experiment.total_env_steps,
+      total_env_steps,
       progress.env_steps,
       progress.writer_ids,
     )
@@ -100,6 +111,18 @@ def train(
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
   return progress
+
+
+def check(experiment: Train) -> None:
+  """Refuses what can be told without an environment, for one process and so for a job of several.
+
+  Raises:
+    UserError: says what does not fit.
+  """
+  if isinstance(experiment.runtime, IndependentRuns):
+    independent.refuse(experiment, experiment.runtime)
+  else:
+    pool_seeds(experiment, 0)
 
 
 def finish(name: str, bindings: Sequence[str], path: Path) -> bool:

@@ -25,7 +25,29 @@ from .device import Runs
 from .iteration import RunState, episodes
 from .logs import RunLogs
 from .pool import PoolRuns
-from .settings import Members
+from .settings import Members, check
+
+
+def refuse(experiment: Train, runtime: IndependentRuns) -> None:
+  """Refuses what such a runtime cannot do, before anything is made.
+
+  Raises:
+    UserError: says what; a setting is of nothing that is there.
+  """
+  if hosts.count() > 1:
+    raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
+  if experiment.overlap:
+    raise UserError("train.overlap: @runs() takes trajectories one after the other; write 0.")
+  if experiment.evaluation is not None:
+    raise UserError(
+      "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
+      "score the agent with selftune eval."
+    )
+  seeds, settings = runtime.grid(experiment.seed)
+  functional = isinstance(experiment.env, FunctionalEnvironment)
+  vary = (experiment.agent, experiment.env) if functional else (experiment.agent,)
+  with plugin_mistakes():
+    check(vary, settings, len(seeds))
 
 
 def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> Runs | PoolRuns:
@@ -37,17 +59,8 @@ def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> 
     restart: of the training; environments in a pool get new seeds at each.
 
   Raises:
-    UserError: a setting is of nothing that is there.
+    UserError: this agent cannot act in this environment.
   """
-  if hosts.count() > 1:
-    raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
-  if experiment.overlap:
-    raise UserError("train.overlap: @runs() takes trajectories one after the other; write 0.")
-  if experiment.evaluation is not None:
-    raise UserError(
-      "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
-      "score the agent with selftune eval."
-    )
   env = experiment.env
   seeds, settings = runtime.grid(experiment.seed)
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")
