@@ -4,6 +4,7 @@ A run is a workdir and is labelled with its name. Runs whose names differ only i
 `seed<number>` are one line: their mean, in a band of one standard deviation.
 """
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ COLUMNS = 3
 BETA = "beta/mean"
 TITLES = {BETA: "log step size", "u": "effective step size", "metagrad_norm": "metagradient norm"}
 STYLES = ("-", "--", ":", "-.")
+_LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
 
 
@@ -32,12 +34,21 @@ def plot(workdirs: Sequence[Path], out: Path) -> Path:
   Raises:
     UserError: a workdir has no metrics yet, or `out` cannot be written.
   """
-  drawn = figure(workdirs)
+  drawn = figure(holding(workdirs, "metrics.jsonl"))
   try:
     drawn.savefig(out, dpi=DPI, format="png")
   except OSError as error:
     raise UserError(f"cannot write the plot: {error}.") from error
   return out
+
+
+def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
+  """Those that have a file of this name; the others are left out with a warning, unless all are."""
+  found = [workdir for workdir in workdirs if (workdir / name).is_file()]
+  if found and len(found) < len(workdirs):
+    lost = ", ".join(str(workdir) for workdir in workdirs if workdir not in found)
+    _LOG.warning("left out, for want of a %s: %s", name, lost)
+  return found or workdirs
 
 
 def figure(workdirs: Sequence[Path]) -> Any:

@@ -82,6 +82,8 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   figure.draw(results).savefig(target.with_suffix(".png"), dpi=120)
   for line in figure.claims(results):
     print(line)
+  if quick:
+    print("(The quick form is too short to compare with the paper.)")
   print(f"{target}.csv and .png")
   return True
 

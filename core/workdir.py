@@ -63,6 +63,13 @@ class Workdir:
     Raises:
       UserError: there is no run here.
     """
+    whole = self.path.absolute().parents[1]
+    if not self.holds_run() and self.path.absolute() == whole / "runs" / self.path.name:
+      if Workdir(whole).holds_run():
+        raise UserError(
+          f"{self.path} holds the logs of one of many runs, trained as one program in {whole}: the "
+          "checkpoint of all is there."
+        )
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
     return config.load(self._config)
@@ -128,7 +135,8 @@ class Workdir:
   def say_resumed(self, resume: bool, restored: Restored | None) -> None:
     """Tells the user where a resumed run goes on, and what was damaged."""
     if restored is not None:
-      print(f"selftune: resuming at update {restored.step}. {restored.note}", file=sys.stderr)
+      note = f" {restored.note}" if restored.note else ""
+      print(f"selftune: resuming at update {restored.step}.{note}", file=sys.stderr)
     elif resume:
       print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
 

@@ -219,7 +219,7 @@ def test_folders_without_a_run(cli, tmp_path):
 
 def test_a_run_without_a_checkpoint(cli, run):
   shutil.rmtree(run / "checkpoints")
-  assert_refused(cli("eval", run), "has no checkpoint yet")
+  assert_refused(cli("eval", run), "has no checkpoint:")
 
 
 ARGUMENTS = {

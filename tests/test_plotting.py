@@ -121,3 +121,11 @@ def test_import_loads_neither_jax_nor_matplotlib():
   code = "import sys, selftune.core.plotting; print({'jax', 'matplotlib'} & set(sys.modules))"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout == "set()\n"
+
+
+def test_folders_that_hold_no_run_are_left_out(tmp_path, caplog):
+  run = write_rows(tmp_path / "run", [{"env_steps": 1}])
+  other = tmp_path / "sweeps"
+  assert plotting.holding([run, other], "metrics.jsonl") == [run]
+  assert f"left out, for want of a metrics.jsonl: {other}" in caplog.text
+  assert plotting.holding([other], "metrics.jsonl") == [other]  # the mistake is told of it

@@ -44,7 +44,8 @@ def evaluate(
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
-    length; what was played; `normalized`, the mean by published scores, where there are any.
+    length; what was played, and `run`, 0, where the runs are many; `normalized`, the mean by
+    published scores, where there are any.
 
   Raises:
     UserError: there is no run or no whole checkpoint, a number makes no sense, or there can be no
@@ -64,10 +65,12 @@ def evaluate(
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     watchers = [_progress(episodes), *watchers]
     played = play(agent, actor_params, pool, episodes, unroll_length, key, greedy, watchers)
+  of_run = {"run": 0} if isinstance(experiment.runtime, IndependentRuns) else {}
   return summary(experiment.env, played) | {
     "env_steps": env_steps,
     "greedy": greedy,
     "seed": seed,
+    **of_run,
   }
 
 
@@ -115,7 +118,10 @@ def _restore(
 def _checkpoint(workdir: Workdir, step: int | None, like: PyTree) -> Restored:
   restored = Checkpointer(workdir.checkpoints).restore(like, step)
   if restored is None:
-    raise UserError(f"{workdir.path} has no checkpoint yet: let the run go on until it has one.")
+    raise UserError(
+      f"{workdir.path} has no checkpoint: a run writes one every train.checkpoint_seconds, and at "
+      "its end."
+    )
   if restored.note:
     print(f"selftune: {restored.note}.", file=sys.stderr)
   return restored

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..evaluation.scores import normalised
 from ..experiment import IndependentRuns, Train
 from ..interfaces import ScoredPlugin
-from ..plotting import stem
+from ..plotting import holding, stem
 from ..registry import configurables, name_of
 from ..workdir import Workdir, identity
 
@@ -61,7 +61,7 @@ def compare(
   Raises:
     UserError: there is no run or no score, a run has not come so far, or runs do not fit together.
   """
-  runs = [_read(path, evaluations) for path in workdirs]
+  runs = [_read(path, evaluations) for path in holding(workdirs, "config.gin")]
   env_steps = np.linspace(*_range(runs, at), POINTS)
   agents = _agents(runs)
   tasks = _tasks(runs)
