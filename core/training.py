@@ -56,10 +56,10 @@ def train(
   """
   loaded = config.load(name, bindings)
   experiment: Train = loaded.root
+  platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
   check(experiment)
   workdir = Workdir(path)
   workdir.check(loaded, resume)
-  platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
 
   text = zlib.crc32(loaded.text.encode())
   hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
@@ -115,6 +115,8 @@ def train(
 
 def check(experiment: Train) -> None:
   """Refuses what can be told without an environment, for one process and so for a job of several.
+
+  It asks JAX how many processes there are, and so starts it: `platform.prepare` comes before.
 
   Raises:
     UserError: says what does not fit.
