@@ -53,7 +53,7 @@ first steps:
   selftune train experiments/catch_stacx        about a minute on two cores
   selftune eval runs/catch_stacx_seed0          score what was trained
   selftune plot runs/catch_stacx_seed0          the return, and every number that tuned itself
-  selftune plugins loss                         what losses there are, and what of them is tunable
+  selftune plugins loss                         what losses there are, and what can be set of them
 
 'selftune COMMAND --help' tells more of each.
 Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 interrupted.""",
@@ -246,8 +246,9 @@ if it was stopped.""",
     "plugins",
     "list what an agent can be made of, and what of it can be self-tuned",
     """\
-  selftune plugins
-  selftune plugins corrector
+  selftune plugins                              each plugin, and what of it is tunable
+  selftune plugins corrector                    those of a kind, with every setting
+  selftune plugins part                         what else a configuration has: train, agent, ...
   selftune plugins --json""",
   )
   it.add_argument("kind", nargs="?", metavar="KIND", help="env, network, corrector, loss, ...")

@@ -13,10 +13,9 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from .arguments import parse
-from .errors import RunError, UserError, did_you_mean
+from .errors import RunError, UserError
 
 OK, FAILED, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
@@ -136,47 +135,11 @@ def _reproduce(arguments: argparse.Namespace) -> int:
 
 
 def _plugins(arguments: argparse.Namespace) -> int:
-  from . import registry
+  from . import listing
 
-  if arguments.kind not in (None, *registry.KINDS):
-    hint = did_you_mean(arguments.kind, registry.KINDS)
-    raise UserError(
-      f"there is no kind of plugin '{arguments.kind}'.{hint} Kinds: {', '.join(registry.KINDS)}."
-    )
-  registry.load_all()
-  kinds = {
-    kind: [_described(name, cls) for name, cls in classes.items()]
-    for kind, classes in registry.plugins().items()
-    if arguments.kind in (None, kind)
-  }
-  unavailable = registry.unavailable()
-  if arguments.json:
-    print(json.dumps({"plugins": kinds, "unavailable": unavailable}, ensure_ascii=False))
-    return OK
-  for kind, found in kinds.items():
-    print(f"{kind}:{'' if found else ' none'}")
-    for plugin in found:
-      print(f"  @{plugin['name']}(): {plugin['doc']}")
-      for t in plugin["tunables"]:
-        symbol = f" ({t['symbol']})" if t["symbol"] else ""
-        print(f"    tunable {t['name']}{symbol}: {t['domain']}, default {t['default']}")
-  for module, why in unavailable.items():
-    print(f"unavailable: {module}: {why}")
+  found = listing.find(arguments.kind)
+  print(json.dumps(found, ensure_ascii=False) if arguments.json else listing.text(found))
   return OK
-
-
-def _described(name: str, cls: type) -> dict[str, Any]:
-  """What is shown of one plugin."""
-  from .tunables import declared
-
-  return {
-    "name": name,
-    "doc": (cls.__doc__ or "").strip().partition("\n")[0],
-    "tunables": [
-      {"name": t.name, "symbol": t.symbol, "domain": t.domain.name, "default": t.value}
-      for t in declared(name, cls)
-    ],
-  }
 
 
 def _config(arguments: argparse.Namespace) -> int:

@@ -369,16 +369,22 @@ def test_plot(cli, run, tmp_path, monkeypatch):
 def test_plugins(cli, monkeypatch):
   monkeypatch.setattr(registry, "unavailable", lambda: {"lost.module": "ImportError: no hope"})
   found = json.loads(cli("plugins", "--json").out)
-  assert list(found["plugins"]) == list(registry.KINDS)
+  assert list(found["plugins"]) == [*registry.KINDS, "part"]
   assert found["unavailable"] == {"lost.module": "ImportError: no hope"}
   (entropy,) = [p for p in found["plugins"]["loss"] if p["name"] == "entropy"]
-  (cost,) = entropy["tunables"]
-  assert cost["name"] == "entropy.cost" and (cost["domain"], cost["default"]) == ("scale", 0.01)
+  (cost,) = entropy["settings"]
+  assert cost["name"] == "entropy.cost" and cost["default"] == "0.01"
+  assert cost["tunable"] == {"domain": "scale", "symbol": "g_e"}
   text = cli("plugins", "loss").out
   assert f"  @entropy(): {entropy['doc']}\n" in text
-  assert f"    tunable entropy.cost ({cost['symbol']}): scale, default 0.01\n" in text
+  assert "    entropy.cost = 0.01  (tunable g_e: scale)\n" in text
   assert "unavailable: lost.module: ImportError: no hope\n" in text
   assert "vtrace" not in text
+  parts = cli("plugins", "part").out
+  assert "    train.env: needed\n" in parts and "    train.num_envs = 32\n" in parts
+  assert "    runs.settings = {}\n" in parts and "  @sebulba(): " in parts
+  every = cli("plugins").out
+  assert "entropy.cost = 0.01" in every and "train.num_envs" not in every
 
 
 def test_config_prints_what_loads_back_and_makes_no_environment(cli, small, tmp_path, monkeypatch):
