@@ -62,7 +62,7 @@ def figure(workdirs: Sequence[Path]) -> Any:
   names = {key for runs in groups.values() for rows in runs for row in rows for key in row}
   panels: dict[str, list[str]] = {}
   for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
-    panels.setdefault(key.split("/")[1].rstrip("_"), []).append(key)
+    panels.setdefault(key.split("/")[1], []).append(key)
   panels |= {title: [key] for key, title in TITLES.items() if key in names}
   return _draw(groups, panels, _histograms(workdirs[0]) if len(workdirs) == 1 else [])
 

@@ -39,7 +39,7 @@ def test_stacx_has_a_panel_a_tunable_and_a_line_a_head(tmp_path):
   assert imread(out).shape[:2] == (round((3.6 + 2.3 * 3) * 120), 12 * 120)
   top, *panels = plotting.figure([run]).axes
   assert [p.get_title(loc="left") for p in panels] == [
-    *("entropy.cost", "pg.cost", "value.cost", "vtrace.alpha", "vtrace.gamma", "vtrace.lambda"),
+    *("entropy.cost", "pg.cost", "value.cost", "vtrace.alpha", "vtrace.gamma", "vtrace.lambda_"),
     "metagradient norm",
   ]
   assert [len(p.get_lines()) for p in panels] == [3] * 6 + [1]

@@ -99,7 +99,7 @@ def test_raw_returns_are_of_one_task(tmp_path, monkeypatch):
   text = text.replace("train.total_env_steps = 120", "train.total_env_steps = 100")
   catch = write_run(tmp_path / "catch", text)
   it = comparison.compare([catch])
-  assert it.tasks == ["envpool"] and not it.normalised
+  assert it.tasks == ["envpool Catch-v0"] and not it.normalised
   np.testing.assert_array_equal(it.scores["catch"], [[1.0]])
   pole = write_run(tmp_path / "pole", text, envpool__task="CartPole-v1")
   refused([catch, pole], "those of envpool have no reference scores")

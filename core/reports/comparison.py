@@ -177,13 +177,19 @@ def _common(names: Sequence[str]) -> str:
 
 
 def _tasks(runs: Sequence[Run]) -> dict[Path, str]:
-  """The task of each run: what of its environment differs between runs, or all have in common."""
+  """The task of each run: what of its environment differs between runs, or if nothing, its name."""
   keys = {key for run in runs for key in run.task}
   differ = sorted(key for key in keys if len({run.task.get(key) for run in runs}) > 1)
   return {
-    run.path: " ".join(run.task[key] for key in differ if key in run.task) or name_of(run.env)
+    run.path: " ".join(run.task[key] for key in differ if key in run.task) or _name(run.env)
     for run in runs
   }
+
+
+def _name(env: Any) -> str:
+  """The plugin's name and what it says in words: `envpool Catch-v0`, `atari breakout paper`."""
+  values = (getattr(env, field.name) for field in dataclasses.fields(env))
+  return " ".join([name_of(env), *(value for value in values if isinstance(value, str))])
 
 
 def _matrix(agent: str, runs: Sequence[Run], tasks: Mapping[Path, str]) -> list[list[Run]]:
