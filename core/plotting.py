@@ -1,9 +1,11 @@
 """`selftune plot`: the return and what tunes itself against env steps, as one PNG.
 
 A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
-`seed<number>` are one line: their mean, in a band of one standard deviation.
+`seed<number>` are one line: their mean, in a band of one standard deviation. One of many runs,
+WORKDIR/runs/<number>, is labelled with its settings, and those of equal settings are one line too.
 """
 
+import csv
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +26,8 @@ COLUMNS = 3
 BETA = "beta/mean"
 TITLES = {BETA: "log step size", "u": "effective step size", "metagrad_norm": "metagradient norm"}
 STYLES = ("-", "--", ":", "-.")
+COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend of their own
+LEGEND = 95  # characters a row of that
 _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
 
@@ -71,13 +75,32 @@ def labels(workdirs: Sequence[Path]) -> list[str]:
   """Names of the lines: equal for runs that differ only in their seed.
 
   `runs/stacx_seed0` is a run of `stacx`, and so is `runs/stacx/seed0`; a name that no other run
-  shares is kept whole.
+  shares is kept whole. Of `sweep/runs/007` it is `sweep` and the settings of that run.
   """
   stems = [stem(workdir) for workdir in workdirs]
   return [
-    name if stems.count(name) > 1 else Path(workdir).absolute().name
+    _setting(workdir) or (name if stems.count(name) > 1 else Path(workdir).absolute().name)
     for name, workdir in zip(stems, workdirs, strict=True)
   ]
+
+
+def _setting(workdir: Path) -> str:
+  """The folder and the settings of one of many runs: a point of a sweep, or of `@runs()`."""
+  path = Path(workdir).absolute()
+  whole = path.parents[1]
+  points, table = whole / "points.jsonl", whole / "runs.csv"
+  if path.parent.name != "runs" or not path.name.isdecimal():
+    return ""
+  if points.is_file():
+    settings = list(jsonl.read(points))[int(path.name)]
+  elif table.is_file():
+    with table.open(newline="") as file:
+      row = next(row for row in csv.DictReader(file) if int(row["run"]) == int(path.name))
+    settings = {name: float(value) for name, value in row.items() if "." in name}
+  else:
+    return ""
+  told = (f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in settings.items())
+  return f"{whole.name} {', '.join(told)}".strip()
 
 
 def stem(workdir: Path) -> str:
@@ -138,11 +161,15 @@ def _draw(
   page = Figure(figsize=(max(8.0, 4.0 * columns), 3.6 + 2.3 * below), layout="constrained")
   grid = page.add_gridspec(1 + below, columns, height_ratios=[1.5] + [1.0] * below)
   top = page.add_subplot(grid[0, :])
-  for i, (label, runs) in enumerate(groups.items()):
+  colours = _colours(len(groups))
+  for colour, (label, runs) in zip(colours, groups.items(), strict=True):
     name = label if len(runs) == 1 else f"{label} ({len(runs)} seeds)"
-    _line(top, curve(runs, "episode_return"), color=f"C{i}", linewidth=1.8, label=name)
+    _line(top, curve(runs, "episode_return"), color=colour, linewidth=1.8, label=name)
   top.set_title("Raw episode return, mean of the last 100 episodes", loc="left", fontsize=11)
-  top.legend(frameon=False, fontsize=9)
+  if len(groups) <= COLOURS:
+    top.legend(frameon=False, fontsize=9)
+  else:
+    _legend_below(page, top)
 
   told = False  # which line is which head, once
   for i, (title, keys) in enumerate(panels.items()):
@@ -152,7 +179,7 @@ def _draw(
     axes.sharex(top)
     axes.set_title(title, loc="left", fontsize=10)
     axes.tick_params(labelsize=8)
-    _heads(axes, groups, keys)
+    _heads(axes, groups, keys, colours)
     if keys == [BETA] and len(histograms) > 1:
       _density(axes, histograms)
     if keys == ["metagrad_norm"]:
@@ -168,20 +195,39 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.margins(x=0.01)
-  page.supxlabel("env steps", fontsize=10)
+    if axes.get_subplotspec().is_last_row():
+      axes.set_xlabel("env steps", fontsize=10)
   return page
 
 
-def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str]) -> None:
+def _colours(lines: int) -> list[Any]:
+  """One a line: told apart as well as can be, or where there are too many, in order."""
+  from matplotlib import colormaps
+
+  if lines <= COLOURS:
+    return [f"C{i}" for i in range(lines)]
+  return list(colormaps["viridis"](np.linspace(0, 0.95, lines)))
+
+
+def _legend_below(page: Any, axes: Any) -> None:
+  """A legend of many lines below all panels; the page grows by it."""
+  lines, names = axes.get_legend_handles_labels()
+  columns = max(1, LEGEND // (6 + max(map(len, names))))
+  width, height = page.get_size_inches()
+  page.set_size_inches(width, height + 0.18 * -(-len(names) // columns))
+  page.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequence[Any]) -> None:
   """One line a head. One run: a colour each; several: colours tell runs, dashes tell heads."""
-  for i, runs in enumerate(groups.values()):
+  for own, runs in zip(colours, groups.values(), strict=True):
     for j, key in enumerate(keys):
-      colour, style = (j, "-") if len(groups) == 1 else (i, STYLES[j % len(STYLES)])
+      colour, style = (f"C{j}", "-") if len(groups) == 1 else (own, STYLES[j % len(STYLES)])
       head = f"head {key.split('/')[-1]}"
       steps, mean, deviation = curve(runs, key)
       if key == "metagrad_norm":  # mean - deviation may be negative: no band on a log scale
         deviation = np.zeros_like(mean)
-      look = {"color": f"C{colour}", "linestyle": style, "linewidth": 1.3, "label": head}
+      look = {"color": colour, "linestyle": style, "linewidth": 1.3, "label": head}
       _line(axes, (steps, mean, deviation), **look)
 
 

@@ -106,6 +106,33 @@ def test_labels(names, labels):
   assert plotting.labels([Path(name) for name in names]) == labels
 
 
+def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
+  runs = [write_rows(tmp_path / "sizes" / "runs" / f"{k:03}", stacx_rows()) for k in range(3)]
+  (tmp_path / "sizes" / "runs.csv").write_text(
+    "run,seed,ac.alpha,m.mu,episodes,env_steps,diverged\n"
+    "0,0,0.125,0.0078125,9,99,False\n1,1,0.125,0.0078125,9,99,False\n2,0,0.5,0.01,9,99,True\n"
+  )
+  first, other = "sizes ac.alpha = 0.125, m.mu = 0.007812", "sizes ac.alpha = 0.5, m.mu = 0.01"
+  assert plotting.labels(runs) == [first, first, other]
+  assert plotting.labels([runs[0].parent.parent]) == ["sizes"]
+  points = [{"gamma": 0.123456, "net": "@mlp()"}, {"gamma": 0.5, "net": "@mlp()"}]
+  (tmp_path / "sizes" / "points.jsonl").write_text("".join(map(jsonl.encode, points)))
+  assert plotting.labels(runs[1:2]) == ["sizes gamma = 0.5, net = @mlp()"]
+
+
+def test_many_lines_have_colours_of_their_own_and_a_legend_below(tmp_path):
+  runs = [write_rows(tmp_path / f"run{i}", stacx_rows(offset=i)) for i in range(13)]
+  page = plotting.figure(runs)
+  top, panel, *_ = page.axes
+  colours = [line.get_color() for line in top.get_lines()]
+  assert len({tuple(colour) for colour in colours}) == 13
+  assert [tuple(line.get_color()) for line in panel.get_lines()[::3]] == [*map(tuple, colours)]
+  (legend,) = page.legends
+  assert [text.get_text() for text in legend.get_texts()] == [f"run{i}" for i in range(13)]
+  assert top.get_legend() is None
+  plotting.plot(runs, tmp_path / "plot.png")
+
+
 def test_no_metrics_and_no_rows_are_named(tmp_path):
   with pytest.raises(UserError, match=r"absent.*metrics\.jsonl does not exist"):
     plotting.plot([tmp_path / "absent"], tmp_path / "plot.png")

@@ -292,6 +292,7 @@ def test_plots():
     [0.01, 0.1, 1],
     [0.02, 0.2, 2],
   ]
+  assert [tick.get_text() for tick in panels[0].get_xticklabels()] == ["0.01", "0.1", "1"]
   texts = [Outcome({"a.r": text, "a.z": 0}, "finished", 1.0) for text in ("@b()", "@a()")]
   assert len(draw(found, texts).axes) == 1
 

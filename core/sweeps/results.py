@@ -11,6 +11,7 @@ from .file import Outcome, Sweep
 
 STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
 LINES = 8  # so many values of a second parameter are lines of a plot, more are points
+TICKS = 12  # of a logarithmic axis, at most; they are values of the parameter
 WIDTH = 200  # of the table where there is no terminal
 WIDE = 5.0  # a parameter whose greatest value is so many times the least has a logarithmic axis
 
@@ -78,6 +79,9 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
       axes.plot(x, [o.metric for o in group], style, label=label, markersize=4)
     if _numeric(values[name]) and 0 < values[name][0] * WIDE <= values[name][-1]:
       axes.set_xscale("log")
+      ticks = values[name][:: math.ceil(len(values[name]) / TICKS)]
+      axes.set_xticks(ticks, [_short(tick) for tick in ticks], rotation=30)
+      axes.minorticks_off()
     axes.set_xlabel(name)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
