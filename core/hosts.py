@@ -53,10 +53,11 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
       heartbeat_timeout_seconds=HEARTBEAT,
     )
   except (ValueError, IndexError) as error:
-    raise UserError(
-      f"--coordinator {coordinator} --num-processes {num_processes} --process-id {process_id}: "
-      f"{error} Give HOST:PORT of the first process, how many there are, and which this is."
-    ) from error
+    given = f"--coordinator {coordinator} --num-processes {num_processes} --process-id {process_id}"
+    if coordinator == "auto":
+      given = "--coordinator auto: JAX knows of no SLURM, Open MPI or Kubernetes job here"
+    hint = "Give HOST:PORT of the first process, how many there are, and which this is."
+    raise UserError(f"{given}: {error} {hint}") from error
 
 
 def count() -> int:

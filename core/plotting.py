@@ -195,8 +195,8 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.margins(x=0.01)
-    if axes.get_subplotspec().is_last_row():
-      axes.set_xlabel("env steps", fontsize=10)
+  for axes in page.axes[1 + columns * (below - 1) :] or page.axes:
+    axes.set_xlabel("env steps", fontsize=10)
   return page
 
 

@@ -77,11 +77,11 @@ def train(
       workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
     )
     restored = checkpoints.restore(state) if resume else None
-    progress = Progress()
+    progress, weights = Progress(), None
     if restored is not None:
       state, progress = restored.state, Progress.from_json(restored.host)
     elif init_from is not None:
-      state = with_weights(state, init_from)
+      state, weights = with_weights(state, init_from)
     hosts.check_same({"checkpoints": progress.updates})
     total_env_steps = training.runs * experiment.total_env_steps
     if progress.env_steps >= total_env_steps:
@@ -93,7 +93,7 @@ def train(
         )
       return dataclasses.replace(progress, done=True)
     if hosts.is_first():
-      workdir.create(loaded, seeds, progress.env_steps)
+      workdir.create(loaded, seeds, progress.env_steps, weights)
       workdir.say_resumed(resume, restored)
 
     stack.callback(checkpoints.close)
@@ -141,8 +141,8 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
   return True
 
 
-def with_weights(state: Any, checkpoint: str) -> Any:
-  """The state with the weights of a checkpoint, PATH[@STEP], and nothing else of it.
+def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:
+  """The state with the weights of a checkpoint, PATH[@STEP], and nothing else of it; and which.
 
   Raises:
     UserError: there is none, or its weights are of another network.
@@ -155,7 +155,7 @@ def with_weights(state: Any, checkpoint: str) -> Any:
     raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")
   if hosts.is_first():
     print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
-  return restored.state
+  return restored.state, f"{directory.absolute()}/{restored.step}"
 
 
 class Prepared(NamedTuple):

@@ -116,19 +116,30 @@ class Workdir:
     return {s for start in starts for pools in start["env_seeds"] for p in pools for s in p}
 
   def create(
-    self, loaded: config.Loaded, seeds: Sequence[Sequence[tuple[int, ...]]], env_steps: int
+    self,
+    loaded: config.Loaded,
+    seeds: Sequence[Sequence[tuple[int, ...]]],
+    env_steps: int,
+    weights: str | None = None,
   ) -> None:
-    """Writes the configs, and the seeds of this start's environments: they begin anew each time.
+    """Writes the configs, and what is of this start.
+
+    Args:
+      loaded: the configuration.
+      seeds: of the environments, which begin anew each time.
+      env_steps: that the run has made.
+      weights: the checkpoint that the first ones are from, if any.
 
     Raises:
       UserError: the folder cannot be written.
     """
+    start = {"env_steps": env_steps, "init_from": weights, "env_seeds": seeds}
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       _replace(self.path / "operative_config.gin", loaded.operative)
       _replace(self._config, loaded.text)
       with self._restarts.open("a") as file:
-        file.write(json.dumps({"env_steps": env_steps, "env_seeds": seeds}) + "\n")
+        file.write(json.dumps(start) + "\n")
     except OSError as error:
       raise UserError(f"cannot write to {self.path}: {error}. Choose another --workdir.") from error
 

@@ -8,7 +8,7 @@ import fakes
 import pytest
 
 from selftune.core import config as config_module
-from selftune.core import training
+from selftune.core import jsonl, training
 from selftune.core.errors import RunError, UserError
 from selftune.core.workdir import locate
 
@@ -114,6 +114,8 @@ def test_weights_of_another_run(config, tmp_path, capfd):
   newest = first_weights(source)
   assert first_weights(f"{source}@3") == kept != newest
   assert "selftune: weights of update 3." in capfd.readouterr().err
+  (start,) = jsonl.read(tmp_path / "target" / "restarts.jsonl")
+  assert start["init_from"] == str(source / "checkpoints" / "3")
   # Another meta-optimiser: only weights are taken.
   tuned = ("agent.metaopt = @metagradient()", "metagradient.tune = ('entropy.cost',)")
   assert first_weights(source, *tuned) == newest
