@@ -134,8 +134,7 @@ def test_training_in_a_pool_is_logged_by_run_and_resumes(tmp_path):
   path.write_text("""
 include 'algos/ac_lambda.gin'
 tuner = @metatrace()
-train.env = @envpool()
-envpool.task = 'MountainCar-v0'
+include 'envs/mountain_car.gin'
 agent.network = @linear()
 train.runtime = @runs()
 train.total_env_steps = 250
