@@ -19,6 +19,7 @@ from .interfaces import (
   NetworkPlugin,
   Optimizer,
 )
+from .ranges import Count, Positive
 from .registry import configurable, name_of
 from .types import ActorParams, Array, EnvSpec, PyTree, TimeStep
 
@@ -47,14 +48,12 @@ class Agent:
   corrector: Corrector | None = None
   losses: tuple[LossTerm, ...] = ()
   optimizer: Optimizer | None = None
-  heads: int = 1
+  heads: Count = 1
   behaviour: BehaviourName = "first"
-  max_abs_reward: float | None = None
-  max_log_is: float = 5.0
+  max_abs_reward: Positive | None = None
+  max_log_is: Positive = 5.0
 
   def __post_init__(self):
-    if self.heads < 1:
-      raise ValueError(f"agent.heads is {self.heads}; an agent has at least 1 head.")
     if {self.corrector is None, self.optimizer is None, not self.losses} == {True, False}:
       raise ValueError(
         "agent.corrector, agent.losses and agent.optimizer belong together: give all, or none."

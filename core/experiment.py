@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from .agent import Agent
 from .interfaces import EnvPlugin, WriterPlugin
+from .ranges import Count, Natural, NotNegative
 from .registry import configurable
 from .runs.device import CHUNK
 from .runtime import Runtime
@@ -48,34 +49,27 @@ class Train:
   agent: Agent
   runtime: "Runtime | IndependentRuns"
   writers: tuple[WriterPlugin, ...]
-  total_env_steps: int
-  seed: int = 0
-  num_envs: int = 32
-  unroll_length: int = 20
-  overlap: int = 0
+  total_env_steps: Count
+  seed: Natural = 0
+  num_envs: Count = 32
+  unroll_length: Count = 20
+  overlap: Natural = 0
   stagger: bool = False
   learner_devices: tuple[int, ...] | None = (0,)
-  micro_batch: int | None = None
-  cpu_micro_batch: int | None = None
-  log_seconds: float = 2.0
-  checkpoint_seconds: float = 120.0
+  micro_batch: Count | None = None
+  cpu_micro_batch: Count | None = None
+  log_seconds: NotNegative = 2.0
+  checkpoint_seconds: NotNegative = 120.0
   checkpoints_to_keep: int = 3
-  keep_every_steps: int | None = None
+  keep_every_steps: Count | None = None
   evaluation: "Evaluation | None" = None
 
   def __post_init__(self):
-    positive = ("total_env_steps", "num_envs", "unroll_length", "keep_every_steps")
-    for name in (*positive, "micro_batch", "cpu_micro_batch"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name} = {value} must be at least 1.")
     if not 0 <= self.overlap < self.unroll_length:
       raise ValueError(
         f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
         f"unroll_length = {self.unroll_length} needs a new transition."
       )
-    if self.seed < 0:
-      raise ValueError(f"seed = {self.seed} must not be negative.")
     if self.checkpoints_to_keep < 2:
       raise ValueError(
         f"checkpoints_to_keep = {self.checkpoints_to_keep} must be at least 2: a crash may damage "
@@ -122,18 +116,14 @@ class IndependentRuns:
 
   settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   paired: bool = False
-  repeats: int = 1
+  repeats: Count = 1
   run_writers: tuple[WriterPlugin, ...] = ()
-  episodes: int | None = None
-  iterations: int = 100
-  chunk: int = CHUNK
+  episodes: Count | None = None
+  iterations: Count = 100
+  chunk: Count = CHUNK
   actor_devices = ()  # none but those that learn
 
   def __post_init__(self):
-    for name in ("repeats", "episodes", "iterations", "chunk"):
-      value = getattr(self, name)
-      if value is not None and value < 1:
-        raise ValueError(f"{name} = {value} must be at least 1.")
     if self.paired and len({len(values) for values in self.settings.values()}) != 1:
       raise ValueError("settings that are paired must be there, and have equally many values.")
 
@@ -162,15 +152,12 @@ class Evaluation:
     video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
   """
 
-  every_env_steps: int = 100_000
-  episodes: int = 10
-  num_envs: int = 5
+  every_env_steps: Count = 100_000
+  episodes: Count = 10
+  num_envs: Count = 5
   greedy: bool = False
   video: bool = False
 
   def __post_init__(self):
-    for name in ("every_env_steps", "episodes", "num_envs"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} = {getattr(self, name)} must be at least 1.")
     if self.num_envs > self.episodes:
       raise ValueError(f"num_envs = {self.num_envs} must be at most episodes = {self.episodes}.")

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 
 from .actor import Actor, Interrupted, Rollout
+from .ranges import Count, Natural
 from .registry import configurable
 from .types import BATCH_AXES, ActorParams, Device, Trajectory
 
@@ -73,13 +74,9 @@ class Lockstep:
     actor_devices: index of the device that acts.
   """
 
-  groups: int = 2
+  groups: Count = 2
   actor_devices: tuple[int, ...] = (0,)
   actors = 1
-
-  def __post_init__(self):
-    if self.groups < 1:
-      raise ValueError(f"groups = {self.groups} must be at least 1.")
 
   def start(
     self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]
@@ -120,15 +117,10 @@ class Sebulba:
     actor_devices: device indices, dealt out to the actors in turn.
   """
 
-  actors: int = 1
-  groups: int = 2
-  lag: int = 1
+  actors: Count = 1
+  groups: Count = 2
+  lag: Natural = 1
   actor_devices: tuple[int, ...] = (0,)
-
-  def __post_init__(self):
-    for name, least in (("actors", 1), ("groups", 1), ("lag", 0)):
-      if getattr(self, name) < least:
-        raise ValueError(f"{name} = {getattr(self, name)} must be at least {least}.")
 
   def start(
     self, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]

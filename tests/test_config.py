@@ -12,6 +12,7 @@ from selftune.core import config, registry
 from selftune.core.config import loading, values
 from selftune.core.errors import ConfigError
 from selftune.core.interfaces import Corrector, LossTerm
+from selftune.core.ranges import Count, Fraction, Natural, NotNegative, Positive
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.vtrace import VTrace
 
@@ -47,8 +48,11 @@ class Root:
   pair: tuple[int, str] = (1, "a")
   table: Mapping[str, float] | None = None
   anything: Any = None
+  share: Fraction | None = None
+  steps: Count = 1
 
 
+INF, NAN = float("inf"), float("nan")
 BASE = "scratch_root.corrector = @vtrace()\n"
 
 
@@ -159,6 +163,10 @@ def test_values_that_fit(load, line, value):
     ("terms = (@vtrace(),)", "each item a component of kind loss, not (@vtrace(),)."),
     ("part = @vtrace()", "takes Part, not @vtrace()."),
     ("count = @scratch_part()", "takes int, not @scratch_part()."),
+    ("share = 99", "takes float from 0 to 1 or None, not 99."),
+    ("share = -0.1", "takes float from 0 to 1 or None, not -0.1."),
+    ("steps = 0", "takes int at least 1, not 0."),
+    ("steps = 1e6", "takes int at least 1, not 1000000.0. Write 1000000."),
   ],
 )
 def test_values_that_do_not_fit(load, tmp_path, line, words):
@@ -354,6 +362,15 @@ def test_an_error_that_is_no_users_mistake_keeps_its_type(load):
     (values.Reference((), "entropy"), Entropy, True),
     (values.Reference((), "entropy"), VTrace, False),
     ("entropy", LossTerm, False),
+    *((value, Fraction, fits) for value, fits in ((0, True), (1.0, True), (1.01, False))),
+    *((value, Positive, fits) for value, fits in ((1e-9, True), (0, False), (INF, True))),
+    *(
+      (value, NotNegative | None, fits) for value, fits in ((0, True), (-1.0, False), (None, True))
+    ),
+    *((value, Natural, fits) for value, fits in ((0, True), (-1, False), (1.0, False))),
+    *((value, tuple[Count, ...], fits) for value, fits in (((1, 2), True), ((1, 0), False))),
+    *((NAN, annotation, False) for annotation in (Fraction, Positive, NotNegative)),
+    (values.Reference((), "entropy"), Fraction, False),
   ],
 )
 def test_fits(value, annotation, expected):

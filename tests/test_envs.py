@@ -449,7 +449,6 @@ def test_action_sets_of_the_protocols(protocol, actions):
     (lambda: Atari("brekout"), r"atari\.game = 'brekout' does not exist\. Did you mean 'breakout'"),
     (lambda: Atari("Breakout-v5"), r"Did you mean 'breakout'"),
     (lambda: Atari(protocol="stick"), r"Did you mean 'sticky'"),  # type: ignore
-    (lambda: Atari(max_episode_steps=0), r"atari\.max_episode_steps = 0"),
   ],
 )
 def test_mistakes_are_told_before_any_pool_is_made(make, message):

@@ -122,7 +122,11 @@ def test_histograms_of_each_run_and_of_all(gin, tmp_path):
   "binding, message",
   [
     ("runs.settings = {'metatrace.nu': (1.0,)}", "Did you mean 'metatrace.mu'"),
-    ("runs.repeats = 0", "repeats = 0 must be at least 1"),
+    (
+      "runs.settings = {'ac_lambda.alpha': (0.1, -1)}",
+      "ac_lambda.alpha' takes float above 0, not -1",
+    ),
+    ("runs.repeats = 0", "runs.repeats takes int at least 1, not 0"),
     ("train.num_envs = 2", "train.unroll_length = 1 and train.num_envs = 1"),
   ],
 )

@@ -192,9 +192,5 @@ def test_runs_on_the_device_are_refused(tmp_path):
 
 
 def test_numbers_that_make_no_sense():
-  for numbers, message in (
-    ({"episodes": 0}, "episodes = 0 must be at least 1"),
-    ({"episodes": 2, "num_envs": 3}, "num_envs = 3 must be at most episodes = 2"),
-  ):
-    with pytest.raises(ValueError, match=message):
-      Evaluation(**numbers)
+  with pytest.raises(ValueError, match="num_envs = 3 must be at most episodes = 2"):
+    Evaluation(episodes=2, num_envs=3)

@@ -521,7 +521,6 @@ def test_steps_run_between_send_and_recv():
   [
     (lambda: Rwrl("cartpol"), r"rwrl\.domain = 'cartpol' .* Did you mean 'cartpole'"),
     (lambda: Rwrl("walker", "eazy"), r"rwrl\.level = 'eazy' .* Did you mean 'easy'"),  # type: ignore
-    (lambda: Rwrl("walker", num_workers=0), r"rwrl\.num_workers = 0 must be at least 1"),
     (
       lambda: Rwrl("walker", "easy", Challenges(action_delay=3)),
       r"rwrl\.level = 'easy'.*action_delay.*write rwrl\.level = 'none'",

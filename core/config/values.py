@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import interfaces, registry
+from ..ranges import Range
 
 KIND_OF_PROTOCOL = {
   interfaces.EnvPlugin: "env",
@@ -67,16 +68,16 @@ def map_leaves(f: Callable[[Any], Any], value: Any) -> Any:
 
 def annotations(cls: type) -> dict[str, Any]:
   """The evaluated annotations of a dataclass, inherited fields too."""
-  return typing.get_type_hints(cls)
+  return typing.get_type_hints(cls, include_extras=True)
 
 
 def fits(value: Any, annotation: Any) -> bool:
-  """Whether `value` is of the annotated type: an int is a float, but a bool is not an int."""
+  """Whether `value` is of the annotated type: an int is a float, a bool is no int."""
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if annotation in (Any, object) or isinstance(annotation, typing.TypeVar):
     return True
   if origin is typing.Annotated:
-    return fits(value, args[0])
+    return fits(value, args[0]) and all(r.holds(value) for r in args[1:] if isinstance(r, Range))
   if origin in (typing.Union, types.UnionType):
     return any(fits(value, a) for a in args)
   if isinstance(value, Reference):
@@ -108,7 +109,7 @@ def describe(annotation: Any) -> str:
     return f"a component of kind {KIND_OF_PROTOCOL[annotation]}"
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if origin is typing.Annotated:
-    return describe(args[0])
+    return " ".join([describe(args[0]), *(r.says for r in args[1:] if isinstance(r, Range))])
   if origin in (typing.Union, types.UnionType):
     return " or ".join(describe(a) for a in args)
   if origin is typing.Literal:
@@ -132,6 +133,8 @@ def hint(value: Any, annotation: Any) -> str:
     else (annotation,)
   )
   for option in options:
+    if typing.get_origin(option) is typing.Annotated:
+      option = typing.get_args(option)[0]
     is_tuple = tuple in (option, typing.get_origin(option))
     if is_tuple and isinstance(value, list) and fits(tuple(value), option):
       return f" Write {tuple(value)!r}."

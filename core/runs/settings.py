@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from .. import registry
 from ..agent import Agent
+from ..config.values import annotations, describe, fits
 from ..errors import did_you_mean
 from ..types import Array
 from .iteration import RunState, going
@@ -57,7 +58,7 @@ def bind(plugins: T, values: Mapping[str, Any]) -> T:
 
 def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> None:
   """Raises ValueError unless every setting is of a number of a plugin that is there, R values."""
-  known = set(names(plugins))
+  known = dict(numbers(plugins))
   for name, values in settings.items():
     if name not in known:
       raise ValueError(
@@ -66,20 +67,24 @@ def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> N
       )
     if len(values) != runs:
       raise ValueError(f"setting '{name}' has {len(values)} values for {runs} runs.")
+    for value in values:
+      if not fits(float(value), known[name]):
+        raise ValueError(f"setting '{name}' takes {describe(known[name])}, not {value!r}.")
 
 
-def names(plugins: Any) -> Iterator[str]:
-  """'component.field' of every number that can be a setting."""
+def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
+  """'component.field' of every number that can be a setting, and its annotation."""
   if isinstance(plugins, tuple):
     for plugin in plugins:
-      yield from names(plugin)
+      yield from numbers(plugin)
   elif _is_component(plugins):
+    hints = annotations(type(plugins))
     for f in dataclasses.fields(plugins):
       value = getattr(plugins, f.name)
       if type(value) is float:
-        yield f"{registry.name_of(plugins)}.{f.name}"
+        yield f"{registry.name_of(plugins)}.{f.name}", hints[f.name]
       else:
-        yield from names(value)
+        yield from numbers(value)
 
 
 def _is_component(x: Any) -> bool:

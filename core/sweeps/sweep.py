@@ -99,7 +99,7 @@ def apart_because(
     return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
   if root.runtime.settings or root.runtime.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
-  numbers = {"train.seed", *settings.names((root.agent, root.env))}
+  numbers = {"train.seed", *dict(settings.numbers((root.agent, root.env)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
     if name not in numbers:
       return f"{name} is no number of a plugin"

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from selftune.core.ranges import Fraction
 from selftune.core.registry import register
 from selftune.core.tunables import UNIT, tunable
 from selftune.core.types import CorrectorInputs, Metrics, Targets
@@ -12,7 +13,7 @@ from selftune.core.types import CorrectorInputs, Metrics, Targets
 class OneStep:
   """TD(0): v_t = r_{t+1} + gamma d_{t+1} V(x_{t+1}), and the advantage is v_t - V(x_t)."""
 
-  gamma: float = tunable(0.99, UNIT, "γ")
+  gamma: Fraction = tunable(0.99, UNIT, "γ")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
     target = x.reward + self.gamma * x.discount * x.value[1:]  # [T, B]

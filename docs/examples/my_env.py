@@ -6,6 +6,7 @@ import numpy as np
 from dm_env import specs
 
 from selftune.core.interfaces import Environment
+from selftune.core.ranges import Count
 from selftune.core.registry import register
 from selftune.core.types import Array, EnvSpec, TimeStep
 
@@ -15,8 +16,8 @@ from selftune.core.types import Array, EnvSpec, TimeStep
 class Corridor:
   """Action 1 goes right, 0 left; reward 1 at the goal, which ends the episode."""
 
-  length: int = 5
-  max_steps: int = 50
+  length: Count = 5
+  max_steps: Count = 50
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
     return CorridorPool(self, seeds)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from selftune.core.interfaces import AgentFns
+from selftune.core.ranges import Positive
 from selftune.core.registry import register
 from selftune.core.tunables import Components
 from selftune.core.types import Array, LearnerState, Metrics, PyTree, Trajectory
@@ -17,7 +18,7 @@ from selftune.core.types import Array, LearnerState, Metrics, PyTree, Trajectory
 class Clipped:
   """g <- g min(1, bound / |g|); tunes nothing."""
 
-  bound: float = 40.0
+  bound: Positive = 40.0
 
   def check(self, components: Components) -> None:
     del components  # whatever the agent is made of

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from selftune.core.interfaces import Network
+from selftune.core.ranges import Count
 from selftune.core.registry import register
 from selftune.core.types import Array, EnvSpec, HeadOut, PyTree, TimeStep
 
@@ -16,7 +17,7 @@ from selftune.core.types import Array, EnvSpec, HeadOut, PyTree, TimeStep
 class OneLayer:
   """tanh units on the flattened observation, and linear heads; no memory."""
 
-  units: int = 32
+  units: Count = 32
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
     size = math.prod(spec.observation.shape)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 
+from selftune.core.ranges import NotNegative
 from selftune.core.registry import register
 from selftune.core.tunables import SCALE, tunable
 from selftune.core.types import Array, PyTree
@@ -14,7 +15,7 @@ from selftune.core.types import Array, PyTree
 class Descent:
   """theta <- theta - lr (1 - progress) g; no state."""
 
-  learning_rate: float = tunable(1e-4, SCALE, "lr")
+  learning_rate: NotNegative = tunable(1e-4, SCALE, "lr")
 
   def init(self, params: PyTree) -> PyTree:
     del params

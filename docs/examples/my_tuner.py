@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from selftune.core.interfaces import TunerInputs
+from selftune.core.ranges import Positive
 from selftune.core.registry import register
 from selftune.core.types import Array, Metrics, Scalar
 
@@ -20,7 +21,7 @@ class State(NamedTuple):
 class Decaying:
   """alpha_t = alpha_0 / (1 + t / patience)."""
 
-  patience: float = 1000.0
+  patience: Positive = 1000.0
 
   def init(self, alpha: Scalar, params: Array) -> State:
     return State(jnp.asarray(alpha, params.dtype), jnp.zeros((), params.dtype))

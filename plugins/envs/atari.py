@@ -9,6 +9,7 @@ from dm_env import specs
 
 from ...core.errors import UserError
 from ...core.interfaces import DrawnEnvironment, Environment
+from ...core.ranges import Count
 from ...core.registry import register
 from . import _pool
 from ._atari57 import games
@@ -45,16 +46,14 @@ class Atari:
   protocol: Literal["paper", "sticky"] = "paper"
   life_loss_terminates: bool | None = None
   fire_on_reset: bool = True
-  max_episode_steps: int = 27_000
-  num_threads: int | None = None
+  max_episode_steps: Count = 27_000
+  num_threads: Count | None = None
 
   def __post_init__(self):
     if self.game not in games():
       raise UserError(_pool.unknown("atari.game", self.game, games()))
     if self.protocol not in _PROTOCOLS:
       raise UserError(_pool.unknown("atari.protocol", self.protocol, _PROTOCOLS))
-    if self.max_episode_steps < 1:
-      raise UserError(f"atari.max_episode_steps = {self.max_episode_steps} must be at least 1.")
 
   @property
   def reference_scores(self) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from dm_env import specs
 
 from ...core.errors import UserError
 from ...core.interfaces import DrawnEnvironment, Environment
+from ...core.ranges import Count
 from ...core.registry import register
 from . import _pool, _rendering
 
@@ -100,12 +101,12 @@ class DMControl:
   domain: str = "cartpole"
   task: str = "swingup"
   observation: Literal["features", "pixels"] = "features"
-  height: int = 84
-  width: int = 84
+  height: Count = 84
+  width: Count = 84
   camera: int = 0
-  frame_stack: int = 1
+  frame_stack: Count = 1
   quality: Literal["fast", "full"] = "fast"
-  num_threads: int | None = None
+  num_threads: Count | None = None
 
   def __post_init__(self):
     keys = observation_keys()
@@ -118,9 +119,6 @@ class DMControl:
       if value not in known:
         of = f" of {self.domain}" if name == "task" else ""
         raise UserError(_pool.unknown(f"dm_control.{name}{of}", value, known))
-    for name in ("height", "width", "frame_stack"):
-      if getattr(self, name) < 1:
-        raise UserError(f"dm_control.{name} = {getattr(self, name)} must be at least 1.")
     if self.camera < -1:
       raise UserError(
         f"dm_control.camera = {self.camera} must be the number of a camera, from 0, or -1."

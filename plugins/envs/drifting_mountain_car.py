@@ -9,6 +9,7 @@ import numpy as np
 from dm_env import specs
 
 from ...core.interfaces import Environment
+from ...core.ranges import Count, Fraction, Natural
 from ...core.registry import register
 from ...core.types import Array, EnvSpec, TimeStep
 from ..networks._tiles import active_tiles, binary_features
@@ -38,10 +39,10 @@ class DriftingMountainCar:
   else 0, anew at every step. `cut` and `max_steps` are those of `mountain_car`.
   """
 
-  drift: float = 6e-6
-  noise: int = 32
+  drift: Fraction = 6e-6
+  noise: Natural = 32
   cut: Cut = "terminal"
-  max_steps: int = 200
+  max_steps: Count = 200
 
   @property
   def spec(self) -> EnvSpec:

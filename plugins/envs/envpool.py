@@ -10,6 +10,7 @@ from dm_env import specs
 
 from ...core.errors import UserError
 from ...core.interfaces import DrawnEnvironment, Environment
+from ...core.ranges import Count
 from ...core.registry import register
 from ...core.types import Array
 from . import _pool
@@ -48,7 +49,7 @@ class EnvPool:
 
   task: str = "Catch-v0"
   max_episode_steps: int | None = None
-  num_threads: int | None = None
+  num_threads: Count | None = None
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):

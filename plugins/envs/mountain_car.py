@@ -9,6 +9,7 @@ import numpy as np
 from dm_env import specs
 
 from ...core.interfaces import Environment
+from ...core.ranges import Count
 from ...core.registry import register
 from ...core.types import Array, EnvSpec, TimeStep
 from ._functional import Pool
@@ -36,7 +37,7 @@ class MountainCar:
   """
 
   cut: Cut = "terminal"
-  max_steps: int = 200
+  max_steps: Count = 200
 
   @property
   def spec(self) -> EnvSpec:

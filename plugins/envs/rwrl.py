@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from ...core.errors import UserError
 from ...core.interfaces import Environment
+from ...core.ranges import Count
 from ...core.registry import register
 from . import _pool
 from ._rwrl_settings import LEVELS, NO_CHALLENGES, SCHEDULERS, Challenges, domains
@@ -35,15 +36,13 @@ class Rwrl:
   domain: str = "cartpole"
   level: Literal["none", "easy", "medium", "hard"] = "none"
   challenges: Challenges = NO_CHALLENGES
-  num_workers: int | None = None
+  num_workers: Count | None = None
 
   def __post_init__(self):
     if self.domain not in domains():
       raise UserError(_pool.unknown("rwrl.domain", self.domain, domains()))
     if self.level not in LEVELS:
       raise UserError(_pool.unknown("rwrl.level", self.level, LEVELS))
-    if self.num_workers is not None and self.num_workers < 1:
-      raise UserError(f"rwrl.num_workers = {self.num_workers} must be at least 1.")
     if self.level != "none" and self.challenges != NO_CHALLENGES:
       raise UserError(
         f"rwrl.level = {self.level!r} is a combination of challenges already; to set "

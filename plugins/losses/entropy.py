@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.tunables import SCALE, tunable
 from ...core.types import Array, LossInputs, Metrics
@@ -15,7 +16,7 @@ class Entropy:
   Line 18 of Algorithm 1 (STAC), as printed, would penalise entropy; this is IMPALA's sign.
   """
 
-  cost: float = tunable(0.01, SCALE, "g_e")
+  cost: NotNegative = tunable(0.01, SCALE, "g_e")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
     entropy = x.distribution.entropy(x.policy)

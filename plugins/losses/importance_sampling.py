@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from ...core.ranges import Fraction
 from ...core.registry import register
 from ...core.tunables import UNIT, tunable
 from ...core.types import CorrectorInputs, Metrics, Targets
@@ -15,8 +16,8 @@ from ._targets import corrected_targets
 class ImportanceSampling:
   """Plain importance sampling, rho_t = c_t = IS_t: unbiased, of high variance."""
 
-  gamma: float = tunable(0.99, UNIT, "γ")
-  lambda_: float = tunable(1.0, UNIT, "λ")
+  gamma: Fraction = tunable(0.99, UNIT, "γ")
+  lambda_: Fraction = tunable(1.0, UNIT, "λ")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
     ratio = jnp.exp(x.log_is)

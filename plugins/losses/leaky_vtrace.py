@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from ...core.ranges import Fraction, Positive
 from ...core.registry import register
 from ...core.tunables import POSITIVE, UNIT, tunable
 from ...core.types import CorrectorInputs, Metrics, Targets
@@ -23,14 +24,14 @@ class LeakyVTrace:
   Theorem 1 needs. (As printed, with alpha_rho >= alpha_c, it has counterexamples.)
   """
 
-  gamma: float = tunable(0.99, UNIT, "γ")
-  lambda_: float = tunable(1.0, UNIT, "λ")
-  alpha: float = tunable(1.0, UNIT, "α")
-  alpha_rho: float = tunable(1.0, UNIT, "α_ρ")
-  alpha_c: float = tunable(1.0, UNIT, "α_c")
-  truncation: float = tunable(1.0, POSITIVE, "ρ̄ = c̄")
-  rho_bar: float = tunable(1.0, POSITIVE, "ρ̄")
-  c_bar: float = tunable(1.0, POSITIVE, "c̄")
+  gamma: Fraction = tunable(0.99, UNIT, "γ")
+  lambda_: Fraction = tunable(1.0, UNIT, "λ")
+  alpha: Fraction = tunable(1.0, UNIT, "α")
+  alpha_rho: Fraction = tunable(1.0, UNIT, "α_ρ")
+  alpha_c: Fraction = tunable(1.0, UNIT, "α_c")
+  truncation: Positive = tunable(1.0, POSITIVE, "ρ̄ = c̄")
+  rho_bar: Positive = tunable(1.0, POSITIVE, "ρ̄")
+  c_bar: Positive = tunable(1.0, POSITIVE, "c̄")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
     ratio = jnp.exp(x.log_is)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.tunables import SCALE, tunable
 from ...core.types import Array, LossInputs, Metrics
@@ -15,7 +16,7 @@ class NormalKL:
   Stands in for the entropy bonus where actions are continuous (STAC, section 4.2).
   """
 
-  cost: float = tunable(0.01, SCALE, "g_e")
+  cost: NotNegative = tunable(0.01, SCALE, "g_e")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
     kl = x.distribution.normal_kl(x.policy)

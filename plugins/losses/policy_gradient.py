@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.tunables import SCALE, tunable
 from ...core.types import Array, LossInputs, Metrics
@@ -12,7 +13,7 @@ from ...core.types import Array, LossInputs, Metrics
 class PolicyGradient:
   """Policy gradient, -g_p log pi(a_t|x_t) adv_t (STAC, Algorithm 1, line 20)."""
 
-  cost: float = tunable(1.0, SCALE, "g_p")
+  cost: NotNegative = tunable(1.0, SCALE, "g_p")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
     return -self.cost * x.distribution.log_prob(x.policy, x.action) * x.targets.advantage, {}

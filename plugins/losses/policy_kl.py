@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.tunables import SCALE, tunable
 from ...core.types import Array, LossInputs, Metrics
@@ -16,7 +17,7 @@ class PolicyKL:
   behaviour policy.
   """
 
-  cost: float = tunable(1.0, SCALE, "g_kl")
+  cost: NotNegative = tunable(1.0, SCALE, "g_kl")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
     kl = x.distribution.kl(x.policy, x.reference)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.tunables import SCALE, tunable
 from ...core.types import Array, LossInputs, Metrics
@@ -12,7 +13,7 @@ from ...core.types import Array, LossInputs, Metrics
 class Value:
   """Squared value error, g_v (v_t - V(x_t))^2, without a factor 1/2 (STAC, Alg. 1, line 17)."""
 
-  cost: float = tunable(0.25, SCALE, "g_v")
+  cost: NotNegative = tunable(0.25, SCALE, "g_v")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
     return self.cost * (x.targets.value - x.value) ** 2, {}

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from ...core.ranges import Fraction, Positive
 from ...core.registry import register
 from ...core.tunables import POSITIVE, UNIT, tunable
 from ...core.types import CorrectorInputs, Metrics, Targets
@@ -15,10 +16,10 @@ from ._targets import corrected_targets
 class VTrace:
   """V-trace: truncated importance sampling, rho_t = min(rho_bar, IS_t), c_t = min(c_bar, IS_t)."""
 
-  gamma: float = tunable(0.99, UNIT, "γ")
-  lambda_: float = tunable(1.0, UNIT, "λ")
-  rho_bar: float = tunable(1.0, POSITIVE, "ρ̄")
-  c_bar: float = tunable(1.0, POSITIVE, "c̄")
+  gamma: Fraction = tunable(0.99, UNIT, "γ")
+  lambda_: Fraction = tunable(1.0, UNIT, "λ")
+  rho_bar: Positive = tunable(1.0, POSITIVE, "ρ̄")
+  c_bar: Positive = tunable(1.0, POSITIVE, "c̄")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
     ratio = jnp.exp(x.log_is)

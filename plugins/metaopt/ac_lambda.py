@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from ...core.histograms import BINS, Histogram
 from ...core.interfaces import AgentFns, FunctionalEnvironment, ScalarTuner, Tuner, TunerInputs
+from ...core.ranges import Fraction, NotNegative, Positive
 from ...core.registry import register
 from ...core.runs.iteration import Iteration, RunState
 from ...core.tunables import Components
@@ -50,11 +51,11 @@ class AcLambda:
   """
 
   tuner: Tuner = dataclasses.field(default_factory=ConstantStep)
-  alpha: float = 2**-8
-  gamma: float = 0.99
-  lambda_: float = 0.8
-  entropy: float = 0.0
-  max_abs_reward: float | None = None
+  alpha: Positive = 2**-8
+  gamma: Fraction = 0.99
+  lambda_: Fraction = 0.8
+  entropy: NotNegative = 0.0
+  max_abs_reward: Positive | None = None
   groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
   def check(self, components: Components) -> None:

@@ -8,6 +8,7 @@ import jax
 from jax import Array
 
 from ...core.interfaces import Network
+from ...core.ranges import Count
 from ...core.registry import register
 from ...core.types import EnvSpec
 from ._compose import ComputeDtype, check_image, compose
@@ -30,9 +31,9 @@ class ImpalaResnet:
   XLA's own pooling and derivative, kept to compare with; it is slow.
   """
 
-  channels: tuple[int, ...] = (16, 32, 32)
+  channels: tuple[Count, ...] = (16, 32, 32)
   pooling: Literal["fast", "xla", "stride"] = "fast"
-  lstm: int | None = None
+  lstm: Count | None = None
   gamma_embedding: GammaEmbedding = "none"
   compute_dtype: ComputeDtype = "float32"
 

@@ -8,6 +8,7 @@ import jax
 from jax import Array
 
 from ...core.interfaces import Network
+from ...core.ranges import Count
 from ...core.registry import register
 from ...core.types import EnvSpec
 from ._compose import ComputeDtype, compose
@@ -23,8 +24,8 @@ class Mlp:
   paper's control tasks have an LSTM of 256.
   """
 
-  hidden: tuple[int, ...] = (256, 256)
-  lstm: int | None = None
+  hidden: tuple[Count, ...] = (256, 256)
+  lstm: Count | None = None
   gamma_embedding: GammaEmbedding = "none"
   compute_dtype: ComputeDtype = "float32"
 

@@ -7,6 +7,7 @@ import jax
 from jax import Array
 
 from ...core.interfaces import Network
+from ...core.ranges import Count
 from ...core.registry import register
 from ...core.types import EnvSpec
 from ._compose import ComputeDtype, check_image, compose
@@ -22,7 +23,7 @@ class NatureCnn:
   `lstm` are the units of an LSTM before the heads, None for none.
   """
 
-  lstm: int | None = None
+  lstm: Count | None = None
   gamma_embedding: GammaEmbedding = "none"
   compute_dtype: ComputeDtype = "float32"
 

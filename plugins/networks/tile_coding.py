@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from ...core.interfaces import Network
+from ...core.ranges import Count
 from ...core.registry import register
 from ...core.types import Array, EnvSpec
 from ._linear import linear_network
@@ -28,7 +29,7 @@ class TileCoding:
 
   low: tuple[float, ...] = (-1.2, -0.07)
   high: tuple[float, ...] = (0.6, 0.07)
-  tilings: int = 16
+  tilings: Count = 16
   tiles: int = 10
 
   def __post_init__(self):
@@ -36,8 +37,8 @@ class TileCoding:
       a >= b for a, b in zip(self.low, self.high, strict=False)
     ):
       raise ValueError(f"low = {self.low} must lie below high = {self.high}.")
-    if self.tilings < 1 or self.tiles < 2:
-      raise ValueError(f"tilings = {self.tilings} must be at least 1, tiles = {self.tiles} 2.")
+    if self.tiles < 2:
+      raise ValueError(f"tiles = {self.tiles} must be at least 2.")
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
     shape = spec.observation.shape

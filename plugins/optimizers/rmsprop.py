@@ -4,6 +4,7 @@ import dataclasses
 
 import optax
 
+from ...core.ranges import Fraction, NotNegative
 from ...core.registry import register
 from ...core.tunables import SCALE, tunable
 from ...core.types import Array, PyTree
@@ -20,10 +21,10 @@ class RMSProp:
   Epsilon inside the root keeps the derivative of the step finite at g = 0.
   """
 
-  learning_rate: float = tunable(6e-4, SCALE, "lr")
-  end_factor: float = 0.0
-  decay: float = 0.99
-  eps: float = 0.1
+  learning_rate: NotNegative = tunable(6e-4, SCALE, "lr")
+  end_factor: NotNegative = 0.0
+  decay: Fraction = 0.99
+  eps: NotNegative = 0.1
 
   def _scale(self) -> optax.GradientTransformation:
     return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=True)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ...core.interfaces import TunerInputs
+from ...core.ranges import NotNegative, Positive
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
 
@@ -34,8 +35,8 @@ class AutoTidbd:
     tau: steps over which v forgets, in units of the step size.
   """
 
-  mu: float = 1e-2
-  tau: float = 1e4
+  mu: NotNegative = 1e-2
+  tau: Positive = 1e4
 
   def init(self, alpha: Scalar, params: Array) -> State:
     beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))

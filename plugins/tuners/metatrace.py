@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ...core.interfaces import Dots, TunerInputs
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
 from . import _scalar
@@ -28,7 +29,7 @@ class Metatrace:
       size; useful mu are then larger by orders of magnitude.
   """
 
-  mu: float = 0.001
+  mu: NotNegative = 0.001
   normalised: bool = True
 
   def init_rule(self, alpha: Scalar, like: Array) -> Rule:

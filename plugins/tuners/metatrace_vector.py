@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ...core.interfaces import TunerInputs
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
 from ._metatrace import Beta, ascend, effective_step, start
@@ -28,7 +29,7 @@ class MetatraceVector:
       size, which all parameters share.
   """
 
-  mu: float = 0.001
+  mu: NotNegative = 0.001
   normalised: bool = True
 
   def init(self, alpha: Scalar, params: Array) -> State:

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 
 from ...core.interfaces import Dots, TunerInputs
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
 from . import _scalar
@@ -33,7 +34,7 @@ class Nosid:
     normaliser: what the maximum is of: `delta`, or the whole `step` of beta.
   """
 
-  mu: float = 2**-12
+  mu: NotNegative = 2**-12
   normaliser: Literal["delta", "step"] = "delta"
 
   def init_rule(self, alpha: Scalar, like: Array) -> Rule:

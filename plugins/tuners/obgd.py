@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ...core.interfaces import TunerInputs
+from ...core.ranges import Positive
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
 
@@ -25,7 +26,7 @@ class ObGD:
   Over one vector of all parameters; stream AC(lambda) has one for the actor and one for the critic.
   """
 
-  kappa: float = 2.0
+  kappa: Positive = 2.0
 
   def init(self, alpha: Scalar, params: Array) -> State:
     alpha = jnp.asarray(alpha, params.dtype)

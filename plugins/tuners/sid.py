@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from ...core.interfaces import Dots, TunerInputs
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
 from . import _scalar
@@ -20,7 +21,7 @@ class Sid:
   Metatrace traces <grad U_k | h_k>; SID multiplies the trace of today by the h of today.
   """
 
-  mu: float = 2**-16
+  mu: NotNegative = 2**-16
 
   def init_rule(self, alpha: Scalar, like: Array) -> Array:
     return _scalar.log(alpha, like)

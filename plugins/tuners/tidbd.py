@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ...core.interfaces import TunerInputs
+from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
 
@@ -27,7 +28,7 @@ class Tidbd:
   takes the place of the gradient of V.
   """
 
-  mu: float = 2**-10
+  mu: NotNegative = 2**-10
 
   def init(self, alpha: Scalar, params: Array) -> State:
     beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from ...core.episodes import Episode
 from ...core.interfaces import RunInfo
+from ...core.ranges import NotNegative
 from ...core.registry import register
 
 SPEED_WINDOW = 30.0  # seconds that steps/s and ETA are measured over
@@ -23,7 +24,7 @@ class Terminal:
   """A progress bar with steps/s, ETA and mean return; plain lines where stderr is no terminal."""
 
   required: ClassVar[bool] = False
-  interval: float = 10.0  # seconds between plain lines
+  interval: NotNegative = 10.0  # seconds between plain lines
 
   def open(self, run: RunInfo) -> "_Bar | _Lines":
     return _Bar(run) if sys.stderr.isatty() else _Lines(run, self.interval)

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from selftune.core.ranges import NotNegative
 from selftune.core.registry import register
 from selftune.core.tunables import SCALE, tunable
 from selftune.core.types import Array, LossInputs, Metrics
@@ -14,7 +15,7 @@ from selftune.core.types import Array, LossInputs, Metrics
 class LogitNorm:
   """Mean square of the policy's distribution parameters, g 1/A sum_a y_a(x_t)^2."""
 
-  cost: float = tunable(0.01, SCALE)
+  cost: NotNegative = tunable(0.01, SCALE)
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
     norm = jnp.mean(x.policy**2, axis=-1)  # [T, B]
