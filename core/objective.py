@@ -37,6 +37,13 @@ def masked_mean(x: Array, mask: Array) -> Array:
   return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
+def masked_quantiles(x: Array, mask: Array) -> Metrics:
+  """Quantiles [] of what the mask leaves; 0, as the masked mean, where it leaves nothing."""
+  fractions = jnp.array(list(QUANTILES.values()), x.dtype)
+  found = jnp.nanquantile(jnp.where(mask > 0, x, jnp.nan), fractions)
+  return dict(zip(QUANTILES, jnp.where(jnp.any(mask > 0), found, 0), strict=True))
+
+
 def head_loss(
   objective: Objective,
   corrector: Corrector,
@@ -88,8 +95,7 @@ def head_loss(
     total += jnp.sum(loss * mask)
     metrics |= {f"loss/{name}": loss, **term_metrics}
   metrics = {name: masked_mean(x, mask) for name, x in metrics.items()}
-  ratios = jnp.quantile(jnp.exp(log_is), jnp.array(list(QUANTILES.values()), log_is.dtype))
-  metrics |= {f"is_ratio/{name}": ratios[i] for i, name in enumerate(QUANTILES)}
+  metrics |= {f"is_ratio/{name}": x for name, x in masked_quantiles(jnp.exp(log_is), mask).items()}
   return total, metrics
 
 

@@ -208,6 +208,20 @@ def test_ratios_are_capped():
   np.testing.assert_allclose(ratio_max, np.exp(5.0), rtol=1e-5)
 
 
+def test_quantiles_of_ratios_are_of_valid_transitions():
+  data = batch()
+  metrics = raw_loss()(table(), VALUES, data)[1][0]
+  valid = ~data.timestep.first[1:]
+  assert not valid.all()
+  take = lambda y: np.take_along_axis(np.log(softmax(y)), data.action[..., None], -1)[..., 0]
+  for p in range(HEADS):
+    ratios = np.exp(take(table()["policy"][p, :-1]) - take(data.behaviour))[valid]
+    found = [metrics[f"is_ratio/{name}"][p] for name in ("q05", "q50", "q95", "max")]
+    np.testing.assert_allclose(found, np.quantile(ratios, [0.05, 0.5, 0.95, 1]), rtol=1e-5)
+  none = data._replace(timestep=data.timestep._replace(first=np.ones_like(data.timestep.first)))
+  assert raw_loss()(table(), VALUES, none)[1][0]["is_ratio/max"].tolist() == [0] * HEADS
+
+
 @pytest.mark.parametrize(
   "term, name, sign",
   [(Entropy(), "entropy", 1), (PolicyKL(), "kl", -1), (Value(), "loss/value", -1)],
