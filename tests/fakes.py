@@ -234,6 +234,9 @@ def configuration(folder, monkeypatch):
   return str(path)
 
 
+SOON = 30  # seconds within which what does not hang has ended, on a busy machine too
+
+
 def wait_for(condition, seconds=60):
   deadline = time.monotonic() + seconds
   while not condition():

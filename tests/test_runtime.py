@@ -67,7 +67,7 @@ def test_a_failing_environment_ends_the_run(config, tmp_path, bindings, fault):
     train(config, tmp_path / "run", *bindings)
   ended = time.monotonic()
   assert caught.value is fakes.ERROR
-  assert ended - min(pool.failed_at for pool in fakes.OPENED if pool.failed_at) < 5
+  assert ended - min(pool.failed_at for pool in fakes.OPENED if pool.failed_at) < fakes.SOON
   assert_all_is_closed()
 
 
@@ -93,7 +93,7 @@ def test_a_failing_part_ends_the_run(config, tmp_path, monkeypatch, bindings, pa
   with pytest.raises(RuntimeError) as caught:
     train(config, tmp_path / "run", *bindings)
   assert caught.value is fakes.ERROR
-  assert time.monotonic() - calls[-1] < 5
+  assert time.monotonic() - calls[-1] < fakes.SOON
   assert_all_is_closed()
 
 
@@ -143,7 +143,7 @@ def test_a_hanging_environment_does_not_hold_up_a_failure(config, tmp_path, monk
   with pytest.raises(RuntimeError) as caught:
     train(config, tmp_path / "run", *TWO_ACTORS, *hang)
   assert caught.value is fakes.ERROR
-  assert time.monotonic() - started[0] < 5
+  assert time.monotonic() - started[0] < fakes.SOON
   hung = [t for t in threading.enumerate() if t.name.startswith("actor-")]
   for thread, pool in zip(hung, fakes.OPENED, strict=True):
     assert f"{thread.name} did not end within 3 s: does its environment hang?" in caplog.text
@@ -198,7 +198,7 @@ def test_a_second_interrupt_ends_the_run_at_once(config, tmp_path):
   bindings = ("counting.fault = 'hang'", "counting.at = 13", "train.checkpoint_seconds = 0.0")
   with pytest.raises(KeyboardInterrupt):
     train(config, tmp_path / "run", *bindings)
-  assert time.monotonic() - ended["second"] < 2
+  assert time.monotonic() - ended["second"] < fakes.SOON
   thread.join(5)
   assert fakes.checkpoints(tmp_path / "run") == [1, 2]  # what was saved before, whole
   assert signal.getsignal(signal.SIGINT) is before

@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+import fakes
 import numpy as np
 import plain_rwrl
 import pytest
@@ -385,7 +386,7 @@ def alive(pid: int) -> bool:
     return False
 
 
-def wait_until_gone(pids, seconds: float = 10.0):
+def wait_until_gone(pids, seconds: float = fakes.SOON):
   deadline = time.monotonic() + seconds
   while any(map(alive, pids)):
     assert time.monotonic() < deadline, f"still alive: {[p for p in pids if alive(p)]}"
@@ -413,7 +414,7 @@ def test_a_killed_worker_is_a_clear_error_and_ends_the_others(when):
         wait_until_gone(pids[1:])
         pool.send(action)
       pool.recv()
-  assert time.monotonic() - start < 5
+  assert time.monotonic() - start < fakes.SOON
   wait_until_gone(pids)
   pool.close()
 
@@ -435,7 +436,7 @@ def test_nothing_is_left_after_close(in_flight):
     pool.send(action)
   start = time.monotonic()
   pool.close()
-  assert time.monotonic() - start < 5
+  assert time.monotonic() - start < fakes.SOON
   assert not any(map(alive, pool.pids))
   pool.close()
 
