@@ -73,12 +73,12 @@ def _train_here(arguments: argparse.Namespace) -> int:
     command = shlex.join([*again, "--workdir", str(workdir), "--resume"])
     print(f"Stopped after {progress.env_steps:,} env steps. Resume with:\n  {command}")
     return OK
-  episodes = progress.episodes
   took = datetime.timedelta(seconds=round(progress.wall_time))
   print(f"Trained {progress.env_steps:,} env steps in {took}.")
-  if episodes.returns:
-    final = episodes.summary()["episode_return"]
-    print(f"Mean return of the last {len(episodes.returns)} episodes: {final:.4g}")
+  if windows := progress.episodes.windows.values():
+    last, final = max(len(w.returns) for w in windows), progress.episodes.summary()
+    of_each = f" of each of {len(windows)} runs" if len(windows) > 1 else ""
+    print(f"Mean return of the last {last} episodes{of_each}: {final['episode_return']:.4g}")
   else:
     print("No episode has finished yet: give it more train.total_env_steps.")
   print(
@@ -130,8 +130,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _reproduce(arguments: argparse.Namespace) -> int:
   from .reproduce import reproduce
 
-  reproduce(arguments.figure, arguments.out, arguments.quick)
-  return OK
+  return OK if reproduce(arguments.figure, arguments.out, arguments.quick) else FAILED
 
 
 def _plugins(arguments: argparse.Namespace) -> int:

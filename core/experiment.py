@@ -6,8 +6,9 @@ import math
 from collections.abc import Mapping
 
 from .agent import Agent
+from .config.values import describe, fits
 from .interfaces import EnvPlugin, WriterPlugin
-from .ranges import Count, Natural, NotNegative
+from .ranges import Count, Natural, NotNegative, Seed
 from .registry import configurable
 from .runs.device import CHUNK
 from .runtime import Runtime
@@ -50,7 +51,7 @@ class Train:
   runtime: "Runtime | IndependentRuns"
   writers: tuple[WriterPlugin, ...]
   total_env_steps: Count
-  seed: Natural = 0
+  seed: Seed = 0
   num_envs: Count = 32
   unroll_length: Count = 20
   overlap: Natural = 0
@@ -100,8 +101,8 @@ class IndependentRuns:
   Where the environment is functional it is part of the program, and no host is in the loop; else
   the environments of all runs are one pool on the host.
 
-  `train.num_envs` and `train.total_env_steps` are of each run. A run is frozen when it has finished
-  its `episodes`, or diverged; training ends when all are frozen or have made their steps.
+  `train.num_envs` and `train.total_env_steps` are of each run. A run is frozen when it has made its
+  steps, finished its `episodes`, or diverged; training ends when all are frozen.
 
   Attributes:
     settings: values to run, by 'component.field' or 'train.seed'; every combination of them is a
@@ -110,7 +111,8 @@ class IndependentRuns:
     repeats: runs of each setting, with the seeds train.seed, train.seed + 1, ...
     run_writers: writers that every run has for itself, in WORKDIR/runs/<its number>.
     episodes: of each run; None for no limit.
-    iterations: updates between looks at the host.
+    iterations: of the compiled program between looks at the host; one is an update, or a block of
+      updates where the meta-optimiser has a faster form for these.
     chunk: runs of a device that are taken together.
   """
 
@@ -124,8 +126,18 @@ class IndependentRuns:
   actor_devices = ()  # none but those that learn
 
   def __post_init__(self):
-    if self.paired and len({len(values) for values in self.settings.values()}) != 1:
-      raise ValueError("settings that are paired must be there, and have equally many values.")
+    for name, values in self.settings.items():
+      if not values:
+        raise ValueError(f"settings['{name}'] has no values: leave it out, or give some.")
+    lengths = [len(values) for values in self.settings.values()]
+    if self.paired and len(set(lengths)) != 1:
+      raise ValueError(
+        "paired = True takes settings that have equally many values; they have "
+        f"{' and '.join(map(str, lengths)) or 'none'}."
+      )
+    for seed in self.settings.get("train.seed", ()):
+      if seed != int(seed) or not fits(int(seed), Seed):
+        raise ValueError(f"settings['train.seed'] holds {seed}; a seed is {describe(Seed)}.")
 
   def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
     """The seed of every run, and its settings by name."""

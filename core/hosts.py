@@ -95,6 +95,7 @@ def check_same(numbers: dict[str, int]) -> None:
   told = gather(np.array(list(numbers.values()), np.uint32))
   for name, column in zip(numbers, told.T, strict=True):
     if len(set(column.tolist())) > 1:
+      jax.distributed.shutdown()  # waits for the others: all know, and none is to be lost to them
       raise UserError(
         f"the processes of the job do not have the same {name}: start all with the same arguments, "
         "and a --workdir that all of them share."

@@ -87,7 +87,7 @@ def labels(workdirs: Sequence[Path]) -> list[str]:
 def _setting(workdir: Path) -> str:
   """The folder and the settings of one of many runs: a point of a sweep, or of `@runs()`."""
   path = Path(workdir).absolute()
-  whole = path.parents[1]
+  whole = path.parent.parent  # of /x it is /, too
   points, table = whole / "points.jsonl", whole / "runs.csv"
   if path.parent.name != "runs" or not path.name.isdecimal():
     return ""
@@ -113,7 +113,7 @@ def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   """A metric over the runs of a group: env steps [N], mean [N], standard deviation [N].
 
   One run is drawn as it is; several are interpolated onto the env steps that all of them reached.
-  N is 0 if some run has no finite value of it.
+  N is 0 if some run has no finite value of it, or they have no env steps in common.
   """
   series = []
   for rows in runs:
@@ -124,7 +124,10 @@ def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   if len(series) == 1:
     steps, values = series[0].T
     return steps, values, np.zeros_like(values)
-  steps = np.linspace(max(s[0, 0] for s in series), min(s[-1, 0] for s in series), GRID)
+  begin, end = max(s[0, 0] for s in series), min(s[-1, 0] for s in series)
+  if end < begin:
+    return np.empty(0), np.empty(0), np.empty(0)
+  steps = np.linspace(begin, end, GRID)
   values = np.stack([np.interp(steps, *s.T) for s in series])
   return steps, values.mean(0), values.std(0)
 

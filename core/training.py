@@ -196,7 +196,8 @@ def prepare_runs(
   experiment: Train, runtime: IndependentRuns, workdir: Workdir, stopping: Callable[[], bool]
 ) -> Prepared:
   """Independent runs as one program."""
-  runs = independent.make_runs(experiment, runtime, workdir.restarts())
+  devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+  runs = independent.make_runs(experiment, runtime, devices, workdir.restarts())
   table = workdir.path / "runs.csv"
 
   def loop(logger, checkpoints, state, progress):
@@ -213,7 +214,7 @@ def prepare_runs(
         stopping,
       )
 
-  return Prepared(runs.init(), [[runs.env_seeds]], runs.members.size, loop)
+  return Prepared(runs.saved(runs.init()), [[runs.env_seeds]], runs.members.size, loop)
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:

@@ -7,15 +7,14 @@ value the plugin sees (Algorithm 2, line 10 of the STAC paper).
 """
 
 import dataclasses
-import difflib
 import fnmatch
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from .errors import did_you_mean
 from .types import Array
 
 Components = Mapping[str, Any]  # component name -> plugin instance
@@ -27,7 +26,7 @@ class Domain(NamedTuple):
 
   name: str
   transform: Callable[[Array, Any], Array]  # (eta, configured) -> value
-  initial: Callable[[float, float], float]  # (eta_init, configured) -> eta
+  initial: Callable[[float, Any], Any]  # (eta_init, configured) -> eta
 
 
 UNIT = Domain("unit", lambda eta, _: jax.nn.sigmoid(eta), lambda eta_init, _: eta_init)
@@ -37,7 +36,7 @@ SCALE = Domain(
 POSITIVE = Domain(
   "positive",
   lambda eta, _: jax.nn.softplus(eta),
-  lambda _, value: value + math.log(-math.expm1(-value)),  # softplus(eta) = configured value
+  lambda _, value: value + jnp.log(-jnp.expm1(-value)),  # softplus(eta) = configured value
 )
 
 
@@ -95,11 +94,9 @@ def select(
   """
   for pattern in patterns:
     if not fnmatch.filter(tunables, pattern):
-      close = difflib.get_close_matches(pattern, tunables, n=1)
-      hint = f" Did you mean '{close[0]}'?" if close else ""
       there = "This agent has" if setting == "tune" else "Tuned are"
       raise ValueError(
-        f"{setting} pattern '{pattern}' matches no tunable.{hint} "
+        f"{setting} pattern '{pattern}' matches no tunable.{did_you_mean(pattern, tunables)} "
         f"{there}: {', '.join(tunables) or 'none'}."
       )
   return {

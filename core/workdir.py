@@ -63,7 +63,7 @@ class Workdir:
     Raises:
       UserError: there is no run here.
     """
-    whole = self.path.absolute().parents[1]
+    whole = self.path.absolute().parent.parent
     if not self.holds_run() and self.path.absolute() == whole / "runs" / self.path.name:
       if Workdir(whole).holds_run():
         raise UserError(

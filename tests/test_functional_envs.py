@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selftune.plugins.envs.drifting_mountain_car import INFORMATIVE, DriftingMountainCar, _flip
+from selftune.plugins.envs.drifting_mountain_car import (
+  FAR,
+  INFORMATIVE,
+  DriftingMountainCar,
+  _flip,
+)
 from selftune.plugins.envs.envpool import EnvPool
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.networks._tiles import active_tiles, binary_features
@@ -148,8 +153,7 @@ def test_signs_flip_at_the_rate_told():
 
   def final(key):
     state, _ = DriftingMountainCar(drift).init(key)
-    start = (state.signs, state.until, state.key)
-    return jax.lax.scan(lambda s, _: (_flip(*s, drift), None), start, None, steps)[0][0]
+    return jax.lax.scan(lambda s, _: (_flip(s, drift), None), state, None, steps)[0].signs
 
   signs = np.asarray(jax.jit(jax.vmap(final))(jax.random.split(jax.random.key(0), runs)))
   odd = (1 - (1 - 2 * drift) ** steps) / 2  # an odd number of flips
@@ -160,11 +164,21 @@ def test_signs_flip_at_the_rate_told():
 
 
 def test_flips_are_for_good_and_several_fit_in_a_step():
-  signs, until, _ = _flip(jnp.ones(10), jnp.int32(3), jax.random.key(0), 0.99999)
-  np.testing.assert_array_equal(signs, [1, 1, 1, -1, -1, -1, -1, -1, -1, -1])
-  assert until == 0
-  signs, until, _ = _flip(signs, jnp.int32(25), jax.random.key(0), 0.5)
-  assert (signs == jnp.array([1.0] * 3 + [-1.0] * 7)).all() and until == 15
+  start, _ = DriftingMountainCar().init(jax.random.key(0))
+  start = start._replace(signs=jnp.ones(10), until=jnp.int32(3))
+  state = _flip(start, 0.99999)
+  np.testing.assert_array_equal(state.signs, [1, 1, 1, -1, -1, -1, -1, -1, -1, -1])
+  assert state.until == 0
+  state = _flip(state._replace(until=jnp.int32(25)), 0.5)
+  assert (state.signs == jnp.array([1.0] * 3 + [-1.0] * 7)).all() and state.until == 15
+
+
+@pytest.mark.parametrize("drift", [0.0, 1e-12])
+def test_a_gap_too_long_to_count_ends_without_a_flip(drift):
+  state, _ = DriftingMountainCar(drift).init(jax.random.key(0))
+  assert not state.flips and state.until == FAR - 1
+  state = _flip(state._replace(until=jnp.int32(3)), drift)  # it has been drawn on
+  assert (state.signs == 1).all() and state.until == FAR + 3 - INFORMATIVE
 
 
 def test_drifting_observations():

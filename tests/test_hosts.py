@@ -190,7 +190,7 @@ def test_a_signal_to_one_saves_and_stops_all(cache, config, tmp_path):
 def test_processes_of_different_configurations(cache, config, tmp_path):
   other = ("--bind=train.seed = 1",)
   codes, _, err = run(2, cache, config, tmp_path / "run", of_one=other)
-  assert codes == [2, 2]
+  assert codes == [2, 2], err
   assert all("do not have the same configuration: start all with" in e for e in err)
   assert not (tmp_path / "run").exists()
 

@@ -79,7 +79,7 @@ def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):
   (tmp_path / "online.gin").write_text("\n".join(on_host))
   progress = training.train(gin, bindings, tmp_path / "run")
   assert progress.done and progress.updates == progress.env_steps == 40
-  assert progress.episodes.returns == (-9.0,) * 4
+  assert progress.episodes.windows[None].returns == (-9.0,) * 4
   last = fakes.rows(tmp_path / "run")[-1]
   assert last["trace_norm"] > 0 and last["h_norm"] > 0 and last["param_norm"] > 0
   assert "run" not in fakes.rows(tmp_path / "run", "episodes")[0]

@@ -230,7 +230,15 @@ def test_episode_stats_keep_the_last_hundred():
   assert stats.summary() == {"episode_return": 100.5, "episode_length": 201.0, "episodes": 152}
   restored = EpisodeStats.from_json(json.loads(json.dumps(stats.to_json())))
   assert restored == stats
-  assert restored.add([Episode(0, 151.0, 0)]).returns[0] == 52.0
+  assert restored.add([Episode(0, 151.0, 0)]).windows[None].returns[0] == 52.0
+
+
+def test_every_run_counts_as_much_as_any_other():
+  stats = EpisodeStats().add([Episode(0, 1.0, 10, 0)] * 3 + [Episode(0, 9.0, 30, 7)] * 200)
+  assert stats.summary() == {"episode_return": 5.0, "episode_length": 20.0, "episodes": 203}
+  assert stats.of(0).summary() == {"episode_return": 1.0, "episode_length": 10.0, "episodes": 3}
+  assert stats.of(1).summary() == {"episodes": 0}
+  assert EpisodeStats.from_json(json.loads(json.dumps(stats.to_json()))) == stats
 
 
 def test_speed_and_eta_count_this_process_only():

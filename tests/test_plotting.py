@@ -91,6 +91,8 @@ def test_curves_average_where_all_runs_have_been():
   np.testing.assert_allclose((mean[0], mean[-1]), (3, 7))
   np.testing.assert_allclose((deviation[0], deviation[-1]), (1, 1))
   assert all(part.size == 0 for part in plotting.curve(runs, "absent"))
+  apart = [*runs, [{"env_steps": 30, "x": 1.0}, {"env_steps": 40, "x": 1.0}]]
+  assert all(part.size == 0 for part in plotting.curve(apart, "x"))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +105,7 @@ def test_curves_average_where_all_runs_have_been():
   ],
 )
 def test_labels(names, labels):
+  assert plotting.labels([Path("/run")]) == ["run"]
   assert plotting.labels([Path(name) for name in names]) == labels
 
 

@@ -52,7 +52,7 @@ class AsPool:
     self.spec, self._step = self.env.spec, jax.jit(jax.vmap(self.env.step))
     return self
 
-  def reset(self):
+  def reset(self, stagger=False):
     keys = [jax.random.split(jax.random.split(jax.random.key(s), 4)[0], 1)[0] for s in self.runs]
     self._state, timestep = jax.vmap(self.env.init)(jax.numpy.stack(keys))
     return jax.tree.map(np.asarray, timestep)

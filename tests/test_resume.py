@@ -85,7 +85,7 @@ def test_updates_before_and_after_a_resume_equal_those_in_one_go(
 
   assert progress.updates == whole.updates == 6
   assert progress.episodes == whole.episodes
-  assert progress.episodes.returns == (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
+  assert progress.episodes.windows[None].returns == (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
   state = fakes.checksums(tmp_path / "whole")
   assert "meta_state.etas['entropy.cost']" in state and "opt_state" in str(state)
   assert fakes.checksums(tmp_path / "run") == state

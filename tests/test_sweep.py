@@ -295,6 +295,9 @@ def test_plots():
   assert [tick.get_text() for tick in panels[0].get_xticklabels()] == ["0.01", "0.1", "1"]
   texts = [Outcome({"a.r": text, "a.z": 0}, "finished", 1.0) for text in ("@b()", "@a()")]
   assert len(draw(found, texts).axes) == 1
+  odd = [Outcome({"a.r": value}, "finished", 1.0) for value in (1.0, None, [1, 2], [1, 2])]
+  (axes,) = draw(found, odd).axes
+  assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1.0", "None", "[1, 2]"]
 
 
 WRONG = {
@@ -305,6 +308,14 @@ WRONG = {
   "binding": ({"parameters": {"metatrace.nu": {"value": 1}}}, "'metatrace' has no parameter 'nu'"),
   "text": ({"parameters": {"tuner": {"value": "sid"}}}, "a component is written @sid()"),
   "experiment": ({"command": ["train", "x/y", "${args_no_hyphens}"]}, "no gin file or experiment"),
+  "metric": ({"metric": {"goal": "maximize"}}, "write metric: {name: episode_return"),
+  "metric's name": ({"metric": "episode_return"}, "write metric: {name: episode_return"),
+  "list": ({"parameters": ["metatrace.mu"]}, "write parameters: {NAME: {values: [1, 2]}}"),
+  "cap": ({"run_cap": "5"}, "run_cap is a number of points"),
+  "options": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "--init-from", "x", "--workdir=y"]},
+    "takes an experiment and bindings of the command, and not --init-from, --workdir",
+  ),
   "empty": ({"parameters": {}}, "a sweep has method, parameters and command"),
 }
 

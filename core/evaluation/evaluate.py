@@ -1,6 +1,7 @@
 """Evaluation: full episodes of a trained agent, in environments that it was not trained in."""
 
 import contextlib
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from ..errors import UserError
 from ..experiment import IndependentRuns, Train
 from ..learner import Learner
 from ..runs.independent import make_runs
+from ..runs.settings import bind
 from ..seeding import evaluation_seeds
 from ..types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..workdir import Workdir
@@ -55,7 +57,7 @@ def evaluate(
     if value < least:
       raise UserError(f"--{name} {value} must be at least {least}.")
   workdir = Workdir(path)
-  experiment: Train = workdir.load().root
+  experiment = _of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
     check_path(video)
@@ -72,6 +74,16 @@ def evaluate(
     "seed": seed,
     **of_run,
   }
+
+
+def _of_first(experiment: Train) -> Train:
+  """With the settings of the first run, where there are many."""
+  if not isinstance(experiment.runtime, IndependentRuns):
+    return experiment
+  _, settings = experiment.runtime.grid(experiment.seed)
+  first = {name: values[0] for name, values in settings.items()}
+  agent, env = bind((experiment.agent, experiment.env), first)
+  return dataclasses.replace(experiment, agent=agent, env=env)
 
 
 def _progress(episodes: int) -> Watch:
@@ -94,12 +106,12 @@ def _restore(
 ) -> tuple[int, ActorParams]:
   """Env steps of the checkpoint, and its parameters on the first device.
 
-  Of independent runs these are the parameters of the first, run 0 in runs.csv.
+  Of independent runs these are the parameters of the first, run 0 in runs.csv, with its settings.
   """
   device = jax.devices()[0]
   if isinstance(experiment.runtime, IndependentRuns):
-    with contextlib.closing(make_runs(experiment, experiment.runtime)) as runs:
-      restored = _checkpoint(workdir, step, runs.init())
+    with contextlib.closing(make_runs(experiment, experiment.runtime, [device])) as runs:
+      restored = _checkpoint(workdir, step, runs.saved(runs.init()))
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)
     fns = agent.fns(experiment.total_updates, None)  # type: ignore[arg-type]
     gamma = fns.gamma(experiment.agent.metaopt.values(fns, state.meta_state))

@@ -23,6 +23,7 @@ from .iteration import (
   FusesIterations,
   Iteration,
   RunState,
+  Waited,
   first_state,
   iterate,
   unless_ended,
@@ -38,6 +39,7 @@ class Runs:
   """R independent runs of one agent in a functional environment."""
 
   env_seeds: tuple[int, ...] = ()  # of pools on the host
+  waited = Waited()  # nobody waits for environments that are part of the program
 
   def __init__(
     self,
@@ -65,7 +67,8 @@ class Runs:
     share = -(-members.size // len(devices))
     chunks = -(-share // chunk)
     self._chunk = -(-share // chunks)
-    rows = np.minimum(np.arange(len(devices) * chunks * self._chunk), members.size - 1)  # padded
+    places = len(devices) * chunks * self._chunk
+    self._padded = rows = np.minimum(np.arange(places), members.size - 1)
     mesh = Mesh(devices, (AXIS,))
     self._sharding = NamedSharding(mesh, P(AXIS))
     self._rows = jax.device_put(
@@ -90,9 +93,18 @@ class Runs:
     """
     return self._init(*self._rows)
 
-  def resume(self, states: RunState) -> RunState:
-    """Restored states: their environments are part of them."""
-    return states
+  def saved(self, states: RunState) -> RunState:
+    """What a checkpoint holds: without the copies, [R, ...], whatever the devices are."""
+    if len(self._padded) == self.members.size:
+      return states
+    return jax.tree.map(lambda x: x[: self.members.size], states)
+
+  def resume(self, saved: RunState) -> RunState:
+    """The states [R', ...] that were saved; their environments are part of them."""
+    if len(self._padded) == self.members.size:
+      return saved
+    pad = lambda states: jax.tree.map(lambda x: x[self._padded], states)
+    return jax.jit(pad, out_shardings=self._sharding)(saved)
 
   def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
     """So many iterations of every run that is still going; `states` are donated.

@@ -6,13 +6,14 @@ The loop that `core.loop` is to a single run.
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from .. import hosts, platform
+from .. import hosts
 from ..checkpoint import Checkpointer
 from ..episodes import Episode
 from ..errors import RunError, UserError, plugin_mistakes
@@ -21,11 +22,18 @@ from ..histograms import Histogram, pooled
 from ..interfaces import FunctionalEnvironment
 from ..logging import Logger
 from ..loop import Clock, Progress
+from ..types import Device
 from .device import Runs
 from .iteration import RunState, episodes
 from .logs import RunLogs
 from .pool import PoolRuns
 from .settings import Members, check
+
+
+def varied(experiment: Train) -> tuple[Any, ...]:
+  """The plugins whose numbers can be settings: the environment only where it is functional."""
+  functional = isinstance(experiment.env, FunctionalEnvironment)
+  return (experiment.agent, experiment.env) if functional else (experiment.agent,)
 
 
 def refuse(experiment: Train, runtime: IndependentRuns) -> None:
@@ -38,24 +46,27 @@ def refuse(experiment: Train, runtime: IndependentRuns) -> None:
     raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
   if experiment.overlap:
     raise UserError("train.overlap: @runs() takes trajectories one after the other; write 0.")
+  if experiment.micro_batch is not None:
+    raise UserError("train.micro_batch: @runs() takes the whole batch of a run; write None.")
   if experiment.evaluation is not None:
     raise UserError(
       "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
       "score the agent with selftune eval."
     )
   seeds, settings = runtime.grid(experiment.seed)
-  functional = isinstance(experiment.env, FunctionalEnvironment)
-  vary = (experiment.agent, experiment.env) if functional else (experiment.agent,)
   with plugin_mistakes():
-    check(vary, settings, len(seeds))
+    check(varied(experiment), settings, len(seeds))
 
 
-def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> Runs | PoolRuns:
+def make_runs(
+  experiment: Train, runtime: IndependentRuns, devices: Sequence[Device], restart: int = 0
+) -> Runs | PoolRuns:
   """The runs of an experiment.
 
   Args:
     experiment: what is trained.
     runtime: its runtime.
+    devices: that the runs are split over.
     restart: of the training; environments in a pool get new seeds at each.
 
   Raises:
@@ -63,7 +74,6 @@ def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> 
   """
   env = experiment.env
   seeds, settings = runtime.grid(experiment.seed)
-  devices = platform.devices(experiment.learner_devices, "train.learner_devices")
   with plugin_mistakes():
     members = Members(
       experiment.agent,
@@ -73,10 +83,11 @@ def make_runs(experiment: Train, runtime: IndependentRuns, restart: int = 0) -> 
       experiment.unroll_length,
       experiment.total_updates,
       runtime.episodes,
+      experiment.total_env_steps,
     )
     if isinstance(env, FunctionalEnvironment):
       return Runs(members, env, devices, chunk=runtime.chunk)
-    return PoolRuns(members, env, devices, restart)
+    return PoolRuns(members, env, devices, restart, experiment.stagger)
 
 
 def run(
@@ -109,13 +120,11 @@ def run(
 
   def save() -> None:
     now = dataclasses.replace(progress, wall_time=logger.wall_time)
-    checkpoints.save(now.updates, states, now.to_json())
+    checkpoints.save(now.updates, runs.saved(states), now.to_json())
     write_table(table, runs, states)
 
   def done() -> bool:
-    steps = runs.of_each(states.env_steps)
-    going = runs.of_each(runs.members.active(states)) & (steps < experiment.total_env_steps)
-    return not going.any()
+    return not runs.of_each(runs.members.active(states)).any()
 
   progress = dataclasses.replace(progress, done=done())
   with RunLogs(runtime.run_writers, logger, runs, states, experiment.total_env_steps) as run_logs:
@@ -131,7 +140,7 @@ def run(
       ]
       logger.log_episodes(finished)
       run_logs.log_episodes(finished, steps)
-      clock.add(env_steps - progress.env_steps, 0.0, 0.0, 0.0)
+      clock.add(env_steps - progress.env_steps, 0.0, *runs.waited)
       progress = dataclasses.replace(
         progress,
         updates=int(runs.of_each(states.learner.step).max()),
@@ -144,7 +153,7 @@ def run(
         still = how_far(runs, states)
         row = summary(metrics) | {name: int(x.sum()) for name, x in still.items()}
         logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
-        run_logs.log(metrics | still, steps)
+        run_logs.log(metrics | still, steps, progress.episodes)
       if clock.time_to_save():
         save()
     save()

@@ -36,6 +36,13 @@ class Ends(NamedTuple):
   length: Array  # [T, B] int32
 
 
+class Waited(NamedTuple):
+  """Seconds an update that the host spent, as in a `Rollout`."""
+
+  env_wait: float = 0.0
+  act_time: float = 0.0
+
+
 Iteration = Callable[[RunState], tuple[RunState, Ends]]
 
 
@@ -147,10 +154,12 @@ def iterate(
   return learn(agent, fns, acted, trajectory(state, *seen)), ends
 
 
-def going(state: RunState, max_episodes: int | None) -> Array:
-  """Whether runs go on: they have neither diverged nor, where that ends them, finished episodes."""
-  whole = state.learner.failure < 0
-  return whole if max_episodes is None else whole & (state.finished < max_episodes)
+def going(state: RunState, max_episodes: int | None, max_env_steps: int | None) -> Array:
+  """Whether runs go on: they have neither diverged nor, where it ends them, come so far."""
+  on = state.learner.failure < 0
+  for made, limit in ((state.finished, max_episodes), (state.env_steps, max_env_steps)):
+    on = on if limit is None else on & (made < limit)
+  return on
 
 
 def unless_ended(going: Array, new: tuple[PyTree, Ends], old: PyTree) -> tuple[PyTree, Ends]:

@@ -11,7 +11,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import jsonl
 from ..episodes import Episode, EpisodeStats
 from ..histograms import Histogram
 from ..interfaces import RunInfo, TakesHistograms, Writer, WriterPlugin
@@ -64,25 +63,22 @@ class RunLogs:
     ]
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
-    self._stats = _episodes_so_far(logger.run, members.size) if writers else []
-    self._said: list[tuple[Any, ...]] = [()] * len(self._stats)
+    self._said: list[tuple[Any, ...]] = [()] * len(infos)
 
-  def log(self, metrics: Mapping[str, Any], env_steps: np.ndarray) -> None:
+  def log(self, metrics: Mapping[str, Any], env_steps: np.ndarray, stats: EpisodeStats) -> None:
     """A row for each run that moved since its last one; metrics and env steps are [R, ...]."""
-    for number, stats in enumerate(self._stats):
+    for number, said in enumerate(self._said):
       row = jax.tree.map(lambda x, number=number: x[number], dict(metrics))
-      moved = (env_steps[number], stats.finished, row["runs/active"])
-      if moved != self._said[number]:
+      of_episodes = stats.of(number).summary()
+      moved = (env_steps[number], of_episodes["episodes"], row["runs/active"])
+      if moved != said:
         self._said[number] = moved
-        self._logger.log({RUN: number, **row, **stats.summary()}, env_steps[number])
+        self._logger.log({RUN: number, **row, **of_episodes}, env_steps[number])
 
   def log_episodes(self, episodes: Sequence[Episode], env_steps: np.ndarray) -> None:
     """Finished episodes, each with the number of its run; env steps are [R]."""
-    if self._stats:
-      episodes = [e._replace(env_steps=int(env_steps[_run(e)])) for e in episodes]
-      for e in episodes:
-        self._stats[_run(e)] = self._stats[_run(e)].add([e])
-      self._logger.log_episodes(episodes)
+    if self._said:
+      self._logger.log_episodes([e._replace(env_steps=int(env_steps[_run(e)])) for e in episodes])
 
   def __enter__(self) -> "RunLogs":
     self._logger.__enter__()
@@ -118,10 +114,11 @@ class _EveryRun:
       writer.write_histograms(histograms, _without_run(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
-    for number, writer in enumerate(self._writers):
-      own = [e._replace(run=None) for e in episodes if e.run == number]
-      if own:
-        writer.write_episodes(own)
+    own: dict[int, list[Episode]] = {}
+    for episode in episodes:
+      own.setdefault(_run(episode), []).append(episode._replace(run=None))
+    for number, of_run in own.items():
+      self._writers[number].write_episodes(of_run)
 
   def close(self) -> None:
     for writer in self._writers:
@@ -143,13 +140,3 @@ def _of_one(config: Mapping[str, Any], members: Members, number: int) -> dict[st
 def _run(episode: Episode) -> int:
   assert episode.run is not None  # those of many runs say whose they are
   return episode.run
-
-
-def _episodes_so_far(run: RunInfo, count: int) -> list[EpisodeStats]:
-  """What a resumed program's log of all runs says of each."""
-  stats = [EpisodeStats() for _ in range(count)]
-  path = Path(run.workdir, "episodes.jsonl")
-  for row in jsonl.read(path) if stats and run.resumed_at and path.exists() else ():
-    episode = Episode(row["env_steps"], row["return"], row["length"])
-    stats[row["run"]] = stats[row["run"]].add([episode])
-  return stats

@@ -4,6 +4,7 @@ What `core.runs.device` is to environments on the device. Every run has its own 
 environments, parameters and traces; one compiled program acts for all and another one learns.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 
 import jax
@@ -20,6 +21,7 @@ from .device import AXIS
 from .iteration import (
   Ends,
   RunState,
+  Waited,
   act,
   count,
   first_state,
@@ -41,6 +43,7 @@ class PoolRuns:
     env: EnvPlugin,
     devices: Sequence[Device],
     restart: int = 0,
+    stagger: bool = False,
   ):
     """Makes the pool and takes its first timesteps.
 
@@ -49,6 +52,7 @@ class PoolRuns:
       env: of every run.
       devices: runs are split over as many of them as divide R.
       restart: of the training; environments get new seeds at each.
+      stagger: environments start at different steps of their first episode (see Environment).
 
     Raises:
       ValueError: a setting is of no component that is there, or not R numbers.
@@ -59,12 +63,13 @@ class PoolRuns:
       s for seed in members.seeds for s in env_seeds(seed, restart, 0, members.num_envs)
     )
     self._lead = (members.size, members.num_envs)
+    self.waited = Waited()
     self._pool = env.make(self.env_seeds)
     used = max(n for n in range(1, len(devices) + 1) if members.size % n == 0)
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
     settings = {name: np.asarray(x, np.float32) for name, x in members.settings.items()}
     self._values = self._on_devices(settings)
-    self._first = self._rows(self._pool.reset())
+    self._first = self._rows(self._pool.reset(stagger))
     self._init = jax.jit(jax.vmap(self._first_state))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
     self._learn = jax.jit(jax.vmap(self._learn_one, in_axes=(0, 0, 1, 1, 1, 0)), donate_argnums=1)
@@ -78,10 +83,14 @@ class PoolRuns:
     seeds = self._on_devices(np.asarray(self.members.seeds, np.uint32))
     return self._init(seeds, self._values, self._first)
 
-  def resume(self, states: RunState) -> RunState:
-    """Restored states with the environments as they are: in the first step of new episodes."""
+  def saved(self, states: RunState) -> RunState:
+    """What a checkpoint holds."""
+    return states
+
+  def resume(self, saved: RunState) -> RunState:
+    """Saved states with the environments as they are: in the first step of new episodes."""
     fresh = self.init()
-    kept = {name: getattr(states, name) for name in ("learner", "finished", "env_steps", "key")}
+    kept = {name: getattr(saved, name) for name in ("learner", "finished", "env_steps", "key")}
     return fresh._replace(**kept)
 
   def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
@@ -90,20 +99,26 @@ class PoolRuns:
     Returns:
       The states [R, ...], and the ends of episodes, [R, iterations * T, B].
     """
-    ended = []
+    ended, act_time, env_wait = [], 0.0, 0.0
     for _ in range(iterations):
       timestep, core_state, seen = states.timestep, states.core_state, []
       for t in range(self.members.unroll_length):
+        begun = time.perf_counter()
         sample, mu, core_state, action = self._act(
           states, timestep, core_state, self._values, jnp.int32(t)
         )
         action = np.asarray(action)
+        acted = time.perf_counter()
         self._pool.send(action.reshape(-1, *action.shape[2:]))
-        timestep = self._rows(self._pool.recv())
+        received = self._pool.recv()
+        stepped = time.perf_counter()
+        act_time, env_wait = act_time + acted - begun, env_wait + stepped - acted
+        timestep = self._rows(received)
         seen.append((timestep, sample, mu))
       stacked = jax.tree.map(lambda *x: jnp.stack(x), *seen)
       states, ends = self._learn(self._values, states, *stacked, core_state)
       ended.append(ends)
+    self.waited = Waited(env_wait / iterations, act_time / iterations)
     return states, jax.tree.map(lambda *x: np.concatenate(x, axis=1), *ended)
 
   def of_each(self, x: Array) -> np.ndarray:

@@ -27,6 +27,7 @@ class Members(NamedTuple):
   unroll_length: int = 1  # T
   total_updates: int = 1  # after so many the learning rate has reached its end
   max_episodes: int | None = None  # a run that has finished so many is frozen; None: never
+  max_env_steps: int | None = None  # one that has made so many is, too
 
   @property
   def size(self) -> int:
@@ -35,7 +36,7 @@ class Members(NamedTuple):
 
   def active(self, state: RunState) -> Array:
     """Whether runs are still going: neither finished nor diverged."""
-    return going(state, self.max_episodes)
+    return going(state, self.max_episodes, self.max_env_steps)
 
 
 def bind(plugins: T, values: Mapping[str, Any]) -> T:
@@ -81,7 +82,7 @@ def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
     hints = annotations(type(plugins))
     for f in dataclasses.fields(plugins):
       value = getattr(plugins, f.name)
-      if type(value) is float:
+      if type(value) in (int, float) and fits(0.5, hints[f.name]):  # which no int is to be
         yield f"{registry.name_of(plugins)}.{f.name}", hints[f.name]
       else:
         yield from numbers(value)

@@ -17,6 +17,7 @@ Point = dict[str, Any]  # name of a binding -> value: a number, or text as gin w
 
 MACRO = "${args_no_hyphens}"
 COMMAND = f"command: [selftune, train, EXPERIMENT, '{MACRO}']"
+MOST = 10**6  # points of a grid
 UNCAPPED = ("random", "bayes")  # methods that would go on forever
 
 
@@ -70,13 +71,25 @@ def read(name: str) -> Sweep:
   if not isinstance(found, dict) or not all(found.get(key) for key in needed):
     raise UserError(f"{path}: a sweep has method, parameters and {COMMAND}.")
   found.setdefault("metric", {"name": "episode_return", "goal": "maximize"})
-  if found["method"] in UNCAPPED and not isinstance(found.get("run_cap"), int):
+  if not isinstance(found["metric"], dict) or not isinstance(found["metric"].get("name"), str):
+    raise UserError(f"{path}: write metric: {{name: episode_return, goal: maximize}}.")
+  if not isinstance(found["parameters"], dict):
+    raise UserError(f"{path}: write parameters: {{NAME: {{values: [1, 2]}}}}.")
+  if not isinstance(found.get("run_cap", 1), int):
+    raise UserError(f"{path}: run_cap is a number of points: write run_cap: 20, say.")
+  if found["method"] in UNCAPPED and "run_cap" not in found:
     raise UserError(f"{path}: method {found['method']} never ends: write run_cap: 20, say.")
   command = found["command"]
   if not isinstance(command, list) or "train" not in command or command.count(MACRO) != 1:
     raise UserError(f"{path}: write {COMMAND}")
   words = [str(word) for word in command[command.index("train") :] if word != MACRO]
   train = arguments.parse(words)
+  given = {name: value for name, value in vars(train).items() if value}
+  if others := given.keys() - {"command", "config", "bind", "bindings"}:
+    raise UserError(
+      f"{path}: selftune sweep takes an experiment and bindings of the command, and not "
+      f"{', '.join(f'--{name}'.replace('_', '-') for name in sorted(others))}."
+    )
   return Sweep(path, found, train.config, tuple(train.bind))
 
 
@@ -91,6 +104,7 @@ class Points:
   def __init__(self, sweep: Sweep, path: Path | None = None):
     self._sweep, self._path = sweep, path
     self.asked: list[Point] = []
+    self._grid: list[Point] = []
     if path is not None and path.exists():
       self.asked += jsonl.read(path)
 
@@ -105,33 +119,36 @@ class Points:
     """
     if self._sweep.count is not None and len(self.asked) >= self._sweep.count:
       return None
+    if self._sweep.config["method"] == "grid":
+      self._grid = self._grid or self._suggested([], MOST)
+      return self._grid[len(self.asked)] if len(self.asked) < len(self._grid) else None
+    learned_from = outcomes if self._sweep.config["method"] == "bayes" else ()
+    return next(iter(self._suggested(learned_from, 1)), None)
+
+  def _suggested(self, outcomes: Sequence[Outcome], n: int) -> list[Point]:
+    """At most n further points, by the library."""
     library, metric = _library(), self._sweep.metric
     from jsonschema import ValidationError  # one of the library's own
 
     states = {"pending": "running", "diverged": "failed"}
     runs = []
-    for point, outcome in zip(self.asked, outcomes or [None] * len(self.asked), strict=True):
-      run = library.SweepRun(config={name: {"value": value} for name, value in point.items()})
-      if outcome is not None:
-        run.state = library.RunState(states.get(outcome.status, outcome.status))
-        run.summary_metrics = {} if outcome.metric is None else {metric: outcome.metric}
+    for outcome in outcomes:
+      run = library.SweepRun(config={k: {"value": value} for k, value in outcome.point.items()})
+      run.state = library.RunState(states.get(outcome.status, outcome.status))
+      run.summary_metrics = {} if outcome.metric is None else {metric: outcome.metric}
       runs.append(run)
-    random.seed(len(runs))  # the library draws from these: so the same file gives the same points
-    np.random.seed(len(runs))
+    # The library draws from these: so the same file gives the same points.
+    random.seed(len(self.asked))
+    np.random.seed(len(self.asked))
     asked = {key: self._sweep.config[key] for key in ("method", "metric", "parameters")}
     try:
       with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of its Gaussian process, which fits what it can
-        found = library.next_run(asked, runs, validate=True)
+        found = library.next_runs(asked, runs, validate=True, n=n)
     except (ValueError, ValidationError) as error:
       reason = str(error).strip().partition("\n")[0]
       raise UserError(f"{self._sweep.path}: {reason}") from error
-    if found is None:
-      return None
-    return {
-      name: np.asarray(entry["value"]).item() if np.isscalar(entry["value"]) else entry["value"]
-      for name, entry in found.config.items()
-    }
+    return [{k: _plain(e["value"]) for k, e in run.config.items()} for run in found if run]
 
   def add(self, point: Point) -> None:
     """Keeps a point; the file is written whole or not at all."""
@@ -141,6 +158,11 @@ class Points:
       # Every digit: the library looks for what it has given.
       new.write_text("".join(json.dumps(point) + "\n" for point in self.asked))
       new.replace(self._path)
+
+
+def _plain(value: Any) -> Any:
+  """As Python has it, and not NumPy."""
+  return np.asarray(value).item() if np.isscalar(value) else value
 
 
 def _find(name: str) -> Path:

@@ -60,10 +60,7 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
   from matplotlib.figure import Figure
 
   ended = [o for o in outcomes if o.metric is not None]
-  values = {
-    name: sorted({o.point[name] for o in outcomes}, key=lambda v: (isinstance(v, str), v))
-    for name in outcomes[0].point
-  }
+  values = {name: _distinct([o.point[name] for o in outcomes]) for name in outcomes[0].point}
   varied = [name for name, found in values.items() if len(found) > 1] or list(values)[:1]
   page = Figure(figsize=(max(5.0, 4.5 * len(varied)), 4.0), layout="constrained")
   panels = page.subplots(1, len(varied), sharey=True, squeeze=False)[0]
@@ -89,6 +86,12 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
       axes.legend(frameon=False, fontsize=7)
   panels[0].set_ylabel(sweep.metric)
   return page
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+  """Each once: numbers in order, else as they come."""
+  seen = [value for i, value in enumerate(values) if value not in values[:i]]
+  return sorted(seen) if _numeric(seen) else seen
 
 
 def _numeric(values: Sequence[Any]) -> bool:

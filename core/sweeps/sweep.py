@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..experiment import IndependentRuns
 from ..registry import name_of
 from ..runs import settings
+from ..runs.independent import varied
 from ..runs.logs import folder
 from ..workdir import Workdir
 from . import results as sweep_results
@@ -99,10 +100,10 @@ def apart_because(
     return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
   if root.runtime.settings or root.runtime.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
-  numbers = {"train.seed", *dict(settings.numbers((root.agent, root.env)))}
+  numbers = {"train.seed", *dict(settings.numbers(varied(root)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
     if name not in numbers:
-      return f"{name} is no number of a plugin"
+      return f"{name} is no number that can vary in one program"
     if _number(value) is None:
       return f"{name} is {value!r} in one of them"
   return None

@@ -32,7 +32,7 @@ class Pool:
     return jax.tree.map(np.asarray, self._pending)
 
   def close(self) -> None:
-    del self._state, self._pending
+    self._state = self._pending = None
 
 
 @functools.partial(jax.jit, static_argnums=0)  # one function: pools of one plugin compile once

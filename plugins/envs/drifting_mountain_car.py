@@ -25,7 +25,8 @@ FAR = 2**30
 class State(NamedTuple):
   car: Car
   signs: Array  # [INFORMATIVE] float32, 1 or -1
-  until: Array  # [] int32, draws of a feature until one flips
+  until: Array  # [] int32, draws of a feature until one flips,
+  flips: Array  # [] bool, or until there is nothing but to draw on: it is far
   key: Array
 
 
@@ -54,14 +55,15 @@ class DriftingMountainCar:
     car, timestep = self._car.init(car_key)
     signs = jnp.ones(INFORMATIVE, jnp.float32)
     key, noise = _noise(key, self.noise)
-    state = State(car, signs, _gap(gap_key, self.drift) - 1, key)
+    gap, flips = _gap(gap_key, self.drift)
+    state = State(car, signs, gap - 1, flips, key)
     return state, _observe(state, timestep, noise)
 
   def step(self, state: State, action: Array) -> tuple[State, TimeStep]:
     car, timestep = self._car.step(state.car, action)
-    signs, until, key = _flip(state.signs, state.until, state.key, self.drift)
-    key, noise = _noise(key, self.noise)
-    state = State(car, signs, until, key)
+    state = _flip(state._replace(car=car), self.drift)
+    key, noise = _noise(state.key, self.noise)
+    state = state._replace(key=key)
     return state, _observe(state, timestep, noise)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
@@ -86,39 +88,29 @@ def _noise(key: Array, size: int) -> tuple[Array, Array]:
   return jax.random.wrap_key_data(words[:2]), bits.reshape(-1)[:size].astype(jnp.float32)
 
 
-def _flip(
-  signs: Array, until: Array, key: Array, drift: Array | float
-) -> tuple[Array, Array, Array]:
+def _flip(state: State, drift: Array | float) -> State:
   """Flips each sign with probability `drift`.
 
   Draws of one feature after another, step after step, are independent, so the gaps between those
   that flip are geometric. Drawing the gaps costs next to nothing: at the drifts of the paper one
   step in sixty flips a sign.
-
-  Args:
-    signs: [F].
-    until: draws left before the next flip.
-    key: gives the gaps.
-    drift: probability.
-
-  Returns:
-    signs; draws left before the next flip after this step's; the key, another if it was used.
   """
+  size = state.signs.size
 
-  def flip(carry):
-    signs, until, key = carry
-    gap_key, key = jax.random.split(key)
-    signs = jnp.where(jnp.arange(signs.size) == until, -signs, signs)
-    return signs, until + _gap(gap_key, drift), key
+  def flip(state: State) -> State:
+    gap_key, key = jax.random.split(state.key)
+    flipped = (jnp.arange(size) == state.until) & state.flips
+    gap, flips = _gap(gap_key, drift)
+    signs = jnp.where(flipped, -state.signs, state.signs)
+    return State(state.car, signs, state.until + gap, flips, key)
 
-  pending = lambda carry: carry[1] < signs.size
-  signs, until, key = jax.lax.while_loop(pending, flip, (signs, until, key))
-  return signs, until - signs.size, key
+  state = jax.lax.while_loop(lambda state: state.until < size, flip, state)
+  return state._replace(until=state.until - size)
 
 
-def _gap(key: Array, drift: Array | float) -> Array:
-  """Draws up to and with the next that flips: geometric, at least 1."""
-  trials = jnp.ceil(
-    jnp.log1p(-jax.random.uniform(key, (), jnp.float32)) / jnp.log1p(-jnp.asarray(drift))
-  )
-  return jnp.clip(trials, 1, FAR).astype(jnp.int32)
+def _gap(key: Array, drift: Array | float) -> tuple[Array, Array]:
+  """Draws up to and with the next that flips: geometric, at least 1; or FAR, if none flips yet."""
+  u = jax.random.uniform(key, (), jnp.float32)
+  trials = jnp.ceil(jnp.log1p(-u) / jnp.log1p(-jnp.asarray(drift)))
+  trials = jnp.clip(jnp.nan_to_num(trials, nan=FAR), 1, FAR)
+  return trials.astype(jnp.int32), trials < FAR

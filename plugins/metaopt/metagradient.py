@@ -61,13 +61,14 @@ class Metagradient:
   outer_batch: Literal["same", "next"] = "same"
 
   def check(self, components: tunables.Components) -> None:
-    self._start(self._tuned(components))
+    self._starts_given(self._tuned(components))
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
     tuned = self._tuned(fns.components)
+    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
+    start |= self._starts_given(tuned)
     etas: dict[str, Array] = {
-      name: jnp.full(fns.tunable_shapes[name], eta, float)
-      for name, eta in self._start(tuned).items()
+      name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()
     }
     previous: Previous | tuple[()] = ()
     if self.outer_batch == "next" and tuned:
@@ -190,9 +191,9 @@ class Metagradient:
   def _tuned(self, components: tunables.Components) -> dict[str, tunables.Tunable]:
     return tunables.select(tunables.collect(components), self.tune)
 
-  def _start(self, tuned: dict[str, tunables.Tunable]) -> dict[str, float]:
-    """The initial etas by name."""
-    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
+  def _starts_given(self, tuned: dict[str, tunables.Tunable]) -> dict[str, float]:
+    """The initial etas that `eta_init_of` says, by name."""
+    start: dict[str, float] = {}
     for pattern, eta in self.eta_init_of.items():
       start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
     return start

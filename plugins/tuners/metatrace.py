@@ -21,12 +21,13 @@ class Rule(NamedTuple):
 @register("tuner", "metatrace")
 @dataclasses.dataclass(frozen=True)
 class Metatrace:
-  """Scalar Metatrace: one step size for all parameters (Algorithm 1; without lines 9, 11 to 13).
+  """Scalar Metatrace: one step size for all parameters (Algorithm 1).
 
   Attributes:
     mu: meta step size.
     normalised: divide the steps of beta by their running maximum, and bound the effective step
-      size; useful mu are then larger by orders of magnitude.
+      size; useful mu are then larger by orders of magnitude. Without it lines 9 and 11 to 13 fall
+      away.
   """
 
   mu: NotNegative = 0.001

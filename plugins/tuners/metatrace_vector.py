@@ -21,12 +21,12 @@ class State(NamedTuple):
 @register("tuner", "metatrace_vector")
 @dataclasses.dataclass(frozen=True)
 class MetatraceVector:
-  """Vector Metatrace: a step size for each parameter (Algorithm 2; without lines 9, 11 to 13).
+  """Vector Metatrace: a step size for each parameter (Algorithm 2).
 
   Attributes:
     mu: meta step size.
     normalised: divide the steps of each beta by their running maximum, and bound the effective step
-      size, which all parameters share.
+      size, which all parameters share; without it lines 9 and 11 to 13 fall away.
   """
 
   mu: NotNegative = 0.001

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, TextIO
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ...core.histograms import Histogram
 from ...core.interfaces import RunInfo
 from ...core.registry import register
 
+METRICS, EPISODES = "metrics.jsonl", "episodes.jsonl"
 EVALUATIONS, HISTOGRAMS = "eval.jsonl", "histograms.jsonl"
 
 
@@ -35,50 +36,45 @@ class Jsonl:
     workdir = Path(run.workdir)
     try:
       workdir.mkdir(parents=True, exist_ok=True)
-      metrics, episodes = (_open(workdir / f"{n}.jsonl", run) for n in ("metrics", "episodes"))
-      for name in (EVALUATIONS, HISTOGRAMS):
-        jsonl.truncate(workdir / name, run.resumed_at)
-      return _Files(metrics, episodes, workdir)
+      for name in (METRICS, EPISODES, EVALUATIONS, HISTOGRAMS):
+        jsonl.truncate(workdir / name, run.resumed_at or -1)  # anew: what is there goes
+      for name in (METRICS, EPISODES):
+        (workdir / name).touch()
     except OSError as error:
       raise UserError(
         f"cannot write the metrics of the run: {error}. Choose another --workdir."
       ) from error
+    return _Files(workdir)
 
 
 class _Files:
-  def __init__(self, metrics: TextIO, episodes: TextIO, workdir: Path) -> None:
-    self._metrics, self._episodes, self._workdir = metrics, episodes, workdir
+  """Opened for each write alone: of a thousand runs, all at once would be too many."""
+
+  def __init__(self, workdir: Path) -> None:
+    self._workdir = workdir
 
   def write(self, row: Mapping[str, float]) -> None:
-    _append(self._metrics, jsonl.encode(row))
+    self._append(METRICS, jsonl.encode(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
-    _append(self._episodes, "".join(jsonl.encode(_row(episode)) for episode in episodes))
+    self._append(EPISODES, "".join(jsonl.encode(_row(episode)) for episode in episodes))
 
   def write_evaluation(self, row: Mapping[str, float]) -> None:
-    self._append_to(EVALUATIONS, jsonl.encode(row))
+    self._append(EVALUATIONS, jsonl.encode(row))
 
   def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
     for name, (counts, edges) in histograms.items():
       of_bins = {"counts": np.asarray(counts, int).tolist(), "edges": np.asarray(edges).tolist()}
       line = jsonl.encode({"env_steps": row["env_steps"], "name": name, **of_bins})
-      self._append_to(HISTOGRAMS, line)
+      self._append(HISTOGRAMS, line)
 
   def close(self) -> None:
-    self._metrics.close()
-    self._episodes.close()
+    """Nothing is held."""
 
-  def _append_to(self, name: str, text: str) -> None:
-    """To a file that is only there if something was written."""
+  def _append(self, name: str, text: str) -> None:
     path = self._workdir / name
     with _explained(path), path.open("a", encoding="utf-8") as file:
       file.write(text)
-
-
-def _append(file: TextIO, text: str) -> None:
-  with _explained(Path(file.name)):
-    file.write(text)
-    file.flush()
 
 
 @contextlib.contextmanager
@@ -95,9 +91,3 @@ def _explained(path: Path) -> Iterator[None]:
 def _row(e: Episode) -> Mapping[str, float]:
   row = {"env_steps": e.env_steps, "return": float(e.episode_return), "length": e.length}
   return row if e.run is None else row | {"run": e.run}
-
-
-def _open(path: Path, run: RunInfo) -> TextIO:
-  if run.resumed_at > 0:
-    jsonl.truncate(path, run.resumed_at)
-  return path.open("a" if run.resumed_at > 0 else "w", encoding="utf-8")
