@@ -56,20 +56,12 @@ def _plugin(name: str, cls: type) -> dict[str, Any]:
 
 def _setting(component: str, field: dataclasses.Field) -> dict[str, Any]:
   domain, symbol = field.metadata.get("tunable", (None, ""))
+  default = config.default(field)
   return {
     "name": f"{component}.{field.name}",
-    "default": _default(field),
+    "default": None if default is dataclasses.MISSING else repr(default),
     "tunable": domain and {"domain": domain.name, "symbol": symbol},
   }
-
-
-def _default(field: dataclasses.Field) -> str | None:
-  factory = field.default_factory
-  value = field.default if factory is dataclasses.MISSING else factory()
-  if value is dataclasses.MISSING:
-    return None
-  built = type(value) in registry.configurables().values()
-  return f"@{registry.name_of(value)}()" if built else repr(value)
 
 
 def _line(setting: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ class Root:
   pair: tuple[int, str] = (1, "a")
   table: Mapping[str, float] | None = None
   anything: Any = None
+  lists: Mapping[str, tuple[float, ...]] | None = None
   share: Fraction | None = None
   steps: Count = 1
 
@@ -163,6 +164,8 @@ def test_values_that_fit(load, line, value):
     ("terms = (@vtrace(),)", "each item a component of kind loss, not (@vtrace(),)."),
     ("part = @vtrace()", "takes Part, not @vtrace()."),
     ("count = @scratch_part()", "takes int, not @scratch_part()."),
+    ("lists = {'a': (0.1)}", "not {'a': 0.1}. A tuple of one needs a comma: (0.1,)."),
+    ("lists = {'a': [0.1]}", "not {'a': [0.1]}. Write (0.1,)."),
     ("share = 99", "takes float from 0 to 1 or None, not 99."),
     ("share = -0.1", "takes float from 0 to 1 or None, not -0.1."),
     ("steps = 0", "takes int at least 1, not 0."),

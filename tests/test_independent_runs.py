@@ -126,6 +126,10 @@ def test_histograms_of_each_run_and_of_all(gin, tmp_path):
       "runs.settings = {'ac_lambda.alpha': (0.1, -1)}",
       "ac_lambda.alpha' takes float above 0, not -1",
     ),
+    ("runs.settings = {'ac_lambda.alpha': ()}", r"settings\['ac_lambda.alpha'\] has no values"),
+    ("runs.settings = {'train.seed': (0.5,)}", "holds 0.5; a seed is int from 0 to 2"),
+    ("runs.settings = {'train.seed': (0, -1)}", "holds -1; a seed is int from 0 to 2"),
+    ("train.micro_batch = 2", "train.micro_batch: @runs"),
     ("runs.repeats = 0", "runs.repeats takes int at least 1, not 0"),
     ("train.num_envs = 2", "train.unroll_length = 1 and train.num_envs = 1"),
   ],
@@ -134,6 +138,23 @@ def test_mistakes(gin, tmp_path, binding, message):
   with pytest.raises(UserError, match=message):
     training.train(gin, (binding,), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_an_integer_in_gin_can_be_a_setting(gin, tmp_path):
+  bindings = ("ac_lambda.entropy = 0", "runs.settings = {'ac_lambda.entropy': (0, 0.1)}")
+  done = training.train(gin, (*bindings, "train.total_env_steps = 30"), tmp_path / "run")
+  assert done.env_steps == 4 * 30  # and no more, though a look at the host comes later
+
+
+@pytest.mark.slow
+def test_a_row_says_of_all_runs_the_mean_of_what_it_says_of_each(gin, tmp_path):
+  bindings = ("runs.run_writers = (@jsonl(),)", "runs.settings = {}", "runs.repeats = 3")
+  training.train(gin, bindings, tmp_path / "run")
+  each = [fakes.rows(tmp_path / "run" / "runs" / f"00{n}")[-1] for n in range(3)]
+  (last,) = fakes.rows(tmp_path / "run")[-1:]
+  for name in ("episode_return", "episode_length"):
+    np.testing.assert_allclose(last[name], np.mean([row[name] for row in each]), rtol=1e-6)
 
 
 def test_weights_of_another_run_are_for_one_agent(gin, tmp_path):

@@ -178,6 +178,18 @@ def test_chunks_and_devices_change_nothing():
 
 
 @pytest.mark.slow
+def test_what_is_saved_goes_on_on_other_devices():
+  runs = make(online(Metatrace()), devices=2, chunk=2)
+  states, _ = runs.advance(runs.init(), 2)
+  saved = runs.saved(states)
+  assert len(states.finished) == 4 and len(saved.finished) == 3
+  expected, _ = runs.advance(runs.resume(saved), 2)
+  other = make(online(Metatrace()), devices=1)
+  again, _ = other.advance(other.resume(jax.device_put(saved, jax.devices()[0])), 2)
+  assert_close(host(again), host(expected, slice(3)))
+
+
+@pytest.mark.slow
 def test_equal_seeds_and_settings_are_equal_runs():
   runs = make(online(Metatrace()), seeds=(5, 5, 6), varied={})
   states, _ = runs.advance(runs.init(), 4)
@@ -251,6 +263,14 @@ def test_a_finished_run_is_frozen(fuse, iterations):
   states, ends = runs.advance(states, iterations)
   jax.tree.map(np.testing.assert_array_equal, host(states), before)
   assert not ends.ended.any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fuse, iterations", [(True, 5), (False, 80)])
+def test_a_run_that_has_made_its_env_steps_is_frozen(fuse, iterations):
+  runs = make(online(Metatrace()), max_env_steps=29, fuse=fuse)
+  states, _ = runs.advance(runs.init(), iterations)
+  assert states.env_steps.tolist() == [29] * 3 and states.finished.tolist() == [2] * 3
 
 
 # Any agent, and mistakes.

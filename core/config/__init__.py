@@ -1,6 +1,6 @@
 """Configurations: strict gin, from text to the object that it describes."""
 
-from .bindings import fields
+from .bindings import default, fields
 from .loading import ROOT, Loaded, experiments, load
 
-__all__ = ["ROOT", "Loaded", "experiments", "fields", "load"]
+__all__ = ["ROOT", "Loaded", "default", "experiments", "fields", "load"]

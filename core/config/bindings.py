@@ -43,6 +43,14 @@ def fields(name: str) -> dict[str, dataclasses.Field]:
   return {f.name: f for f in dataclasses.fields(registry.configurables()[name]) if f.init}
 
 
+def default(field: dataclasses.Field) -> Any:
+  """The default as a configuration has it, or dataclasses.MISSING."""
+  factory = field.default_factory
+  value = field.default if factory is dataclasses.MISSING else factory()
+  built = type(value) in registry.configurables().values()
+  return Reference((), registry.name_of(value)) if built else value
+
+
 def lookup(name: str, where: str) -> None:
   """Raises ConfigError unless a component of this name is registered."""
   known = registry.configurables()
@@ -162,10 +170,10 @@ def flatten(table: Table, reached: Reached) -> dict[str, Any]:
     for arg, field in fields(name).items():
       if arg in reached[scope, name]:
         value = resolve(reached[scope, name][arg].value, table)
-      elif field.default is not dataclasses.MISSING:
-        value = field.default
       else:
-        continue
+        value = default(field)
+        if value is dataclasses.MISSING:
+          continue
       plain = all(isinstance(v, str | int | float | None) for v in leaves(value))
       flat[f"{_label(scope, name)}.{arg}"] = value if plain else repr(value)
   return flat

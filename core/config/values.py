@@ -144,6 +144,9 @@ def hint(value: Any, annotation: Any) -> str:
       return f" Write {int(value)}."
     if option is bool and value in (0, 1):
       return f" Write {bool(value)}."
+    if typing.get_origin(option) in _MAPPINGS and isinstance(value, dict):
+      _, item = typing.get_args(option)
+      return next((hint(v, item) for v in value.values() if not fits(v, item)), "")
     if option in KIND_OF_PROTOCOL and isinstance(value, str):
       return f" A component is written @{value}()."
   return ""

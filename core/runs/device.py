@@ -102,7 +102,7 @@ class Runs:
   def resume(self, saved: RunState) -> RunState:
     """The states [R', ...] that were saved; their environments are part of them."""
     if len(self._padded) == self.members.size:
-      return saved
+      return jax.device_put(saved, self._sharding)
     pad = lambda states: jax.tree.map(lambda x: x[self._padded], states)
     return jax.jit(pad, out_shardings=self._sharding)(saved)
 

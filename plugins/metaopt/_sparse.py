@@ -14,7 +14,7 @@ approximated.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,9 @@ from ...core.distributions import Distribution
 from ...core.interfaces import AgentFns, Dots, FunctionalEnvironment, ScalarTuner
 from ...core.runs.iteration import Ends, RunState, count, unless_ended
 from ...core.types import Array, PyTree, TimeStep
+
+if TYPE_CHECKING:
+  from .ac_lambda import AcLambda
 
 STEPS = 16  # T: writing out costs more with every step, reading the memory less with each
 
@@ -46,16 +49,6 @@ class Carry(NamedTuple):
   rule: PyTree
   z_z: Array  # [] |z|^2
   z_h: Array  # [] <z | h>
-
-
-class Setting(NamedTuple):
-  """Numbers of an AC(lambda) agent."""
-
-  tuner: ScalarTuner
-  gamma: Any
-  lambda_: Any
-  entropy: Any
-  max_abs_reward: float | None
 
 
 def clipped(reward: Array, limit: float | None) -> Array:
@@ -84,7 +77,7 @@ def products(span: Span, sums: Array, shared: Array) -> Array:
 
 
 def block(
-  setting: Setting,
+  ac: "AcLambda",
   fns: AgentFns,
   env: FunctionalEnvironment,
   active: Callable[[RunState], Array],
@@ -93,7 +86,7 @@ def block(
   """`STEPS` iterations of one run, equal to as many of `core.runs.iteration.iterate`.
 
   Args:
-    setting: the agent's numbers.
+    ac: the meta-optimiser; its tuner is a `ScalarTuner`.
     fns: its network has `active`.
     env: acts in it.
     active: whether a run is still going.
@@ -126,7 +119,7 @@ def block(
   keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.split(key)[1], 0))(keys)
 
   def body(carry, x):
-    return unless_ended(active(carry.run), step(setting, fns, env, sums, carry, *x), carry)
+    return unless_ended(active(carry.run), step(ac, fns, env, sums, carry, *x), carry)
 
   carry, ends = jax.lax.scan(body, carry, (t, keys))
   w, z, h = (as_params(x) for x in written_out(carry.span, start))
@@ -139,7 +132,7 @@ def block(
 
 
 def step(
-  setting: Setting,
+  ac: "AcLambda",
   fns: AgentFns,
   env: FunctionalEnvironment,
   sums: Callable[[Array], Array],
@@ -161,7 +154,7 @@ def step(
 
   overlap = features.size, shared[t]
   learned, finite = learn(
-    setting, fns.distribution, carry, t, sample[0], timestep, phi, next_phi, overlap
+    ac, fns.distribution, carry, t, sample[0], timestep, phi, next_phi, overlap
   )
   transition = ~timestep.first[0]
   keep = transition & jnp.all(finite)
@@ -177,7 +170,7 @@ def step(
 
 
 def learn(
-  setting: Setting,
+  ac: "AcLambda",
   distribution: Distribution,
   carry: Carry,
   t: Array,
@@ -190,7 +183,7 @@ def learn(
   """One update of AC(lambda) and its tuner.
 
   Args:
-    setting: the agent's numbers.
+    ac: the meta-optimiser; its tuner is a `ScalarTuner`.
     distribution: of the policy.
     carry: before it.
     t: step of the block.
@@ -208,13 +201,13 @@ def learn(
   policy, one, none = phi_w[1:], jnp.ones_like(phi_w[:1]), jnp.zeros_like(phi_w[:1])
   before = carry.run.timestep
   running = continues(before.first, before.discount)[0].astype(policy.dtype)
-  discount = setting.gamma * timestep.discount[0].astype(policy.dtype)
-  decay = setting.gamma * setting.lambda_ * running
-  reward = clipped(timestep.reward[0], setting.max_abs_reward)
+  discount = ac.gamma * timestep.discount[0].astype(policy.dtype)
+  decay = ac.gamma * ac.lambda_ * running
+  reward = clipped(timestep.reward[0], ac.max_abs_reward)
   delta = reward + discount * next_w[0] - phi_w[0]
   # The gradients of U and of the entropy are these, times phi_t.
   grad_u = jnp.concatenate([one, jax.grad(distribution.log_prob)(policy, sample) / 2])
-  bonus = jnp.concatenate([none, setting.entropy * jax.grad(distribution.entropy)(policy)])
+  bonus = jnp.concatenate([none, ac.entropy * jax.grad(distribution.entropy)(policy)])
 
   u_u = overlap[0] * jnp.vdot(grad_u, grad_u)
   z_z = decay**2 * carry.z_z + 2 * decay * jnp.vdot(grad_u, phi_z) + u_u
@@ -230,7 +223,8 @@ def learn(
     trace_delta=discount * next_z[0] - phi_z[0],
     u_u=u_u,
   )
-  rule, alpha = setting.tuner.adapt(carry.rule, dots)
+  assert isinstance(ac.tuner, ScalarTuner)
+  rule, alpha = ac.tuner.adapt(carry.rule, dots)
 
   along_w = alpha * delta  # w and h change by so much of the trace
   along_h = alpha * (delta + discount * next_h[0] - phi_h[0])

@@ -17,7 +17,7 @@ from ...core.runs.iteration import Iteration, RunState
 from ...core.tunables import Components
 from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
 from ..tuners.constant_step import ConstantStep
-from ._sparse import Setting, block, clipped, continues
+from ._sparse import block, clipped, continues
 
 
 class Online(NamedTuple):
@@ -91,8 +91,7 @@ class AcLambda:
     one_head = len(fns.gamma({})) == 1
     if fns.network.active is None or not isinstance(self.tuner, ScalarTuner) or not one_head:
       return None
-    setting = Setting(self.tuner, self.gamma, self.lambda_, self.entropy, self.max_abs_reward)
-    return functools.partial(block, setting, fns, env, active)
+    return functools.partial(block, self, fns, env, active)
 
   def values(self, fns: AgentFns, meta_state: Online) -> dict[str, Array]:
     del fns, meta_state

@@ -1,10 +1,11 @@
 """What the tuners of one step size for all parameters share: h, and dot products with it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Dots, ScalarTuner, TunerInputs
+from ...core.interfaces import Dots, TunerInputs
 from ...core.types import Array, PyTree, Scalar
 
 
@@ -15,28 +16,33 @@ class State(NamedTuple):
   h: PyTree  # [N]; () where nothing depends on it
 
 
-def init(tuner: ScalarTuner, alpha: Scalar, params: Array) -> State:
-  return State(tuner.init_rule(alpha, params), jnp.zeros_like(params))
+class OneStepSize:
+  """`init` and `update` of a `ScalarTuner`; a tuner that inherits them has its own of the rest."""
 
+  init_rule: Callable[[Scalar, Array], PyTree]
+  adapt: Callable[[PyTree, Dots], tuple[PyTree, Array]]
 
-def update(tuner: ScalarTuner, state: State, x: TunerInputs) -> tuple[State, Array]:
-  """Adapts alpha, then h with the new alpha (Algorithm 1 of Metatrace, line 14):
+  def init(self, alpha: Scalar, params: Array) -> State:
+    return State(self.init_rule(alpha, params), jnp.zeros_like(params))
 
-  h <- h + alpha (z (delta + <grad delta | h>) + psi grad H)
-  """
-  h = state.h
-  dots = Dots(
-    delta=x.delta,
-    decay=x.decay,
-    u_h=jnp.vdot(x.grad_u, h),
-    bonus_h=jnp.vdot(x.bonus, h),
-    trace_h=jnp.vdot(x.trace, h),
-    trace_delta=jnp.vdot(x.trace, x.grad_delta),
-    u_u=jnp.vdot(x.grad_u, x.grad_u),
-  )
-  rule, alpha = tuner.adapt(state.rule, dots)
-  h += alpha * (x.trace * (x.delta + jnp.vdot(x.grad_delta, h)) + x.bonus)
-  return State(rule, h), alpha
+  def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
+    """Adapts alpha, then h with the new alpha (Algorithm 1 of Metatrace, line 14):
+
+    h <- h + alpha (z (delta + <grad delta | h>) + psi grad H)
+    """
+    h = state.h
+    dots = Dots(
+      delta=x.delta,
+      decay=x.decay,
+      u_h=jnp.vdot(x.grad_u, h),
+      bonus_h=jnp.vdot(x.bonus, h),
+      trace_h=jnp.vdot(x.trace, h),
+      trace_delta=jnp.vdot(x.trace, x.grad_delta),
+      u_u=jnp.vdot(x.grad_u, x.grad_u),
+    )
+    rule, alpha = self.adapt(state.rule, dots)
+    h += alpha * (x.trace * (x.delta + jnp.vdot(x.grad_delta, h)) + x.bonus)
+    return State(rule, h), alpha
 
 
 def log(alpha: Scalar, like: Array) -> Array:

@@ -9,6 +9,7 @@ from ...core.interfaces import TunerInputs
 from ...core.ranges import NotNegative, Positive
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
+from . import _scalar
 
 
 class State(NamedTuple):
@@ -39,7 +40,7 @@ class AutoTidbd:
   tau: Positive = 1e4
 
   def init(self, alpha: Scalar, params: Array) -> State:
-    beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))
+    beta = jnp.full_like(params, _scalar.log(alpha, params))
     return State(beta, jnp.zeros_like(params), jnp.zeros_like(params))
 
   def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:

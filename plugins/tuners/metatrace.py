@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Dots, TunerInputs
+from ...core.interfaces import Dots
 from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
@@ -20,7 +20,7 @@ class Rule(NamedTuple):
 
 @register("tuner", "metatrace")
 @dataclasses.dataclass(frozen=True)
-class Metatrace:
+class Metatrace(_scalar.OneStepSize):
   """Scalar Metatrace: one step size for all parameters (Algorithm 1).
 
   Attributes:
@@ -44,12 +44,6 @@ class Metatrace:
       u, log_m = effective_step(u, jnp.exp(b.beta) * x.u_u, x.decay)
       b = b._replace(beta=b.beta - log_m)
     return Rule(b, u), jnp.exp(b.beta)
-
-  def init(self, alpha: Scalar, params: Array) -> _scalar.State:
-    return _scalar.init(self, alpha, params)
-
-  def update(self, state: _scalar.State, x: TunerInputs) -> tuple[_scalar.State, Array]:
-    return _scalar.update(self, state, x)
 
   def beta(self, state: _scalar.State) -> Array:
     return state.rule.shared.beta

@@ -9,6 +9,7 @@ from ...core.interfaces import TunerInputs
 from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
+from . import _scalar
 from ._metatrace import Beta, ascend, effective_step, start
 
 
@@ -33,7 +34,7 @@ class MetatraceVector:
   normalised: bool = True
 
   def init(self, alpha: Scalar, params: Array) -> State:
-    beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))
+    beta = jnp.full_like(params, _scalar.log(alpha, params))
     return State(start(beta), jnp.zeros_like(params), jnp.zeros((), params.dtype))
 
   def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Dots, TunerInputs
+from ...core.interfaces import Dots
 from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
@@ -19,7 +19,7 @@ class Rule(NamedTuple):
 
 @register("tuner", "nosid")
 @dataclasses.dataclass(frozen=True)
-class Nosid:
+class Nosid(_scalar.OneStepSize):
   """NOSID (Dabney 2014), for AC(lambda): SID with a hard maximum, and AlphaBound.
 
       largest <- max(largest, |delta|)
@@ -49,12 +49,6 @@ class Nosid:
     overlap = jnp.abs(x.trace_delta)
     beta = jnp.where(overlap > 0, jnp.minimum(beta, -jnp.log(overlap)), beta)
     return Rule(beta, largest), jnp.exp(beta)
-
-  def init(self, alpha: Scalar, params: Array) -> _scalar.State:
-    return _scalar.init(self, alpha, params)
-
-  def update(self, state: _scalar.State, x: TunerInputs) -> tuple[_scalar.State, Array]:
-    return _scalar.update(self, state, x)
 
   def beta(self, state: _scalar.State) -> Array:
     return state.rule.beta

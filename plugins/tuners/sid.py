@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Dots, TunerInputs
+from ...core.interfaces import Dots
 from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
@@ -13,7 +13,7 @@ from . import _scalar
 
 @register("tuner", "sid")
 @dataclasses.dataclass(frozen=True)
-class Sid:
+class Sid(_scalar.OneStepSize):
   """SID (Dabney 2014, section 4.3), for AC(lambda) in place of SARSA(lambda).
 
       beta <- beta + mu (delta <z | h> + psi <grad H | h>)
@@ -29,12 +29,6 @@ class Sid:
   def adapt(self, rule: Array, x: Dots) -> tuple[Array, Array]:
     beta = rule + self.mu * (x.delta * x.trace_h + x.bonus_h)
     return beta, jnp.exp(beta)
-
-  def init(self, alpha: Scalar, params: Array) -> _scalar.State:
-    return _scalar.init(self, alpha, params)
-
-  def update(self, state: _scalar.State, x: TunerInputs) -> tuple[_scalar.State, Array]:
-    return _scalar.update(self, state, x)
 
   def beta(self, state: _scalar.State) -> Array:
     return state.rule

@@ -9,6 +9,7 @@ from ...core.interfaces import TunerInputs
 from ...core.ranges import NotNegative
 from ...core.registry import register
 from ...core.types import Array, Metrics, Scalar
+from . import _scalar
 
 
 class State(NamedTuple):
@@ -31,7 +32,7 @@ class Tidbd:
   mu: NotNegative = 2**-10
 
   def init(self, alpha: Scalar, params: Array) -> State:
-    beta = jnp.full_like(params, jnp.log(jnp.asarray(alpha, params.dtype)))
+    beta = jnp.full_like(params, _scalar.log(alpha, params))
     return State(beta, jnp.zeros_like(params))
 
   def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
