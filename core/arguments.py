@@ -267,7 +267,10 @@ if it was stopped.""",
 
 def _steps(text: str) -> int:
   """A number of steps; 1e6 is one, too."""
-  return int(float(text))
+  try:
+    return int(float(text))
+  except (ValueError, OverflowError):
+    raise argparse.ArgumentTypeError(f"'{text}' is no number of env steps, as 1e6 is") from None
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

@@ -70,6 +70,9 @@ def _train_here(arguments: argparse.Namespace) -> int:
     return OK
   if not progress.done:
     again = ["selftune", "train", arguments.config, *(f"--bind={b}" for b in arguments.bind)]
+    for name in ("init_from", "coordinator", "num_processes", "process_id"):
+      value = getattr(arguments, name)
+      again += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
     command = shlex.join([*again, "--workdir", str(workdir), "--resume"])
     print(f"Stopped after {progress.env_steps:,} env steps. Resume with:\n  {command}")
     return OK

@@ -9,7 +9,7 @@ from .agent import Agent
 from .config.values import describe, fits
 from .interfaces import EnvPlugin, WriterPlugin
 from .ranges import Count, Natural, NotNegative, Seed
-from .registry import configurable
+from .registry import configurable, name_of
 from .runs.device import CHUNK
 from .runtime import Runtime
 
@@ -71,6 +71,9 @@ class Train:
         f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
         f"unroll_length = {self.unroll_length} needs a new transition."
       )
+    names = [name_of(writer) for writer in self.writers]
+    if len(set(names)) < len(names):
+      raise ValueError(f"writers holds one twice: {', '.join(names)}.")
     if self.checkpoints_to_keep < 2:
       raise ValueError(
         f"checkpoints_to_keep = {self.checkpoints_to_keep} must be at least 2: a crash may damage "
@@ -154,7 +157,7 @@ class Evaluation:
   """Scores the agent now and then while it trains, in environments that it is not trained in.
 
   Every time these are the same, from their start. An evaluation that is due while the one before
-  is still under way is skipped.
+  is still under way is skipped; the parameters that training ends with are always scored.
 
   Attributes:
     every_env_steps: of training; the first is of the untrained agent.

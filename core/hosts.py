@@ -20,6 +20,7 @@ from .supervise import LOST
 
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as lost
 PATIENCE = 120  # seconds that processes are given to come
+LONG = 7 * 24 * 3600  # and that they wait for the first one's last evaluation; the lost are told
 
 _LOSS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
 
@@ -51,6 +52,7 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
       process_id,
       initialization_timeout=PATIENCE,
       heartbeat_timeout_seconds=HEARTBEAT,
+      shutdown_timeout_seconds=LONG,
     )
   except (ValueError, IndexError) as error:
     given = f"--coordinator {coordinator} --num-processes {num_processes} --process-id {process_id}"

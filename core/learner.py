@@ -140,7 +140,8 @@ class Learner:
     if micro_batch is not None and share % micro_batch:
       raise UserError(
         f"train.micro_batch = {micro_batch} does not divide the {share} trajectories that each of "
-        f"{len(devices)} learner devices gets of a batch of {batch_size}."
+        f"{len(devices)} learner devices gets of a batch of {batch_size} (where it is None, on a CPU "
+        "it is train.cpu_micro_batch)."
       )
     self.mesh = Mesh(devices, (AXIS,))
     self._agent = agent
@@ -162,7 +163,8 @@ class Learner:
     batch = self._batch_shapes(timestep)
 
     def init(key):
-      params_key, key = jax.random.split(key)
+      params_key, _ = jax.random.split(key)
+      key = jax.random.fold_in(key, 2)  # the actors' is that of 1
       params = self._agent.network.init(params_key)
       opt_state = self._agent.init_optimizer(params)
       zero = jnp.zeros((), jnp.int32)

@@ -3,11 +3,7 @@
 import dataclasses
 from typing import Any
 
-from . import (
-  config,
-  experiment,  # noqa: F401  registers train and other parts
-  registry,
-)
+from . import config, registry
 from .errors import UserError, did_you_mean
 
 PART = "part"  # the kind here of what core builds but nobody plugs in: train, agent, ...

@@ -29,7 +29,7 @@ from .interfaces import (
   WriterPlugin,
 )
 
-QUEUE_SIZE = 1024
+QUEUE_SIZE = 16_384  # rows and updates that had episodes, while a writer opens
 PATIENCE = 30.0  # seconds that log() waits for a required writer whose queue is full
 
 _LOG = logging.getLogger(__name__)

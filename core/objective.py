@@ -89,14 +89,15 @@ def head_loss(
     discount=step_t.discount,
     distribution=objective.distribution,
   )
-  total = jnp.zeros((), value.dtype)
+  total = jnp.zeros_like(mask)
   for name, term in terms.items():
     loss, term_metrics = term(inputs)
-    total += jnp.sum(loss * mask)
+    total += loss
     metrics |= {f"loss/{name}": loss, **term_metrics}
+  metrics["loss/total"] = total
   metrics = {name: masked_mean(x, mask) for name, x in metrics.items()}
   metrics |= {f"is_ratio/{name}": x for name, x in masked_quantiles(jnp.exp(log_is), mask).items()}
-  return total, metrics
+  return jnp.sum(total * mask), metrics
 
 
 def evaluate(objective: Objective, params: PyTree, trajectory: Trajectory, gamma: Array) -> HeadOut:
@@ -147,7 +148,6 @@ def inner_loss(
     # Only a value is learned here: it judges the mixed policy with the configured values.
     policy = jax.lax.stop_gradient(out.policy[extra])
     loss += one_head({}, policy, out.value[extra])[0] / objective.heads
-  metrics["loss/total"] = losses
   reference = jax.lax.stop_gradient(out.policy[objective.behaviour.outer_heads, :-1])
   return loss, (metrics, reference)
 
@@ -184,5 +184,7 @@ def outer_loss(
     return head_loss(objective, objective.corrector, terms, trajectory, policy, value, reference)
 
   losses, metrics = jax.vmap(one_head)(out.policy[heads], out.value[heads], reference)
-  kept = {f"outer_{name}": jnp.mean(x) for name, x in metrics.items() if name.startswith("loss/")}
-  return jnp.mean(losses), {**kept, "outer_loss/total": jnp.mean(losses)}
+  kept: Metrics = {
+    f"outer_{name}": jnp.mean(x) for name, x in metrics.items() if name.startswith("loss/")
+  }
+  return jnp.mean(losses), kept

@@ -50,10 +50,13 @@ def configurable(name: str) -> Callable[[type[T]], type[T]]:
 
 
 def load_all() -> None:
-  """Imports every plugin, in this package and of entry points; failures go to `unavailable()`.
+  """Imports core's own, every plugin in this package and of entry points.
+
+  Failures of plugins go to `unavailable()`.
 
   Modules whose name starts with an underscore hold no plugin: those that use them import them.
   """
+  importlib.import_module(".experiment", __package__)
   package = importlib.import_module("..plugins", __package__)
   for info in pkgutil.walk_packages(
     package.__path__, f"{package.__name__}.", onerror=lambda _: None

@@ -84,7 +84,7 @@ def train(
       state, weights = with_weights(state, init_from)
     hosts.check_same({"checkpoints": progress.updates})
     total_env_steps = training.runs * experiment.total_env_steps
-    if progress.env_steps >= total_env_steps:
+    if training.ended(progress):
       if hosts.is_first():
         print(
           f"selftune: {path} has made {progress.env_steps:,} of {total_env_steps:,} env steps "
@@ -164,6 +164,7 @@ class Prepared(NamedTuple):
   state: Any  # the first one
   env_seeds: list[list[tuple[int, ...]]]  # of the pools, by actor
   runs: int  # independent ones
+  ended: Callable[[Progress], bool]  # whether there is nothing left to do
   loop: Callable[[Logger, Checkpointer, Any, Progress], Progress]  # state, progress -> progress
 
 
@@ -172,7 +173,8 @@ def prepare_on_host(
 ) -> Prepared:
   """Environments in pools, actors that step them, and a learner."""
   if experiment.evaluation is not None and experiment.evaluation.video:
-    drawable(experiment.env, "evaluation.video = True")
+    drawn = drawable(experiment.env, "evaluation.video = True")
+    drawn.make_drawn((experiment.seed,)).close()  # or it says why not
   seeds = pool_seeds(experiment, workdir.restarts())
   first = hosts.index() * runtime.actors
   mine = seeds[first : first + runtime.actors]
@@ -189,7 +191,8 @@ def prepare_on_host(
     with contextlib.closing(source), evaluated(source, *beside) as source:
       return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
 
-  return Prepared(state, seeds, 1, loop)
+  ended = lambda progress: progress.updates >= experiment.total_updates
+  return Prepared(state, seeds, 1, ended, loop)
 
 
 def prepare_runs(
@@ -214,7 +217,9 @@ def prepare_runs(
         stopping,
       )
 
-  return Prepared(runs.saved(runs.init()), [[runs.env_seeds]], runs.members.size, loop)
+  size = runs.members.size
+  ended = lambda progress: progress.env_steps >= size * experiment.total_env_steps
+  return Prepared(runs.saved(runs.init()), [[runs.env_seeds]], size, ended, loop)
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,19 @@ from .checkpoint import Checkpointer, Restored
 from .errors import UserError
 from .registry import kind_of
 
-# What a resumed run may change: how long, where it learns, logs and is scored, not what it is.
+# What a resumed run may change: how long, on what, how it is logged and scored, not what it is.
 RESUME_MAY_CHANGE = (
   "train.total_env_steps",
   "train.learner_devices",
+  "train.micro_batch",
+  "train.cpu_micro_batch",
+  "lockstep.actor_devices",
+  "sebulba.actor_devices",
+  "runs.chunk",
+  "atari.num_threads",
+  "dm_control.num_threads",
+  "envpool.num_threads",
+  "rwrl.num_workers",
   "train.log_seconds",
   "train.checkpoint_seconds",
   "train.checkpoints_to_keep",
@@ -72,6 +82,8 @@ class Workdir:
         )
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
+    for start in jsonl.read(self._restarts) if self._restarts.exists() else ():
+      sys.path += [folder for folder in start.get("imports", ()) if folder not in sys.path]
     return config.load(self._config)
 
   def check(self, loaded: config.Loaded, resume: bool) -> None:
@@ -133,7 +145,13 @@ class Workdir:
     Raises:
       UserError: the folder cannot be written.
     """
-    start = {"env_steps": env_steps, "init_from": weights, "env_seeds": seeds}
+    imports = _folders(loaded.text)
+    start = {
+      "env_steps": env_steps,
+      "init_from": weights,
+      "imports": imports,
+      "env_seeds": seeds,
+    }
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       _replace(self.path / "operative_config.gin", loaded.operative)
@@ -150,6 +168,13 @@ class Workdir:
       print(f"selftune: resuming at update {restored.step}.{note}", file=sys.stderr)
     elif resume:
       print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
+
+
+def _folders(text: str) -> list[str]:
+  """Where the modules that a configuration imports lie."""
+  modules = [sys.modules[name] for name in re.findall(r"^import (\w+)", text, re.MULTILINE)]
+  files = [Path(module.__file__) for module in modules if module.__file__]
+  return [str(f.parents[1] if f.name == "__init__.py" else f.parent) for f in files]
 
 
 def _replace(path: Path, text: str) -> None:

@@ -128,6 +128,14 @@ MISTAKES = {
   "range": (["train.micro_batch = 0"], ["train.micro_batch takes int at least 1 or None, not 0"]),
   "groups": (["lockstep.groups = 0"], ["lockstep.groups takes int at least 1, not 0"]),
   "keep": (["train.checkpoints_to_keep = 1"], ["checkpoints_to_keep = 1 must be at least 2"]),
+  "writers": (
+    ["train.writers = (@jsonl(), @a/wandb(), @b/wandb())"],
+    ["writers holds one twice: jsonl, wandb, wandb"],
+  ),
+  "outer": (
+    ["agent.metaopt = @metagradient()", "metagradient.outer_losses = (@value(), @value())"],
+    ["outer_losses holds one twice: value, value"],
+  ),
   "heads": (["agent.heads = 0"], ["agent.heads takes int at least 1, not 0"]),
   "discount": (["vtrace.gamma = 99"], ["vtrace.gamma takes float from 0 to 1, not 99"]),
   "cost": (["entropy.cost = -0.1"], ["entropy.cost takes float at least 0, not -0.1"]),
@@ -231,8 +239,9 @@ ARGUMENTS = {
   "unquoted": (["train", "x", "--bind", "a.b", "=", "1"], ["--bind 'train.seed = 1'"]),
   "folder": (["train", "x", "runs/x"], ["'runs/x' is no NAME=VALUE", "--workdir runs/x"]),
   "no number": (["eval", "x", "--episodes", "ten"], ["--episodes", "'ten'"]),
-  "no episodes": (["eval", "x", "--episodes", "0"], ["--episodes 0 must be at least 1"]),
-  "seed": (["eval", "x", "--seed", "-1"], ["--seed -1 must be at least 0"]),
+  "no episodes": (["eval", "x", "--episodes", "0"], ["--episodes 0: it must be int at least 1"]),
+  "seed": (["eval", "x", "--seed", "-1"], ["--seed -1: it must be int from 0 to 2^32 - 1"]),
+  "steps": (["report", "x", "--at", "inf"], ["'inf' is no number of env steps"]),
   "kind": (["plugins", "losses"], ["'losses'", "Did you mean 'loss'?", "corrector"]),
   "format": (["plot", "x", "--out", "a.pdf"], ["a.pdf", "a.png"]),
 }

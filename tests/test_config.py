@@ -1,6 +1,7 @@
 """Strict gin: what loads, what is saved, and every mistake with its one message."""
 
 import dataclasses
+import subprocess
 import sys
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -277,6 +278,27 @@ def test_a_module_beside_the_gin_file_or_in_the_current_folder_is_found(monkeypa
   loaded = config.load("beside/own.gin", root="scratch_root")
   assert {"scratch_beside", "scratch_here"} <= sys.modules.keys()
   assert loaded.text.startswith("import scratch_beside\nimport scratch_here")
+
+
+def test_a_run_is_found_again_though_its_module_lies_elsewhere(tmp_path):
+  project = tmp_path / "project"
+  project.mkdir()
+  (project / "elsewhere.py").write_text("value = 1\n")
+  (project / "mine.gin").write_text("import elsewhere\ninclude 'experiments/catch_stacx.gin'\n")
+  code = """
+import sys
+from pathlib import Path
+from selftune.core.workdir import Workdir
+from selftune.core import config
+if sys.argv[1] == "train":
+  Workdir(Path("run")).create(config.load("project/mine.gin"), [], 0)
+else:
+  Workdir(Path("run")).load()
+"""
+  for what in ("train", "score"):
+    command = [sys.executable, "-c", code, what]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_binding_in_the_place_of_a_macro_names_both(tmp_path):

@@ -61,6 +61,7 @@ def test_specs_are_those_of_dm_control(domain, task):
     ({"domain": "walker"}, r"task of walker = 'swingup' .* Known: run, stand, walk\."),
     ({"observation": "pixel"}, r"dm_control\.observation = 'pixel' .* Did you mean 'pixels'"),
     ({"quality": "best"}, r"dm_control\.quality = 'best' .* Known: fast, full"),
+    ({"frame_stack": 3}, r"frame_stack = 3 is for pixels: leave it, or write"),
     ({"observation": "pixels", "num_threads": 2}, r"num_threads = 2 .* leave it None"),
     ({"camera": -2}, r"dm_control\.camera = -2 must be the number of a camera"),
   ],

@@ -96,6 +96,19 @@ def test_what_is_due_meanwhile_is_skipped_and_counted(held):
   assert it._failure is None and not it._thread.is_alive()
 
 
+def test_what_training_ends_with_is_scored_though_one_was_under_way(held):
+  release, played = held
+  rows = []
+  log = types.SimpleNamespace(log_evaluation=rows.append)
+  it = periodic.Evaluator(Evaluation(every_env_steps=10), SUBJECT, log, 0)
+  for env_steps in (0, 10, 17):
+    it.offer(env_steps, env_steps)
+  release.set()
+  it.finish(lambda: False)
+  it.close()
+  assert [row["env_steps"] for row in rows] == [0, 17] and played == [0, 17]
+
+
 def test_an_evaluation_that_goes_on_ends_with_a_signal(config, held, tmp_path, monkeypatch):
   write = fakes.RecorderLog.write
 

@@ -12,9 +12,11 @@ import numpy as np
 
 from ..agent import BuiltAgent
 from ..checkpoint import Checkpointer, Restored
+from ..config.values import describe, fits
 from ..errors import UserError
 from ..experiment import IndependentRuns, Train
 from ..learner import Learner
+from ..ranges import Count, Seed
 from ..runs.independent import make_runs
 from ..runs.settings import bind
 from ..seeding import evaluation_seeds
@@ -53,9 +55,9 @@ def evaluate(
     UserError: there is no run or no whole checkpoint, a number makes no sense, or there can be no
       video.
   """
-  for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
-    if value < least:
-      raise UserError(f"--{name} {value} must be at least {least}.")
+  for name, value, range in (("episodes", episodes, Count), ("seed", seed, Seed)):
+    if not fits(value, range):
+      raise UserError(f"--{name} {value}: it must be {describe(range)}.")
   workdir = Workdir(path)
   experiment = _of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())

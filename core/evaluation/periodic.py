@@ -119,6 +119,7 @@ class Evaluator:
     self._evaluation, self._subject, self._logger = evaluation, subject, logger
     self._due = self._after(env_steps) if env_steps else 0
     self._skipped = 0
+    self._last: tuple[int, ActorParams] | None = None  # offered, and not taken
     self._failure: BaseException | None = None
     self._stop, self._busy = threading.Event(), threading.Event()
     self._requests: queue.Queue[_Request | None] = queue.Queue()
@@ -131,14 +132,20 @@ class Evaluator:
 
   def offer(self, env_steps: int, params: ActorParams) -> None:
     """Starts an evaluation if one is due; skips it if there is one under way."""
+    self._last = env_steps, params
     if env_steps < self._due:
       return
     self._due = self._after(env_steps)
     if self._busy.is_set():
       self._skipped += 1
     else:
-      self._busy.set()
-      self._requests.put(_Request(env_steps, self._skipped, params))
+      self._start()
+
+  def _start(self) -> None:
+    assert self._last is not None
+    (env_steps, params), self._last = self._last, None
+    self._busy.set()
+    self._requests.put(_Request(env_steps, self._skipped, params))
 
   def check(self) -> None:
     """Raises what the thread failed with."""
@@ -146,7 +153,13 @@ class Evaluator:
       raise self._failure
 
   def finish(self, stopping: Callable[[], bool]) -> None:
-    """Waits for the evaluation under way."""
+    """Waits for the evaluation under way; then scores the parameters that training ended with."""
+    self._wait(stopping)
+    if self._last is not None and self._thread.is_alive() and not stopping():
+      self._start()
+      self._wait(stopping)
+
+  def _wait(self, stopping: Callable[[], bool]) -> None:
     while self._busy.is_set() and self._thread.is_alive() and not stopping():
       time.sleep(POLL)
 

@@ -143,9 +143,10 @@ def _range(runs: Sequence[Run], at: int | None) -> tuple[float, float]:
   for run in runs:
     made = int(run.curve[-1, 0])
     if made < end:
+      later = f"compare at --at {made}" if made else "evaluate more often"
       raise UserError(
         f"{run.path} has scores up to {made:,} of {end:,} env steps: resume it, leave it out, or "
-        f"compare at --at {made}."
+        f"{later}."
       )
   if begin >= end:
     raise UserError(f"--at {end}: the first score that every run has is at {begin:.0f} env steps.")

@@ -123,6 +123,13 @@ class DMControl:
       raise UserError(
         f"dm_control.camera = {self.camera} must be the number of a camera, from 0, or -1."
       )
+    defaults = {field.name: field.default for field in dataclasses.fields(self)}
+    for name in ("height", "width", "frame_stack"):
+      if self.observation == "features" and getattr(self, name) != defaults[name]:
+        raise UserError(
+          f"dm_control.{name} = {getattr(self, name)} is for pixels: leave it, or write "
+          "dm_control.observation = 'pixels'."
+        )
     if self.observation == "pixels" and self.num_threads is not None:
       raise UserError(
         f"dm_control.num_threads = {self.num_threads} is for features; pixels are drawn by one "
@@ -142,7 +149,7 @@ class DMControl:
       return self._pixels(seeds)  # draws what the agent sees
     size = {"render_height": VIDEO_SIZE, "render_width": VIDEO_SIZE}
     camera = {"render_camera_id": self.camera}
-    _rendering.check("--video", self._id, {"from_pixels": True, **size, **camera})
+    _rendering.check("a video", self._id, {"from_pixels": True, **size, **camera})
     with _rendering.fast_models(self._id) as base_path:
       return self._features(seeds, {**_pool.DRAWN, **size, **camera, "base_path": base_path})
 

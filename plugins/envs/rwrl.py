@@ -26,7 +26,8 @@ class Rwrl:
   episode, so its first rewards belong to the one before. A random policy scores about 500 on
   quadruped (263 at hard), 26 to 67 on cartpole, 33 to 62 on walker, 1 to 2 on humanoid.
 
-  Environments step in `num_workers` processes; None for one a core, at most one an environment.
+  Environments step in `num_workers` processes; None for one a core, at most one an
+  environment; so in every pool.
 
   Raises:
     UserError: no such domain, level or parameter; a level and challenges; or a number makes no

@@ -41,3 +41,8 @@ def corrected_targets(
   target = value_tm1 + errors
   target_t = jnp.concatenate([target[1:], x.value[-1:]])
   return Targets(target, rho * (x.reward + discount * target_t - value_tm1))
+
+
+def clipped_by(ratio: Array, limit: Scalar) -> Array:
+  """1 where a ratio exceeds the limit by more than rounding, as on policy it may not; else 0."""
+  return (ratio > limit * (1 + 1e-5)).astype(ratio.dtype)

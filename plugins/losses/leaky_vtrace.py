@@ -8,7 +8,7 @@ from ...core.ranges import Fraction, Positive
 from ...core.registry import register
 from ...core.tunables import POSITIVE, UNIT, tunable
 from ...core.types import CorrectorInputs, Metrics, Targets
-from ._targets import corrected_targets
+from ._targets import clipped_by, corrected_targets
 
 
 @register("corrector", "leaky_vtrace")
@@ -39,6 +39,6 @@ class LeakyVTrace:
     alpha_rho, alpha_c = self.alpha * self.alpha_rho, self.alpha * self.alpha_c
     rho = (1 - alpha_rho) * ratio + alpha_rho * jnp.minimum(rho_bar, ratio)
     c = (1 - alpha_c) * ratio + alpha_c * jnp.minimum(c_bar, ratio)
-    clipped = (ratio > rho_bar).astype(ratio.dtype)
+    clipped = clipped_by(ratio, rho_bar)
     targets = corrected_targets(x, self.gamma, self.lambda_, rho, c)
     return targets, {"is_ratio/clip_fraction": clipped}

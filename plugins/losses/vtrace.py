@@ -8,7 +8,7 @@ from ...core.ranges import Fraction, Positive
 from ...core.registry import register
 from ...core.tunables import POSITIVE, UNIT, tunable
 from ...core.types import CorrectorInputs, Metrics, Targets
-from ._targets import corrected_targets
+from ._targets import clipped_by, corrected_targets
 
 
 @register("corrector", "vtrace")
@@ -24,6 +24,6 @@ class VTrace:
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
     ratio = jnp.exp(x.log_is)
     rho, c = jnp.minimum(self.rho_bar, ratio), jnp.minimum(self.c_bar, ratio)
-    clipped = (ratio > self.rho_bar).astype(ratio.dtype)
+    clipped = clipped_by(ratio, self.rho_bar)
     targets = corrected_targets(x, self.gamma, self.lambda_, rho, c)
     return targets, {"is_ratio/clip_fraction": clipped}

@@ -45,7 +45,7 @@ class Metagradient:
     eta_init: initial eta where a sigmoid maps it (4.6: sigmoid = 0.99); elsewhere the first value
       is the configured one.
     eta_init_of: initial eta of any tuned number, by pattern, where it is to differ.
-    outer_losses: terms that only the outer loss has.
+    outer_losses: terms that only the outer loss has, or in place of one of agent.losses.
     outer_batch: the outer loss is taken on the `same` batch as the update (Algorithm 2), or on the
       `next` one (Xu et al. 2018), at the cost of one more gradient.
   """
@@ -62,6 +62,9 @@ class Metagradient:
 
   def check(self, components: tunables.Components) -> None:
     self._starts_given(self._tuned(components))
+    names = [name_of(term) for term in self.outer_losses]
+    if len(set(names)) < len(names):
+      raise ValueError(f"outer_losses holds one twice: {', '.join(names)}.")
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
     tuned = self._tuned(fns.components)

@@ -4,7 +4,7 @@ import dataclasses
 
 import optax
 
-from ...core.ranges import Fraction, NotNegative
+from ...core.ranges import Fraction, NotNegative, Positive
 from ...core.registry import register
 from ...core.tunables import SCALE, tunable
 from ...core.types import Array, PyTree
@@ -24,7 +24,7 @@ class RMSProp:
   learning_rate: NotNegative = tunable(6e-4, SCALE, "lr")
   end_factor: NotNegative = 0.0
   decay: Fraction = 0.99
-  eps: NotNegative = 0.1
+  eps: Positive = 0.1
 
   def _scale(self) -> optax.GradientTransformation:
     return optax.scale_by_rms(self.decay, self.eps, eps_in_sqrt=True)
