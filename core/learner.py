@@ -140,8 +140,8 @@ class Learner:
     if micro_batch is not None and share % micro_batch:
       raise UserError(
         f"train.micro_batch = {micro_batch} does not divide the {share} trajectories that each of "
-        f"{len(devices)} learner devices gets of a batch of {batch_size} (where it is None, on a CPU "
-        "it is train.cpu_micro_batch)."
+        f"{len(devices)} learner devices gets of a batch of {batch_size} "
+        "(where it is None, on a CPU it is train.cpu_micro_batch)."
       )
     self.mesh = Mesh(devices, (AXIS,))
     self._agent = agent
