@@ -539,15 +539,15 @@ def test_steps_run_between_send_and_recv():
       r"perturb_scheduler = 'cyclic' .*Did you mean 'cyclic_pos' or 'cyclic_neg'",
     ),
     (lambda: Rwrl(challenges=Challenges(perturb_min=0.1)), r"name one of pole_length, pole_mass"),
-    (lambda: Rwrl(challenges=Challenges(action_delay=-1)), r"action_delay = -1 must be at least 0"),
     (
       lambda: Rwrl(challenges=Challenges(dropped_actions=(2.0, 1))),
       r"dropped_actions = \(2\.0, 1\)",
     ),
     (lambda: Rwrl(challenges=Challenges(stuck_actions=(0.5, 0))), r"steps of at least 1"),
+    (lambda: Rwrl(challenges=Challenges(safety_coeff=0.3)), r"safety_coeff is .* safety = True"),
     (
-      lambda: Rwrl(challenges=Challenges(safety_coeff=1.5)),
-      r"safety_coeff = 1\.5 must be in \[0, 1",
+      lambda: Rwrl(challenges=Challenges(perturb="pole_mass", perturb_min=5.0, perturb_max=1.0)),
+      r"perturb_min = 5\.0 must be at most perturb_max = 1\.0",
     ),
     (
       lambda: Rwrl(challenges=Challenges(multiobj_weight=0.5)),

@@ -55,9 +55,9 @@ def evaluate(
     UserError: there is no run or no whole checkpoint, a number makes no sense, or there can be no
       video.
   """
-  for name, value, range in (("episodes", episodes, Count), ("seed", seed, Seed)):
-    if not fits(value, range):
-      raise UserError(f"--{name} {value}: it must be {describe(range)}.")
+  for name, value, kind in (("episodes", episodes, Count), ("seed", seed, Seed)):
+    if not fits(value, kind):
+      raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
   workdir = Workdir(path)
   experiment = _of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
+from ...core.ranges import Count, Fraction, Natural, NotNegative
 from ...core.registry import configurable
 
 SCHEDULERS = (
@@ -52,29 +53,29 @@ class Challenges:
     multiobj_observed: append r and s of this step, not delayed, to the observation.
   """
 
-  action_delay: int = 0
-  observation_delay: int = 0
-  reward_delay: int = 0
-  action_noise: float = 0.0
-  observation_noise: float = 0.0
+  action_delay: Natural = 0
+  observation_delay: Natural = 0
+  reward_delay: Natural = 0
+  action_noise: NotNegative = 0.0
+  observation_noise: NotNegative = 0.0
   dropped_actions: Fault = (0.0, 1)
   dropped_observations: Fault = (0.0, 1)
   stuck_actions: Fault = (0.0, 1)
   stuck_observations: Fault = (0.0, 1)
   action_repetition: Fault = (0.0, 1)
-  dummy_observations: int = 0
+  dummy_observations: Natural = 0
   perturb: str | None = None
   perturb_scheduler: str = "uniform"
-  perturb_period: int = 1
+  perturb_period: Count = 1
   perturb_start: float | None = None
   perturb_min: float | None = None
   perturb_max: float | None = None
-  perturb_std: float | None = None
+  perturb_std: NotNegative | None = None
   safety: bool = False
-  safety_coeff: float = 1.0
+  safety_coeff: Fraction = 1.0
   safety_observed: bool = True
   limit_action_change: bool = False
-  multiobj_weight: float = 0.0
+  multiobj_weight: Fraction = 0.0
   multiobj_observed: bool = False
 
 

@@ -1,7 +1,7 @@
 """The Real-World RL suite."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 from ...core.errors import UserError
 from ...core.interfaces import Environment
@@ -86,17 +86,14 @@ def _check(domain: str, it: Challenges) -> None:
       "rwrl_challenges.safety = False: the second objective is the fraction of constraints that "
       "hold, so multiobj_weight and multiobj_observed need safety = True."
     )
+  if not it.safety and (idle := [n for n in changed if n.startswith(("safety_", "limit_"))]):
+    raise UserError(f"rwrl_challenges.{idle[0]} is of the constraints, and needs safety = True.")
+  low, high = it.perturb_min, it.perturb_max
+  if low is not None and high is not None and low > high:
+    raise UserError(f"rwrl_challenges.perturb_min = {low} must be at most perturb_max = {high}.")
   for name in changed:
-    value: Any = getattr(it, name)
-    wanted = None
-    if isinstance(value, tuple):
-      fits = 0 <= value[0] <= 1 and value[1] >= 1
-      wanted = None if fits else "(probability in [0, 1], steps of at least 1)"
-    elif name in ("safety_coeff", "multiobj_weight"):
-      wanted = None if 0 <= value <= 1 else "in [0, 1]"
-    elif name == "perturb_period":
-      wanted = None if value >= 1 else "at least 1"
-    elif name.endswith(("_delay", "_noise", "_std", "dummy_observations")):
-      wanted = None if value >= 0 else "at least 0"
-    if wanted:
-      raise UserError(f"rwrl_challenges.{name} = {value!r} must be {wanted}.")
+    value = getattr(it, name)
+    if isinstance(value, tuple) and not (0 <= value[0] <= 1 and value[1] >= 1):
+      raise UserError(
+        f"rwrl_challenges.{name} = {value!r} must be (probability in [0, 1], steps of at least 1)."
+      )
