@@ -6,10 +6,9 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from ...core.episodes import Episode
-from ...core.errors import UserError
 from ...core.histograms import Histogram
 from ...core.interfaces import RunInfo
 from ...core.registry import register
@@ -17,7 +16,6 @@ from ...core.registry import register
 TIMEOUT = 20.0  # seconds that W&B is given to answer, and at the end to take the rest
 
 _LOG = logging.getLogger(__name__)
-MODES = ("auto", "online", "offline", "disabled")
 
 
 @register("writer", "wandb")
@@ -35,11 +33,7 @@ class WandB:
   name: str | None = None  # default: the name of the workdir
   group: str | None = None
   tags: tuple[str, ...] = ()
-  mode: str = "auto"
-
-  def __post_init__(self) -> None:
-    if self.mode not in MODES:
-      raise UserError(f"wandb.mode = '{self.mode}': it must be one of {', '.join(MODES)}.")
+  mode: Literal["auto", "online", "offline", "disabled"] = "auto"
 
   def open(self, run: RunInfo) -> "_Run":
     # An agent of a W&B sweep has given the run its id and its project.
