@@ -90,6 +90,7 @@ def run(
     if asked.log or progress.updates == experiment.total_updates:
       row = jax.device_get(metrics)
       learner.check(row)
+      del row["failure"]  # there was none
       row |= jax.device_get(learner.describe(state))
       logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
     if asked.save:

@@ -236,7 +236,7 @@ def test_at_most_two_updates_are_under_way(config, tmp_path, monkeypatch):
   def update(self, state, batch):
     number = sum(event.startswith("update") for event in events)
     events.append(f"update {number}")
-    return state, {"x": Pending(events, number)}
+    return state, {"x": Pending(events, number), "failure": -1}
 
   monkeypatch.setattr(Learner, "update", update)
   monkeypatch.setattr(Learner, "check", lambda self, metrics: None)
