@@ -33,8 +33,9 @@ def measure(agent: str, turns: int) -> float:
 
   import jax
 
-  from selftune.core import config, training
-  from selftune.core.agent import BuiltAgent
+  from selftune.core import config
+  from selftune.core import train as training
+  from selftune.core.agent.functions import BuiltAgent
 
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "devices.gin")

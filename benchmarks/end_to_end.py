@@ -28,12 +28,14 @@ import env_throughput
 import jax
 import numpy as np
 
-from selftune.core import config, platform, training
-from selftune.core.actor import Rollout
-from selftune.core.agent import BuiltAgent
-from selftune.core.checkpoint import Checkpointer
-from selftune.core.loop import Progress, run
-from selftune.core.runtime import concatenate
+from selftune.core import config
+from selftune.core import train as training
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.engine.actor import Rollout
+from selftune.core.engine.loop import Progress, run
+from selftune.core.engine.sources import concatenate
+from selftune.core.machine import platform
+from selftune.core.record.checkpoint import Checkpointer
 from selftune.plugins.envs.atari import Atari
 
 PLAIN = (

@@ -16,9 +16,11 @@ import jax
 import numpy as np
 from dm_env import specs
 
-from selftune.core import config, platform, training
-from selftune.core.agent import BuiltAgent
-from selftune.core.types import EnvSpec, TimeStep, Trajectory
+from selftune.core import config
+from selftune.core import train as training
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api.types import EnvSpec, TimeStep, Trajectory
+from selftune.core.machine import platform
 
 AGENTS = ("atari_impala", "atari_stac", "atari_stacx")
 ACTIONS = 4  # of Breakout

@@ -18,8 +18,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from selftune.core import platform, registry
-from selftune.core.agent import Agent
+from selftune.core.api import registry
+from selftune.core.config import discovery
+from selftune.core.experiment import Agent
+from selftune.core.machine import platform
 from selftune.core.runs.device import Runs
 from selftune.core.runs.settings import Members
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
@@ -138,7 +140,7 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=500_000, help="run-steps of a turn, about")
   parser.add_argument("--sweep", action="store_true", help="against the number of runs, and tuners")
   args = parser.parse_args()
-  registry.load_all()
+  discovery.load_all()
   platform.prepare(None)
   load = os.getloadavg()[0]
   print(f"{len(jax.devices())} x {jax.devices()[0].device_kind}; load average {load:.1f}")

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 
-from selftune.core import config, jsonl
-from selftune.core.experiment import Train
-from selftune.core.runtime import Sebulba
+from selftune.core import config
+from selftune.core.api import jsonl
+from selftune.core.experiment import Sebulba, Train
 
 EVERY = 2.0  # seconds between looks at the memory
 PARTS = 300.0  # seconds that a row of the table stands for

@@ -1,17 +1,192 @@
-"""What a training run is: the root of a configuration."""
+"""What a training run is: the root of a configuration. Data only; `core.train` says how it goes."""
 
 import dataclasses
 import itertools
 import math
 from collections.abc import Mapping
+from typing import Any, Literal
 
-from .agent import Agent
-from .config.values import describe, fits
-from .interfaces import EnvPlugin, WriterPlugin
-from .ranges import Count, Natural, NotNegative, Seed
-from .registry import configurable, name_of
-from .runs.device import CHUNK
-from .runtime import Runtime
+from .api.contracts import (
+  Corrector,
+  EnvPlugin,
+  LossTerm,
+  MetaOptimizer,
+  NetworkPlugin,
+  Optimizer,
+  WriterPlugin,
+)
+from .api.ranges import Count, Natural, NotNegative, Positive, Seed, ranges
+from .api.registry import configurable, name_of
+
+BehaviourName = Literal["first", "random", "average"]
+
+
+@configurable("agent")
+@dataclasses.dataclass(frozen=True)
+class Agent:
+  """An actor-critic agent with P heads on one torso.
+
+  Attributes:
+    network: torso and heads.
+    metaopt: owns the update: `fixed` (IMPALA), `metagradient` (STAC, STACX), or `ac_lambda`
+      (Metatrace).
+    corrector: turns values and IS ratios into targets; None where the update minimises no loss, as
+      that of `ac_lambda`.
+    losses: the terms of the inner loss; the outer loss has the same at their configured values.
+    optimizer: of the network's parameters; None where there is no corrector.
+    heads: P; every head has its own policy, value and metaparameters.
+    behaviour: who acts: the first head, a random one, or the average of all.
+    max_abs_reward: rewards are clipped to this for learning; None leaves them raw.
+    max_log_is: cap on log IS ratios; leaky V-trace and importance sampling leave them unbounded.
+  """
+
+  network: NetworkPlugin
+  metaopt: MetaOptimizer
+  corrector: Corrector | None = None
+  losses: tuple[LossTerm, ...] = ()
+  optimizer: Optimizer | None = None
+  heads: Count = 1
+  behaviour: BehaviourName = "first"
+  max_abs_reward: Positive | None = None
+  max_log_is: Positive = 5.0
+
+  def __post_init__(self):
+    if {self.corrector is None, self.optimizer is None, not self.losses} == {True, False}:
+      raise ValueError(
+        "agent.corrector, agent.losses and agent.optimizer belong together: give all, or none."
+      )
+    if self.corrector is None and self.max_abs_reward is not None:
+      raise ValueError(
+        "agent.max_abs_reward is of the losses, and this agent has none; if its metaopt clips "
+        "rewards, bind that: ac_lambda.max_abs_reward."
+      )
+    names = [name_of(plugin) for plugin in self.losses]
+    for name in names:
+      if names.count(name) > 1:
+        raise ValueError(f"agent.losses holds '{name}' twice; a term may appear once.")
+    self.metaopt.check(self.components)
+
+  @property
+  def components(self) -> dict[str, Any]:
+    """The plugins whose tunables a meta-optimiser may tune, by registered name."""
+    return {name_of(p): p for p in (self.corrector, *self.losses, self.optimizer) if p is not None}
+
+
+@configurable("lockstep")
+@dataclasses.dataclass(frozen=True)
+class Lockstep:
+  """Act, learn, act, learn: one thread, no lag.
+
+  Attributes:
+    groups: environment pools that are stepped in turn, so that one steps while the network acts for
+      another.
+    actor_devices: index of the device that acts.
+  """
+
+  groups: Count = 2
+  actor_devices: tuple[int, ...] = (0,)
+  actors = 1
+
+
+@configurable("sebulba")
+@dataclasses.dataclass(frozen=True)
+class Sebulba:
+  """Actor threads feed the learner (Podracer's Sebulba; Hessel et al. 2021).
+
+  Attributes:
+    actors: threads; each acts in its share of the environments.
+    groups: environment pools an actor steps in turn.
+    lag: trajectory k is acted by the parameters of update k - lag; 0 waits for the learner.
+    actor_devices: device indices, dealt out to the actors in turn.
+  """
+
+  actors: Count = 1
+  groups: Count = 2
+  lag: Natural = 1
+  actor_devices: tuple[int, ...] = (0,)
+
+
+@configurable("runs")
+@dataclasses.dataclass(frozen=True)
+class IndependentRuns:
+  """Independent runs that act and learn as one compiled program.
+
+  Where the environment is functional it is part of the program, and no host is in the loop; else
+  the environments of all runs are one pool on the host.
+
+  `train.num_envs` and `train.total_env_steps` are of each run. A run is frozen when it has made its
+  steps, finished its `episodes`, or diverged; training ends when all are frozen.
+
+  Attributes:
+    settings: values to run, by 'component.field' or 'train.seed'; every combination of them is a
+      setting.
+    paired: the first values of all settings are one setting, the second ones another, and so on.
+    repeats: runs of each setting, with the seeds train.seed, train.seed + 1, ...
+    run_writers: writers that every run has for itself, in WORKDIR/runs/<its number>.
+    episodes: of each run; None for no limit.
+    iterations: of the compiled program between looks at the host; one is an update, or a block of
+      updates where the meta-optimiser has a faster form for these.
+    chunk: runs of a device that are taken together.
+  """
+
+  settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+  paired: bool = False
+  repeats: Count = 1
+  run_writers: tuple[WriterPlugin, ...] = ()
+  episodes: Count | None = None
+  iterations: Count = 100
+  chunk: Count = 32
+  actor_devices = ()  # none but those that learn
+
+  def __post_init__(self):
+    for name, values in self.settings.items():
+      if not values:
+        raise ValueError(f"settings['{name}'] has no values: leave it out, or give some.")
+    lengths = [len(values) for values in self.settings.values()]
+    if self.paired and len(set(lengths)) != 1:
+      raise ValueError(
+        "paired = True takes settings that have equally many values; they have "
+        f"{' and '.join(map(str, lengths)) or 'none'}."
+      )
+    for seed in self.settings.get("train.seed", ()):
+      (allowed,) = ranges(Seed)
+      if seed != int(seed) or not allowed.holds(seed):
+        raise ValueError(f"settings['train.seed'] holds {seed}; a seed is int {allowed.says}.")
+
+  def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
+    """The seed of every run, and its settings by name."""
+    combine = zip if self.paired else itertools.product
+    rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
+    settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
+    first = settings.pop("train.seed", [seed] * len(rows))
+    return [int(s) + i % self.repeats for i, s in enumerate(first)], settings
+
+
+@configurable("evaluation")
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """Scores the agent now and then while it trains, in environments that it is not trained in.
+
+  Every time these are the same, from their start. An evaluation that is due while the one before
+  is still under way is skipped; the parameters that training ends with are always scored.
+
+  Attributes:
+    every_env_steps: of training; the first is of the untrained agent.
+    episodes: to play each time.
+    num_envs: that play them.
+    greedy: take the mode of the policy, not a sample.
+    video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
+  """
+
+  every_env_steps: Count = 100_000
+  episodes: Count = 10
+  num_envs: Count = 5
+  greedy: bool = False
+  video: bool = False
+
+  def __post_init__(self):
+    if self.num_envs > self.episodes:
+      raise ValueError(f"num_envs = {self.num_envs} must be at most episodes = {self.episodes}.")
 
 
 @configurable("train")
@@ -48,7 +223,7 @@ class Train:
 
   env: EnvPlugin
   agent: Agent
-  runtime: "Runtime | IndependentRuns"
+  runtime: Lockstep | Sebulba | IndependentRuns
   writers: tuple[WriterPlugin, ...]
   total_env_steps: Count
   seed: Seed = 0
@@ -63,7 +238,7 @@ class Train:
   checkpoint_seconds: NotNegative = 120.0
   checkpoints_to_keep: int = 3
   keep_every_steps: Count | None = None
-  evaluation: "Evaluation | None" = None
+  evaluation: Evaluation | None = None
 
   def __post_init__(self):
     if not 0 <= self.overlap < self.unroll_length:
@@ -94,85 +269,3 @@ class Train:
   def keep_every(self) -> int | None:
     """`keep_every_steps` in updates."""
     return self.keep_every_steps and math.ceil(self.keep_every_steps / self.steps_per_update)
-
-
-@configurable("runs")
-@dataclasses.dataclass(frozen=True)
-class IndependentRuns:
-  """Independent runs that act and learn as one compiled program.
-
-  Where the environment is functional it is part of the program, and no host is in the loop; else
-  the environments of all runs are one pool on the host.
-
-  `train.num_envs` and `train.total_env_steps` are of each run. A run is frozen when it has made its
-  steps, finished its `episodes`, or diverged; training ends when all are frozen.
-
-  Attributes:
-    settings: values to run, by 'component.field' or 'train.seed'; every combination of them is a
-      setting.
-    paired: the first values of all settings are one setting, the second ones another, and so on.
-    repeats: runs of each setting, with the seeds train.seed, train.seed + 1, ...
-    run_writers: writers that every run has for itself, in WORKDIR/runs/<its number>.
-    episodes: of each run; None for no limit.
-    iterations: of the compiled program between looks at the host; one is an update, or a block of
-      updates where the meta-optimiser has a faster form for these.
-    chunk: runs of a device that are taken together.
-  """
-
-  settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
-  paired: bool = False
-  repeats: Count = 1
-  run_writers: tuple[WriterPlugin, ...] = ()
-  episodes: Count | None = None
-  iterations: Count = 100
-  chunk: Count = CHUNK
-  actor_devices = ()  # none but those that learn
-
-  def __post_init__(self):
-    for name, values in self.settings.items():
-      if not values:
-        raise ValueError(f"settings['{name}'] has no values: leave it out, or give some.")
-    lengths = [len(values) for values in self.settings.values()]
-    if self.paired and len(set(lengths)) != 1:
-      raise ValueError(
-        "paired = True takes settings that have equally many values; they have "
-        f"{' and '.join(map(str, lengths)) or 'none'}."
-      )
-    for seed in self.settings.get("train.seed", ()):
-      if seed != int(seed) or not fits(int(seed), Seed):
-        raise ValueError(f"settings['train.seed'] holds {seed}; a seed is {describe(Seed)}.")
-
-  def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
-    """The seed of every run, and its settings by name."""
-    combine = zip if self.paired else itertools.product
-    rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
-    settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
-    first = settings.pop("train.seed", [seed] * len(rows))
-    return [int(s) + i % self.repeats for i, s in enumerate(first)], settings
-
-
-@configurable("evaluation")
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-  """Scores the agent now and then while it trains, in environments that it is not trained in.
-
-  Every time these are the same, from their start. An evaluation that is due while the one before
-  is still under way is skipped; the parameters that training ends with are always scored.
-
-  Attributes:
-    every_env_steps: of training; the first is of the untrained agent.
-    episodes: to play each time.
-    num_envs: that play them.
-    greedy: take the mode of the policy, not a sample.
-    video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
-  """
-
-  every_env_steps: Count = 100_000
-  episodes: Count = 10
-  num_envs: Count = 5
-  greedy: bool = False
-  video: bool = False
-
-  def __post_init__(self):
-    if self.num_envs > self.episodes:
-      raise ValueError(f"num_envs = {self.num_envs} must be at most episodes = {self.episodes}.")

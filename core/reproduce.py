@@ -6,49 +6,19 @@ been trained, the figure's table, PNG and claims are made of their logs.
 """
 
 import csv
-import importlib
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import jsonl, training
-from .errors import UserError, did_you_mean
-from .workdir import Workdir
-
-PAPERS = {"metatrace": ".metatrace"}  # modules with FIGURES: name -> Figure
-
-
-class Cell(NamedTuple):
-  """One training run of a grid; it may hold many independent runs."""
-
-  name: str  # of its folder, the same in every figure that has it
-  columns: Mapping[str, Any]  # what it is, in the figure's table
-  experiment: str
-  bindings: tuple[str, ...]
-
-
-class Result(NamedTuple):
-  """What a cell's logs say of its runs, R."""
-
-  cell: Cell
-  settings: list[dict[str, str]]  # [R] rows of runs.csv
-  returns: np.ndarray  # [R, E] raw return of each episode; NaN after the last one of a run, but
-  # the least of all after a run diverged
-  lengths: np.ndarray  # [R, E] its transitions; 0 where there is none
-  metrics: list[dict[str, Any]]  # rows of metrics.jsonl
-
-
-class Figure(NamedTuple):
-  """A figure of a paper."""
-
-  cells: tuple[Cell, ...]
-  quick: tuple[str, ...]  # further bindings that make it a matter of minutes
-  draw: Callable[[list[Result]], Any]  # -> matplotlib Figure
-  claims: Callable[[list[Result]], list[str]]  # what the paper says, and what the table says
+from . import train as training
+from .api import jsonl, registry
+from .api.errors import UserError, did_you_mean
+from .api.papers import Cell, Figure, Result
+from .config import discovery
+from .record.workdir import Workdir
 
 
 def reproduce(name: str, out: Path, quick: bool = False) -> bool:
@@ -65,7 +35,7 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   Raises:
     UserError: there is no such figure.
   """
-  paper, figure = find(name)
+  figure, (paper, stem) = find(name), name.split("/")
   folder = out / paper / "quick" if quick else out / paper
   for number, cell in enumerate(figure.cells):
     workdir = folder / "cells" / cell.name
@@ -77,7 +47,7 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
       print("selftune: stopped; the same command goes on.", file=sys.stderr)
       return False
   results = [read(cell, folder / "cells" / cell.name) for cell in figure.cells]
-  target = folder / name.split("/")[1]
+  target = folder / stem
   write_table(target.with_suffix(".csv"), results)
   figure.draw(results).savefig(target.with_suffix(".png"), dpi=120)
   for line in figure.claims(results):
@@ -88,12 +58,17 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   return True
 
 
-def find(name: str) -> tuple[str, Figure]:
-  """The paper and the figure of a name."""
+def find(name: str) -> Figure:
+  """The figure called 'paper/figure'.
+
+  Raises:
+    UserError: there is none.
+  """
+  discovery.load_all()
   known = {
-    f"{paper}/{figure}": (paper, found)
-    for paper, module in PAPERS.items()
-    for figure, found in importlib.import_module(module, __package__).FIGURES.items()
+    name: figure
+    for paper in registry.plugins()["paper"].values()
+    for name, figure in paper().figures().items()
   }
   if name not in known:
     raise UserError(
@@ -138,15 +113,3 @@ def write_table(path: Path, results: Sequence[Result]) -> None:
         scored = np.flatnonzero(~np.isnan(returns[run]))
         rows.writerows([*head, e, returns[run, e], lengths[run, e]] for e in scored)
   new.replace(path)
-
-
-def smooth(returns: np.ndarray, window: int) -> np.ndarray:
-  """The mean of the last `window` episodes at every episode, [..., E]; of fewer at the start."""
-  total = np.cumsum(returns, axis=-1)
-  total[..., window:] -= total[..., :-window].copy()
-  return total / np.minimum(np.arange(1, returns.shape[-1] + 1), window)
-
-
-def final(returns: np.ndarray, episodes: int = 100) -> float:
-  """Mean return of the last episodes of all runs."""
-  return float(returns[:, -episodes:].mean())

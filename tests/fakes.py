@@ -18,10 +18,12 @@ import pytest
 from dm_env import specs
 from jax.experimental.compilation_cache import compilation_cache
 
-from selftune.core import jsonl, plotting, registry
-from selftune.core.interfaces import Network
-from selftune.core.loop import Progress
-from selftune.core.types import EnvSpec, HeadOut, TimeStep
+from selftune.core.api import jsonl, registry
+from selftune.core.api.contracts import Network
+from selftune.core.api.types import EnvSpec, HeadOut, TimeStep
+from selftune.core.config import discovery
+from selftune.core.engine.loop import Progress
+from selftune.core.record import plotting
 
 ACTIONS = 3
 SPEC = EnvSpec(specs.Array((4,), np.float32), specs.DiscreteArray(ACTIONS, dtype=np.int32))
@@ -191,7 +193,7 @@ PLUGINS = {
 
 def register(monkeypatch=None):
   """Registers the plugins of this file; with `monkeypatch`, until its test has ended."""
-  registry.load_all()
+  discovery.load_all()
   if monkeypatch is not None:
     for table in ("_classes", "_kinds"):
       monkeypatch.setattr(registry, table, dict(getattr(registry, table)))

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from selftune.core.agent import Agent, BuiltAgent
-from selftune.core.interfaces import Network
-from selftune.core.learner import Learner
-from selftune.core.types import EnvSpec, HeadOut, TimeStep, Trajectory
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api.contracts import Network
+from selftune.core.api.types import EnvSpec, HeadOut, TimeStep, Trajectory
+from selftune.core.engine.learner import Learner
+from selftune.core.experiment import Agent
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.policy_gradient import PolicyGradient

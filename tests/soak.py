@@ -42,7 +42,7 @@ train.checkpoint_seconds = 0.1
 """
 FAULTY = """
 import dataclasses, os
-from selftune.core.registry import register
+from selftune.core.api.registry import register
 from selftune.plugins.envs.envpool import EnvPool
 
 @register("env", "faulty")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.actor import Actor, Interrupted
-from selftune.core.agent import BuiltAgent
-from selftune.core.types import ActorParams
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api.types import ActorParams
+from selftune.core.engine.actor import Actor, Interrupted
 from selftune.plugins.envs.envpool import EnvPool
 from selftune.plugins.metaopt.fixed import Fixed
 

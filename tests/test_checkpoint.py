@@ -19,9 +19,9 @@ import tensorstore
 from jax.sharding import NamedSharding, PartitionSpec
 
 from selftune.core import experiment
-from selftune.core.checkpoint import Checkpointer
-from selftune.core.errors import RunError, UserError
-from selftune.core.types import LearnerState
+from selftune.core.api.errors import RunError, UserError
+from selftune.core.api.types import LearnerState
+from selftune.core.record.checkpoint import Checkpointer
 
 HOST = {"env_steps": 640, "returns": [0.1, -1.5], "wandb": None, "seed": {"epoch": 2}}
 
@@ -361,7 +361,7 @@ KILLED = """
 import os, signal, sys
 import tensorstore
 from selftune.core import experiment
-from selftune.core.checkpoint import Checkpointer
+from selftune.core.record.checkpoint import Checkpointer
 sys.path.insert(0, {tests!r})
 import test_checkpoint as t
 
@@ -397,6 +397,6 @@ def test_kill_in_the_middle_of_saving_leaves_the_previous_one(checkpoints):
 
 
 def test_orbax_is_imported_only_when_needed():
-  script = "import sys, selftune.core.checkpoint as c; c.Checkpointer('x').all_steps(); "
+  script = "import sys, selftune.core.record.checkpoint as c; c.Checkpointer('x').all_steps(); "
   script += "sys.exit('orbax.checkpoint' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", script], timeout=60).returncode == 0

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 from imageio.v2 import mimread
 
-from selftune.core import config, jsonl, loop, registry
-from selftune.core.cli import main
+from selftune.core import config
+from selftune.core.api import jsonl, registry
+from selftune.core.commands.cli import main
+from selftune.core.engine import loop
 from selftune.core.evaluation import evaluate
-from selftune.core.workdir import Workdir
+from selftune.core.record.workdir import Workdir
 from selftune.plugins.envs.envpool import EnvPool
 
 SMALL = """
@@ -415,7 +417,7 @@ COMMANDS = ["train", "eval", "plot", "report", "sweep", "plugins", "config"]
 def test_help_imports_nothing_heavy(command):
   code = f"""
 import sys
-from selftune.core.cli import main
+from selftune.core.commands.cli import main
 try:
   main({[*command, "--help"]})
 except SystemExit as end:

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import gin
 import pytest
 
-from selftune.core import config, registry
-from selftune.core.config import loading, values
-from selftune.core.errors import ConfigError
-from selftune.core.interfaces import Corrector, LossTerm
-from selftune.core.ranges import Count, Fraction, Natural, NotNegative, Positive
+from selftune.core import config
+from selftune.core.api import registry
+from selftune.core.api.contracts import Corrector, LossTerm
+from selftune.core.api.errors import ConfigError
+from selftune.core.api.ranges import Count, Fraction, Natural, NotNegative, Positive
+from selftune.core.config import discovery, loading, values
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.vtrace import VTrace
 
@@ -288,7 +289,7 @@ def test_a_run_is_found_again_though_its_module_lies_elsewhere(tmp_path):
   code = """
 import sys
 from pathlib import Path
-from selftune.core.workdir import Workdir
+from selftune.core.record.workdir import Workdir
 from selftune.core import config
 if sys.argv[1] == "train":
   Workdir(Path("run")).create(config.load("project/mine.gin"), [], 0)
@@ -399,5 +400,5 @@ def test_an_error_that_is_no_users_mistake_keeps_its_type(load):
   ],
 )
 def test_fits(value, annotation, expected):
-  registry.load_all()
+  discovery.load_all()
   assert values.fits(value, annotation) is expected

@@ -12,12 +12,12 @@ import pytest
 import small
 from dm_env import specs
 
-from selftune.core import training
-from selftune.core.agent import BuiltAgent
+from selftune.core import train as training
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api.errors import UserError
+from selftune.core.api.types import LearnerState
 from selftune.core.config import ROOT
-from selftune.core.errors import UserError
 from selftune.core.evaluation import evaluate
-from selftune.core.types import LearnerState
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.normal_kl import NormalKL
 from selftune.plugins.losses.policy_gradient import PolicyGradient

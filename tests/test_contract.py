@@ -11,20 +11,21 @@ import pytest
 import small
 from dm_env import specs
 
-from selftune.core import registry, tunables
-from selftune.core.agent import BuiltAgent
-from selftune.core.distributions import Categorical, for_action_spec
-from selftune.core.errors import UserError
-from selftune.core.histograms import Histogram
-from selftune.core.interfaces import ScalarTuner, TunerInputs
-from selftune.core.types import (
+from selftune.core.agent.distributions import Categorical, for_action_spec
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api import registry, tunables
+from selftune.core.api.errors import UserError
+from selftune.core.api.online import ScalarTuner, TunerInputs
+from selftune.core.api.types import (
   CorrectorInputs,
   EnvSpec,
+  Histogram,
   LearnerState,
   LossInputs,
   Targets,
   TimeStep,
 )
+from selftune.core.config import discovery
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.metagradient import Metagradient
@@ -34,7 +35,7 @@ T, B, HEADS = 3, 4, 2
 CONTINUOUS = specs.BoundedArray((2,), np.float32, [-1, -2], [1, 3])
 DISTRIBUTIONS = (Categorical(small.ACTIONS), for_action_spec(CONTINUOUS))
 
-registry.load_all()
+discovery.load_all()
 PLUGINS = {
   kind: {name: cls for name, cls in of_kind.items() if cls.__module__.startswith("selftune")}
   for kind, of_kind in registry.plugins().items()  # other tests register some of their own

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selftune.core.types import CorrectorInputs
+from selftune.core.api.types import CorrectorInputs
 from selftune.plugins.losses.importance_sampling import ImportanceSampling
 from selftune.plugins.losses.lambda_return import LambdaReturn
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace

@@ -100,7 +100,7 @@ def test_devices_change_nothing(case):
 
 ARENAS = """
 import ctypes, os, threading
-from selftune.core import platform
+from selftune.core.machine import platform
 platform.prepare((0,))
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fdopen.restype = ctypes.c_void_p

@@ -8,9 +8,10 @@ import fakes
 import pytest
 
 from selftune.core import config as config_module
-from selftune.core import jsonl, training
-from selftune.core.errors import RunError, UserError
-from selftune.core.workdir import locate
+from selftune.core import train as training
+from selftune.core.api import jsonl
+from selftune.core.api.errors import RunError, UserError
+from selftune.core.record.workdir import locate
 
 SAVING = ("train.checkpoint_seconds = 0.0", "train.writers = (@recorder(), @jsonl())")
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from dm_env import specs
 
-from selftune.core.distributions import Categorical, SquashedGaussian, for_action_spec
-from selftune.core.errors import UserError
+from selftune.core.agent.distributions import Categorical, SquashedGaussian, for_action_spec
+from selftune.core.api.errors import UserError
 
 LOW, HIGH = np.array([-1.0, -2.0, 0.0]), np.array([1.0, 3.0, 0.5])
 GAUSSIAN = SquashedGaussian(LOW, HIGH)

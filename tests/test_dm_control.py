@@ -10,7 +10,7 @@ import envpool
 import numpy as np
 import pytest
 
-from selftune.core.errors import UserError
+from selftune.core.api.errors import UserError
 from selftune.plugins.envs import _rendering
 from selftune.plugins.envs.dm_control import DMControl, observation_keys
 

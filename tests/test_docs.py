@@ -9,7 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from selftune.core import arguments, config, jsonl, plotting, registry, training
+from selftune.core import config, reproduce
+from selftune.core import train as training
+from selftune.core.api import jsonl, registry
+from selftune.core.commands import arguments
+from selftune.core.config import discovery
+from selftune.core.record import plotting
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "docs" / "examples"
@@ -19,7 +24,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 @pytest.fixture(scope="module")
 def examples():
   """The plugins of docs/examples are registered, until the tests of this file have ended."""
-  registry.load_all()
+  discovery.load_all()
   modules = [path.stem for path in EXAMPLES.glob("my_*.py")]
   with pytest.MonkeyPatch.context() as patch:
     patch.syspath_prepend(EXAMPLES)
@@ -53,6 +58,13 @@ def test_the_tuner_that_is_shown_tunes(examples, tmp_path):
   (alpha,) = (v for k, v in rows(tmp_path / "run")[-1].items() if k.endswith("alpha"))
   loaded = config.load(EXAMPLES / "online.gin").root.agent.metaopt.alpha
   assert 0.9 * loaded < alpha < loaded
+
+
+def test_the_figure_that_is_shown_is_made(examples, tmp_path, capsys):
+  assert reproduce.reproduce("mine/fig1", tmp_path, quick=True)
+  said = capsys.readouterr().out.splitlines()
+  assert [line.split(":")[0] for line in said[:2]] == ["metatrace", "tidbd"]
+  assert (tmp_path / "mine" / "quick" / "fig1.png").stat().st_size > 10_000
 
 
 def test_every_kind_of_plugin_is_shown(examples):

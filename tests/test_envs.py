@@ -17,11 +17,13 @@ import pytest
 from dm_control import suite
 from dm_env import specs
 
-from selftune.core import registry, seeding
-from selftune.core.errors import UserError
+from selftune.core.api import registry
+from selftune.core.api.contracts import FunctionalEnvironment
+from selftune.core.api.errors import UserError
+from selftune.core.api.types import TimeStep
+from selftune.core.config import discovery
 from selftune.core.evaluation.scores import normalised
-from selftune.core.interfaces import FunctionalEnvironment
-from selftune.core.types import TimeStep
+from selftune.core.machine import seeding
 from selftune.plugins.envs._atari57 import games
 from selftune.plugins.envs._pool import Pool
 from selftune.plugins.envs.atari import Atari
@@ -349,7 +351,7 @@ def test_streams_depend_on_their_own_seed_only(record):
 
 
 def test_every_registered_environment_has_a_case():
-  registry.load_all()
+  discovery.load_all()
   built_in = {
     cls
     for cls in registry.plugins()["env"].values()
@@ -459,7 +461,7 @@ def test_mistakes_are_told_before_any_pool_is_made(make, message):
 
 def test_plugins_do_not_import_simulators_until_one_is_used():
   code = (
-    "import sys; from selftune.core import registry; registry.load_all(); "
+    "import sys; from selftune.core.config import discovery; discovery.load_all(); "
     "from selftune.plugins.envs import atari, dm_control, envpool, rwrl; "
     "atari.Atari(); dm_control.DMControl(); rwrl.Rwrl(); "
     "assert not {'envpool', 'gymnasium', 'dm_control.suite'} & set(sys.modules); "

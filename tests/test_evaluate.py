@@ -7,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from selftune.core import seeding
-from selftune.core.distributions import Categorical
-from selftune.core.episodes import Episode
+from selftune.core.agent.distributions import Categorical
+from selftune.core.api.types import Episode, TimeStep
 from selftune.core.evaluation import evaluate
-from selftune.core.types import TimeStep
+from selftune.core.machine import seeding
 from selftune.plugins.envs.atari import Atari
 from selftune.plugins.envs.envpool import EnvPool
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from selftune.core import config, experiment, tunables
-from selftune.core.registry import name_of
+from selftune.core import config, experiment
+from selftune.core.api import tunables
+from selftune.core.api.registry import name_of
 
 EXPERIMENTS = config.experiments()
 COMMON = ("train.seed = 7", "train.total_env_steps = 1000", "train.num_envs = 8")

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.testing import assert_allclose
 
-from selftune.core.histograms import Histogram, is_finite, pooled, rebinned
+from selftune.core.api.types import Histogram
+from selftune.core.record.histograms import is_finite, pooled, rebinned
 
 
 def test_of_jax_is_that_of_numpy():

@@ -13,9 +13,9 @@ import fakes
 import numpy as np
 import pytest
 
-from selftune.core import hosts, supervise
-from selftune.core.cli import main
-from selftune.core.errors import RunError, UserError
+from selftune.core.api.errors import RunError, UserError
+from selftune.core.commands.cli import main
+from selftune.core.machine import hosts, supervise
 
 CONFIG = """
 include 'algos/impala.gin'
@@ -249,8 +249,8 @@ def test_arguments_that_are_no_job(capfd, config, monkeypatch):
 
 SUPERVISED = """
 import os, signal, sys, time
-from selftune.core.cli import _exit_code
-from selftune.core.supervise import supervised
+from selftune.core.commands.cli import _exit_code
+from selftune.core.machine.supervise import supervised
 
 def run():
   os.write(2, b"kept\\n")
@@ -262,7 +262,7 @@ def run():
 sys.exit(_exit_code(lambda: supervised(run)))
 """
 FATAL = 'os.write(2, b"E1124 11:38:18.744325   13069 client.h:80] fatal\\n  @ 0x7f\\n"); os.abort()'
-SAID = "from selftune.core.supervise import LOST; print(LOST, file=sys.stderr); return 1"
+SAID = "from selftune.core.machine.supervise import LOST; print(LOST, file=sys.stderr); return 1"
 WAIT = "signal.signal(signal.SIGTERM, lambda *_: os._exit(5)); print(flush=True); "
 WAIT += "[time.sleep(0.05) for _ in range(1200)]"  # a signal just before a long sleep would lie
 
@@ -284,7 +284,7 @@ def supervised(body):
     (SAID, 1, f"kept\n{LOST}"),
     ("os.kill(os.getpid(), 9)", 1, "kept\nselftune: killed by SIGKILL: start the job again with"),
     ("raise ValueError('a bug')", 1, "kept\nTraceback"),
-    ("from selftune.core.errors import UserError; raise UserError('no')", 1, "kept\nTraceback"),
+    ("from selftune.core.api.errors import UserError; raise UserError('no')", 1, "kept\nTraceback"),
   ],
 )
 def test_how_a_process_ended_is_told_by_its_parent(body, code, err):

@@ -8,11 +8,14 @@ import fakes
 import numpy as np
 import pytest
 
-from selftune.core import config, platform, plotting, training
-from selftune.core.errors import UserError
+from selftune.core import config
+from selftune.core import train as training
+from selftune.core.api.errors import UserError
+from selftune.core.api.types import BINS
 from selftune.core.evaluation import evaluate
 from selftune.core.experiment import IndependentRuns
-from selftune.core.histograms import BINS
+from selftune.core.machine import platform
+from selftune.core.record import plotting
 from selftune.core.runs.independent import summary
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}

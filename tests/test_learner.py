@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.checkpoint import Checkpointer
-from selftune.core.errors import NonFiniteError, UserError
-from selftune.core.learner import check_order
+from selftune.core.api.errors import NonFiniteError, UserError
+from selftune.core.engine.learner import check_order
+from selftune.core.record.checkpoint import Checkpointer
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.fixed import Fixed
 from selftune.plugins.metaopt.metagradient import Metagradient

@@ -14,12 +14,12 @@ import pytest
 import wandb
 from matplotlib.figure import Figure
 
-from selftune.core import jsonl
-from selftune.core.episodes import Episode, EpisodeStats
-from selftune.core.errors import UserError
-from selftune.core.histograms import Histogram
-from selftune.core.interfaces import RunInfo
-from selftune.core.logging import QUEUE_SIZE, Logger
+from selftune.core.api import jsonl
+from selftune.core.api.contracts import RunInfo
+from selftune.core.api.errors import UserError
+from selftune.core.api.types import Episode, Histogram
+from selftune.core.record.episodes import EpisodeStats
+from selftune.core.record.logging import QUEUE_SIZE, Logger
 from selftune.plugins.writers.jsonl import Jsonl
 from selftune.plugins.writers.terminal import Speed, Terminal, status
 from selftune.plugins.writers.wandb import WandB

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.agent import BuiltAgent
-from selftune.core.distributions import Categorical, SquashedGaussian
-from selftune.core.types import LossInputs, Targets
+from selftune.core.agent.distributions import Categorical, SquashedGaussian
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api.types import LossInputs, Targets
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.normal_kl import NormalKL

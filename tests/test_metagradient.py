@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.agent import BuiltAgent
-from selftune.core.types import LearnerState
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api.types import LearnerState
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.metagradient import Metagradient, Previous
 

@@ -10,7 +10,7 @@ import pytest
 from dm_env import specs
 from jax import test_util
 
-from selftune.core.types import EnvSpec, TimeStep
+from selftune.core.api.types import EnvSpec, TimeStep
 from selftune.plugins.networks._convolution import convolve
 from selftune.plugins.networks._pooling import max_pool
 from selftune.plugins.networks.impala_resnet import ImpalaResnet

@@ -59,7 +59,7 @@ def test_the_wheel_built_from_the_sdist_holds_all(tmp_path):
   assert {name.split("/")[0] for name in names} == {"selftune", info}
   assert f"{info}/licenses/LICENSE" in names
   # It runs from where it was installed, not from this checkout.
-  code = "import selftune.core.registry as r; print(r.__file__)"
+  code = "import selftune.core.api.registry as r; print(r.__file__)"
   out = subprocess.run(
     [sys.executable, "-c", code],
     cwd=tmp_path,

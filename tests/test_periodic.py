@@ -11,10 +11,10 @@ import fakes
 import pytest
 from imageio.v2 import mimread
 
-from selftune.core import training
-from selftune.core.cli import main
-from selftune.core.episodes import Episode
-from selftune.core.errors import UserError
+from selftune.core import train as training
+from selftune.core.api.errors import UserError
+from selftune.core.api.types import Episode
+from selftune.core.commands.cli import main
 from selftune.core.evaluation import periodic
 from selftune.core.experiment import Evaluation
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from selftune.core import jsonl, plotting
-from selftune.core.errors import UserError
+from selftune.core.api import jsonl
+from selftune.core.api.errors import UserError
+from selftune.core.record import plotting
 
 
 def write_rows(workdir, rows):
@@ -148,7 +149,9 @@ def test_no_metrics_and_no_rows_are_named(tmp_path):
 
 
 def test_import_loads_neither_jax_nor_matplotlib():
-  code = "import sys, selftune.core.plotting; print({'jax', 'matplotlib'} & set(sys.modules))"
+  code = (
+    "import sys, selftune.core.record.plotting; print({'jax', 'matplotlib'} & set(sys.modules))"
+  )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout == "set()\n"
 

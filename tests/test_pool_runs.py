@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core import config, registry, training
-from selftune.core.agent import Agent
+from selftune.core import config
+from selftune.core import train as training
+from selftune.core.config import discovery
+from selftune.core.experiment import Agent
 from selftune.core.runs.device import Runs
 from selftune.core.runs.pool import PoolRuns
 from selftune.core.runs.settings import Members
@@ -22,7 +24,7 @@ from selftune.plugins.networks.tile_coding import TileCoding
 from selftune.plugins.tuners.metatrace import Metatrace
 from selftune.plugins.tuners.metatrace_mixed import MetatraceMixed
 
-registry.load_all()
+discovery.load_all()
 CAR = MountainCar(max_steps=11)
 SEEDS = (5, 6, 7)
 VARIED = {"ac_lambda.alpha": (2**-5, 2**-7, 2**-6), "metatrace_mixed.mu": (0.01, 0.1, 0.001)}

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from selftune.core import config, registry
-from selftune.core.config import values
-from selftune.core.errors import ConfigError
+from selftune.core import config
+from selftune.core.api import registry
+from selftune.core.api.errors import ConfigError
+from selftune.core.config import discovery, values
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 
@@ -37,10 +38,10 @@ class Undocumented:
 @pytest.fixture
 def scratch(monkeypatch):
   """A copy of the registry's tables, so that what a test registers is gone after it."""
-  registry.load_all()
+  discovery.load_all()
   for table in ("_classes", "_kinds", "_unavailable"):
     monkeypatch.setattr(registry, table, dict(getattr(registry, table)))
-  monkeypatch.setattr(registry, "_loaded", set(registry._loaded))
+  monkeypatch.setattr(discovery, "_loaded", set(discovery._loaded))
 
 
 @pytest.mark.parametrize(
@@ -89,9 +90,9 @@ def test_name_of_a_stranger():
 
 
 def test_every_module_in_the_tree_is_available_and_loading_again_changes_nothing():
-  registry.load_all()
+  discovery.load_all()
   first = registry.plugins()
-  registry.load_all()
+  discovery.load_all()
   assert registry.plugins() == first
   assert {m: why for m, why in registry.unavailable().items() if m.startswith("selftune.")} == {}
   assert first["corrector"]["vtrace"].__name__ == "VTrace"
@@ -100,7 +101,7 @@ def test_every_module_in_the_tree_is_available_and_loading_again_changes_nothing
 
 def test_defaults_fit_their_annotations():
   """So that the operative configuration of a run loads back."""
-  registry.load_all()
+  discovery.load_all()
   for name, cls in registry.configurables().items():
     annotations = values.annotations(cls)
     for field in dataclasses.fields(cls):
@@ -120,7 +121,7 @@ def distribution(folder: Path, name: str, module: str, text: str) -> None:
 
 LOSS = """
 import dataclasses
-from selftune.core.registry import register
+from selftune.core.api.registry import register
 
 @register("loss", "{name}")
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +136,7 @@ def test_a_broken_module_is_unavailable_and_the_others_work(scratch, monkeypatch
   broken = LOSS.format(name="half_loss") + "\nimport a_package_nobody_has\n"
   distribution(tmp_path, "broken", "scratch_broken", broken)
   monkeypatch.syspath_prepend(tmp_path)
-  registry.load_all()
+  discovery.load_all()
   losses = registry.plugins()["loss"]
   assert "whole_loss" in losses and "entropy" in losses
   assert "half_loss" not in losses  # registered, and then its module failed
@@ -151,7 +152,7 @@ def test_a_broken_module_is_unavailable_and_the_others_work(scratch, monkeypatch
 
 
 def test_the_registry_does_not_import_jax():
-  code = "import sys, selftune.core.registry; sys.exit('jax' in sys.modules)"
+  code = "import sys, selftune.core.api.registry; sys.exit('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

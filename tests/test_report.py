@@ -8,9 +8,10 @@ import fakes
 import numpy as np
 import pytest
 
-from selftune.core import config, jsonl
-from selftune.core.cli import main
-from selftune.core.errors import UserError
+from selftune.core import config
+from selftune.core.api import jsonl
+from selftune.core.api.errors import UserError
+from selftune.core.commands.cli import main
 from selftune.core.reports import comparison, statistics
 from selftune.plugins.envs.envpool import EnvPool
 

@@ -8,11 +8,16 @@ import time
 import numpy as np
 import pytest
 
-from selftune.core import cli, config, reproduce, training
-from selftune.core.errors import UserError
-from selftune.core.loop import Progress
-from selftune.core.metatrace import FIGURES, atari, cells, drifts
-from selftune.core.reproduce import Cell, Figure, Result, final, smooth
+from selftune.core import config, reproduce
+from selftune.core import train as training
+from selftune.core.api import Cell, Figure, Result, final, smooth
+from selftune.core.api.errors import UserError
+from selftune.core.commands import cli
+from selftune.core.engine.loop import Progress
+from selftune.plugins.papers.metatrace import Metatrace, atari, cells, drifts
+
+FIGURES = {name.split("/")[1]: figure for name, figure in Metatrace().figures().items()}
+
 
 RUNS = "run,seed,ac_lambda.alpha,episodes,env_steps,diverged\n0,5,0.5,3,9,False\n1,6,0.5,1,2,True\n"
 EPISODES = """{"run": 0, "return": -3.0, "length": 3}
@@ -46,7 +51,8 @@ def figure(monkeypatch):
     Cell(n, {"tuner": n}, "experiments/x", (f"a.b = {n!r}",)) for n in ("one", "stopped")
   )
   made = Figure(grid, ("quick = True",), lambda r: cells.page(1, 1)[0], lambda r: ["a claim"])
-  monkeypatch.setitem(FIGURES, "mine", made)
+  figures = {**Metatrace().figures(), "metatrace/mine": made}
+  monkeypatch.setattr(Metatrace, "figures", lambda self: figures)
   return made
 
 

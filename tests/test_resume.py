@@ -16,10 +16,10 @@ import jax
 import numpy as np
 import pytest
 
-from selftune.core import training
-from selftune.core.actor import Actor, Interrupted, Rollout
-from selftune.core.errors import NonFiniteError
-from selftune.core.types import TimeStep, Trajectory
+from selftune.core import train as training
+from selftune.core.api.errors import NonFiniteError
+from selftune.core.api.types import TimeStep, Trajectory
+from selftune.core.engine.actor import Actor, Interrupted, Rollout
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 SELF_TUNED = (
@@ -237,7 +237,7 @@ def test_an_installed_plugin_tunes_itself(tmp_path):
     "train.total_env_steps = 3200\n"
     "train.log_seconds = 0.0\n"
   )
-  code = "import sys; from selftune.core.cli import main; sys.exit(main(sys.argv[1:]))"
+  code = "import sys; from selftune.core.commands.cli import main; sys.exit(main(sys.argv[1:]))"
   subprocess.run(
     [sys.executable, "-c", code, "train", str(path), "--workdir", str(run)],
     env={**os.environ, "PYTHONPATH": str(target)},

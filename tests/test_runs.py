@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core import registry
-from selftune.core.agent import Agent, BuiltAgent
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api import registry
+from selftune.core.config import discovery
+from selftune.core.experiment import Agent
 from selftune.core.runs import settings
-from selftune.core.runs.device import CHUNK, Runs
+from selftune.core.runs.device import Runs
 from selftune.core.runs.iteration import episodes
 from selftune.core.runs.settings import Members
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
@@ -29,7 +31,7 @@ from selftune.plugins.tuners.metatrace_vector import MetatraceVector
 from selftune.plugins.tuners.nosid import Nosid
 from selftune.plugins.tuners.sid import Sid
 
-registry.load_all()
+discovery.load_all()
 SHORT = MountainCar(max_steps=11)  # many episodes in few steps
 SEEDS = (5, 6, 7)
 VARIED = {
@@ -48,7 +50,7 @@ def online(tuner, network=None):
   return Agent(network=network or TileCoding(), metaopt=AcLambda(tuner))
 
 
-def make(agent, env=SHORT, seeds=SEEDS, varied=VARIED, devices=1, fuse=True, chunk=CHUNK, **each):
+def make(agent, env=SHORT, seeds=SEEDS, varied=VARIED, devices=1, fuse=True, chunk=32, **each):
   members = Members(agent, seeds, varied, **each)
   return Runs(members, env, jax.devices()[:devices], fuse, chunk)
 

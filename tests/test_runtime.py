@@ -9,9 +9,10 @@ import time
 import fakes
 import pytest
 
-from selftune.core import loop, training
-from selftune.core.actor import Actor
-from selftune.core.learner import Learner
+from selftune.core import train as training
+from selftune.core.engine import loop
+from selftune.core.engine.actor import Actor
+from selftune.core.engine.learner import Learner
 
 TIMES = ("wall_time", "steps_per_second", "queue_wait", "env_wait", "act_time")
 LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()",)

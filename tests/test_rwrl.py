@@ -17,7 +17,7 @@ import pytest
 from dm_control import suite
 
 from selftune.core import config, experiment
-from selftune.core.errors import RunError, UserError
+from selftune.core.api.errors import RunError, UserError
 from selftune.plugins.envs import _rwrl_physics as physics
 from selftune.plugins.envs import _rwrl_safety as safety
 from selftune.plugins.envs._rwrl_block import Block, observation_size

@@ -17,9 +17,13 @@ import yaml
 from test_logging import FakeWandB
 from wandb.sdk.launch.sweeps import utils as wandb_agent
 
-from selftune.core import arguments, cli, config, platform, plotting, training
-from selftune.core.errors import UserError
+from selftune.core import config
+from selftune.core import train as training
+from selftune.core.api.errors import UserError
+from selftune.core.commands import arguments, cli
 from selftune.core.experiment import IndependentRuns
+from selftune.core.machine import platform
+from selftune.core.record import plotting
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps import sweep
 from selftune.core.sweeps.file import Outcome, Points, bindings, read

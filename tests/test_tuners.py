@@ -11,9 +11,11 @@ import pytest
 from dm_env import specs
 from jax.flatten_util import ravel_pytree
 
-from selftune.core import registry
-from selftune.core.agent import Agent, BuiltAgent
-from selftune.core.types import EnvSpec, LearnerState, TimeStep, Trajectory
+from selftune.core.agent.functions import BuiltAgent
+from selftune.core.api import registry
+from selftune.core.api.types import EnvSpec, LearnerState, TimeStep, Trajectory
+from selftune.core.config import discovery
+from selftune.core.experiment import Agent
 from selftune.plugins.metaopt.ac_lambda import AcLambda
 from selftune.plugins.networks.linear import Linear
 from selftune.plugins.networks.mlp import Mlp
@@ -152,7 +154,7 @@ def test_traces_end_where_a_life_is_lost():
 
 
 def test_every_tuner_is_compared():
-  registry.load_all()
+  discovery.load_all()
   tuners = {cls for cls in registry.plugins()["tuner"].values()}
   ours = {cls for cls in tuners if cls.__module__.startswith("selftune")}
   assert {type(tuner) for tuner, _, _ in CASES.values()} == ours

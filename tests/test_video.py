@@ -7,9 +7,9 @@ import imageio.v2 as imageio
 import numpy as np
 import pytest
 
-from selftune.core.errors import UserError
+from selftune.core.api.errors import UserError
+from selftune.core.api.types import TimeStep
 from selftune.core.evaluation import video
-from selftune.core.types import TimeStep
 from selftune.plugins.envs.atari import Atari
 from selftune.plugins.envs.dm_control import DMControl
 from selftune.plugins.envs.envpool import EnvPool

@@ -17,9 +17,9 @@ import yaml
 from test_logging import wandb_records
 from wandb_server import API_KEY, ENTITY, SWEEP, Server
 
-from selftune.core import jsonl
-from selftune.core.interfaces import RunInfo
-from selftune.core.logging import Logger
+from selftune.core.api import jsonl
+from selftune.core.api.contracts import RunInfo
+from selftune.core.record.logging import Logger
 from selftune.core.sweeps import file as sweep_file
 from selftune.plugins.writers import wandb
 
@@ -161,8 +161,8 @@ def test_network_is_lost_and_comes_back(server, train, tmp_path, lose):
 NEVER_ANSWERED = """
 import sys, time
 from pathlib import Path
-from selftune.core.interfaces import RunInfo
-from selftune.core.logging import Logger
+from selftune.core.api.contracts import RunInfo
+from selftune.core.record.logging import Logger
 from selftune.plugins.writers import wandb as writer
 from selftune.plugins.writers.jsonl import Jsonl
 writer.TIMEOUT = 2.0

@@ -7,10 +7,9 @@ are in use; every other one is a mistake.
 import dataclasses
 from typing import Any, NamedTuple
 
-from .. import registry
-from ..errors import ConfigError, did_you_mean
+from ..api import registry
+from ..api.errors import ConfigError, did_you_mean
 from .values import (
-  KIND_OF_PROTOCOL,
   Macro,
   Reference,
   annotations,
@@ -105,7 +104,7 @@ def _check_given(table: Table, scope: Scope, name: str, bound: dict, where: str)
     missing = (dataclasses.MISSING, dataclasses.MISSING) == (field.default, field.default_factory)
     if bound[arg].value == REQUIRED if arg in bound else missing:
       annotation = annotations(registry.configurables()[name])[arg]
-      plugins = registry.plugins().get(KIND_OF_PROTOCOL.get(annotation, ""), {})
+      plugins = registry.plugins().get(registry.kind_of_contract(annotation) or "", {})
       choice = f": {', '.join(f'@{plugin}()' for plugin in plugins)}" if plugins else ""
       raise ConfigError(
         f"{bound[arg].where if arg in bound else where}: {name}.{arg} must be given "

@@ -16,8 +16,8 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
-from .. import registry
-from ..errors import ConfigError, UserError, did_you_mean
+from ..api.errors import ConfigError, UserError, did_you_mean
+from . import discovery
 from .bindings import (
   MACRO,
   Binding,
@@ -56,7 +56,7 @@ def load(config: str | Path, bindings: Sequence[str] = (), root: str = "train") 
   Raises:
     ConfigError: anything that the user should mend.
   """
-  registry.load_all()
+  discovery.load_all()
   gin.clear_config()
   try:
     table: Table = {}

@@ -8,19 +8,10 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .. import interfaces, registry
-from ..ranges import Range
+from ..api import registry
+from ..api.ranges import Range
+from ..api.registry import kind_of_contract
 
-KIND_OF_PROTOCOL = {
-  interfaces.EnvPlugin: "env",
-  interfaces.NetworkPlugin: "network",
-  interfaces.Corrector: "corrector",
-  interfaces.LossTerm: "loss",
-  interfaces.Optimizer: "optimizer",
-  interfaces.MetaOptimizer: "metaopt",
-  interfaces.Tuner: "tuner",
-  interfaces.WriterPlugin: "writer",
-}
 _SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 _MAPPINGS = (dict, collections.abc.Mapping)
 
@@ -105,8 +96,8 @@ def fits(value: Any, annotation: Any) -> bool:
 
 def describe(annotation: Any) -> str:
   """The annotation as a message says it: `int or None`, `a component of kind loss`."""
-  if annotation in KIND_OF_PROTOCOL:
-    return f"a component of kind {KIND_OF_PROTOCOL[annotation]}"
+  if kind := kind_of_contract(annotation):
+    return f"a component of kind {kind}"
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if origin is typing.Annotated:
     return " ".join([describe(args[0]), *(r.says for r in args[1:] if isinstance(r, Range))])
@@ -147,14 +138,14 @@ def hint(value: Any, annotation: Any) -> str:
     if typing.get_origin(option) in _MAPPINGS and isinstance(value, dict):
       _, item = typing.get_args(option)
       return next((hint(v, item) for v in value.values() if not fits(v, item)), "")
-    if option in KIND_OF_PROTOCOL and isinstance(value, str):
+    if kind_of_contract(option) and isinstance(value, str):
       return f" A component is written @{value}()."
   return ""
 
 
 def _reference_fits(reference: Reference, annotation: Any) -> bool:
-  if annotation in KIND_OF_PROTOCOL:
-    return registry.kind_of(reference.name) == KIND_OF_PROTOCOL[annotation]
+  if kind := kind_of_contract(annotation):
+    return registry.kind_of(reference.name) == kind
   if _is_protocol(annotation):
     return True  # a protocol of the plugin's own: only running it can tell
   cls = registry.configurables()[reference.name]

@@ -10,18 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..agent import BuiltAgent
-from ..checkpoint import Checkpointer, Restored
+from ..agent.functions import BuiltAgent
+from ..api.errors import UserError
+from ..api.ranges import Count, Seed
+from ..api.types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..config.values import describe, fits
-from ..errors import UserError
+from ..engine.learner import Learner
 from ..experiment import IndependentRuns, Train
-from ..learner import Learner
-from ..ranges import Count, Seed
+from ..machine.seeding import evaluation_seeds
+from ..record.checkpoint import Checkpointer, Restored
+from ..record.workdir import Workdir
 from ..runs.independent import make_runs
 from ..runs.settings import bind
-from ..seeding import evaluation_seeds
-from ..types import ActorParams, EnvSpec, PyTree, TimeStep
-from ..workdir import Workdir
 from .playing import MAX_ENVS, Watch, play, summary
 from .video import check_path, pool_of
 

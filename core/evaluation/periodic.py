@@ -15,16 +15,16 @@ from typing import NamedTuple
 
 import jax
 
-from .. import hosts
-from ..actor import Interrupted, Rollout
-from ..agent import BuiltAgent
+from ..agent.functions import BuiltAgent
+from ..api.contracts import EnvPlugin
+from ..api.types import ActorParams, Device
+from ..engine.actor import Interrupted, Rollout
+from ..engine.sources import JOIN, POLL, Published, Source
 from ..experiment import Evaluation, Train
-from ..interfaces import EnvPlugin
-from ..logging import Logger
-from ..runtime import JOIN, POLL, Published, Source
-from ..seeding import evaluation_seeds
-from ..types import ActorParams, Device
-from ..workdir import Workdir
+from ..machine import hosts
+from ..machine.seeding import evaluation_seeds
+from ..record.logging import Logger
+from ..record.workdir import Workdir
 from .playing import play, summary
 from .video import pool_of
 

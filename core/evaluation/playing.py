@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..agent import BuiltAgent
-from ..episodes import Episode
-from ..interfaces import Environment, EnvPlugin, ScoredPlugin
-from ..types import ActorParams, Array, TimeStep
+from ..agent.functions import BuiltAgent
+from ..api.contracts import Environment, EnvPlugin, ScoredPlugin
+from ..api.types import ActorParams, Array, Episode, TimeStep
 from .scores import normalised
 
 Watch = Callable[[TimeStep, int], None]

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import RunError, UserError
-from ..interfaces import DrawablePlugin, DrawnEnvironment, Environment, EnvPlugin
-from ..registry import name_of
-from ..types import Array, TimeStep
+from ..api.contracts import DrawablePlugin, DrawnEnvironment, Environment, EnvPlugin
+from ..api.errors import RunError, UserError
+from ..api.registry import name_of
+from ..api.types import Array, TimeStep
 from .playing import Watch
 
 FPS = 15  # Atari's own pace, with an action every fourth frame

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import jsonl
-from ..errors import UserError
+from ..api import jsonl
+from ..api.contracts import ScoredPlugin
+from ..api.errors import UserError
+from ..api.registry import configurables, name_of
 from ..evaluation.scores import normalised
 from ..experiment import IndependentRuns, Train
-from ..interfaces import ScoredPlugin
-from ..plotting import holding, stem
-from ..registry import configurables, name_of
-from ..workdir import Workdir, identity
+from ..record.plotting import holding, stem
+from ..record.workdir import Workdir, identity
 
 POINTS = 30  # of learning curves
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
-from ..plotting import DPI
+from ..api.errors import UserError
+from ..record.plotting import DPI
 from .comparison import Comparison, compare
 from .statistics import AGGREGATES, Estimates, Statistics, statistics
 

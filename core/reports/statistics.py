@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import UserError
+from ..api.errors import UserError
 
 THRESHOLDS = 101  # of performance profiles
 

@@ -15,24 +15,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..agent import BuiltAgent
-from ..interfaces import FunctionalEnvironment
-from ..types import Array, Device
-from .iteration import (
-  Ends,
-  FusesIterations,
-  Iteration,
-  RunState,
-  Waited,
-  first_state,
-  iterate,
-  unless_ended,
-  whole_batch,
-)
+from ..agent.functions import BuiltAgent
+from ..api.contracts import FunctionalEnvironment
+from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
+from ..api.types import Array, Device
+from .iteration import Waited, first_state, iterate, whole_batch
 from .settings import Members, bind, check
 
 AXIS = "runs"
-CHUNK = 32  # runs of a device that are taken together, unless told otherwise
 
 
 class Runs:
@@ -47,7 +37,7 @@ class Runs:
     env: FunctionalEnvironment,
     devices: Sequence[Device],
     fuse: bool = True,
-    chunk: int = CHUNK,
+    chunk: int = 32,
   ):
     """Prepares the compiled program.
 

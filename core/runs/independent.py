@@ -13,18 +13,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import hosts
-from ..checkpoint import Checkpointer
-from ..episodes import Episode
-from ..errors import RunError, UserError, plugin_mistakes
+from ..api.contracts import FunctionalEnvironment
+from ..api.errors import RunError, UserError, plugin_mistakes
+from ..api.online import RunState
+from ..api.types import Device, Episode, Histogram
+from ..engine.loop import Clock, Progress
 from ..experiment import IndependentRuns, Train
-from ..histograms import Histogram, pooled
-from ..interfaces import FunctionalEnvironment
-from ..logging import Logger
-from ..loop import Clock, Progress
-from ..types import Device
+from ..machine import hosts
+from ..record.checkpoint import Checkpointer
+from ..record.histograms import pooled
+from ..record.logging import Logger
 from .device import Runs
-from .iteration import RunState, episodes
+from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
 from .settings import Members, check

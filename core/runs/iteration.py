@@ -1,39 +1,18 @@
 """One iteration of one run on the device: T steps of its environments, and an update."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..agent import BuiltAgent
-from ..errors import plugin_mistakes
-from ..interfaces import AgentFns, FunctionalEnvironment
-from ..learner import first_failure
-from ..types import ActorParams, Array, LearnerState, PyTree, TimeStep, Trajectory
-
-
-class RunState(NamedTuple):
-  """All of one run; B environments."""
-
-  learner: LearnerState
-  env: PyTree  # [B, ...]
-  timestep: TimeStep  # [B, ...] the last one
-  core_state: PyTree  # [B, ...]
-  returns: Array  # [B] float32, raw, of the episode so far
-  lengths: Array  # [B] int32, likewise
-  finished: Array  # [] int32, episodes
-  env_steps: Array  # [] int32, reset steps included
-  key: Array  # of actions
-
-
-class Ends(NamedTuple):
-  """Which episodes ended, step by step; returns and lengths are 0 where none did."""
-
-  ended: Array  # [T, B] bool
-  episode_return: Array  # [T, B] float32
-  length: Array  # [T, B] int32
+from ..agent.functions import BuiltAgent
+from ..api.contracts import AgentFns, FunctionalEnvironment
+from ..api.errors import plugin_mistakes
+from ..api.online import Ends, RunState, count
+from ..api.types import ActorParams, Array, LearnerState, PyTree, TimeStep, Trajectory
+from ..engine.learner import first_failure
 
 
 class Waited(NamedTuple):
@@ -41,23 +20,6 @@ class Waited(NamedTuple):
 
   env_wait: float = 0.0
   act_time: float = 0.0
-
-
-Iteration = Callable[[RunState], tuple[RunState, Ends]]
-
-
-@runtime_checkable
-class FusesIterations(Protocol):
-  """What a meta-optimiser offers that can act, step and learn in a faster form of its own."""
-
-  def fused(
-    self, fns: AgentFns, env: FunctionalEnvironment, active: Callable[[RunState], Array]
-  ) -> Iteration | None:
-    """Several iterations of one run in one, equal to float tolerance; None if it cannot.
-
-    A run stands still as soon as it is not `active`.
-    """
-    ...
 
 
 def whole_batch(f: Callable, batch: Trajectory, *stacked: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -160,25 +122,6 @@ def going(state: RunState, max_episodes: int | None, max_env_steps: int | None) 
   for made, limit in ((state.finished, max_episodes), (state.env_steps, max_env_steps)):
     on = on if limit is None else on & (made < limit)
   return on
-
-
-def unless_ended(going: Array, new: tuple[PyTree, Ends], old: PyTree) -> tuple[PyTree, Ends]:
-  """What a run came to, if it was still going; else it stays as it was, and nothing ended."""
-  state = jax.tree.map(lambda new, old: jnp.where(going, new, old), new[0], old)
-  return state, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), new[1])
-
-
-def count(state: RunState, timestep: TimeStep) -> tuple[RunState, Ends]:
-  """Adds a new timestep to the episode's return and length; an episode has ended where FIRST."""
-  first = timestep.first
-  ends = Ends(first, jnp.where(first, state.returns, 0.0), jnp.where(first, state.lengths, 0))
-  state = state._replace(
-    returns=jnp.where(first, 0, state.returns + timestep.reward),
-    lengths=jnp.where(first, 0, state.lengths + 1),
-    finished=state.finished + jnp.sum(first, dtype=jnp.int32),
-    env_steps=state.env_steps + jnp.int32(first.size),
-  )
-  return state, ends
 
 
 def episodes(ends: Any, runs: int) -> list[list[tuple[float, int]]]:

@@ -11,13 +11,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..episodes import Episode, EpisodeStats
-from ..histograms import Histogram
-from ..interfaces import RunInfo, TakesHistograms, Writer, WriterPlugin
-from ..logging import Logger
-from ..registry import name_of
+from ..api.contracts import RunInfo, TakesHistograms, Writer, WriterPlugin
+from ..api.online import RunState
+from ..api.registry import name_of
+from ..api.types import Episode, Histogram
+from ..record.episodes import EpisodeStats
+from ..record.logging import Logger
 from .device import Runs
-from .iteration import RunState
 from .pool import PoolRuns
 from .settings import Members
 

@@ -13,24 +13,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..agent import BuiltAgent
-from ..interfaces import AgentFns, EnvPlugin
-from ..seeding import env_seeds
-from ..types import Array, Device, PyTree, TimeStep
+from ..agent.functions import BuiltAgent
+from ..api.contracts import AgentFns, EnvPlugin
+from ..api.online import Ends, RunState, count, unless_ended
+from ..api.types import Array, Device, PyTree, TimeStep
+from ..machine.seeding import env_seeds
 from .device import AXIS
-from .iteration import (
-  Ends,
-  RunState,
-  Waited,
-  act,
-  count,
-  first_state,
-  head_gamma,
-  learn,
-  trajectory,
-  unless_ended,
-  whole_batch,
-)
+from .iteration import Waited, act, first_state, head_gamma, learn, trajectory, whole_batch
 from .settings import Members, bind, check
 
 

@@ -7,12 +7,13 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
-from .. import registry
-from ..agent import Agent
+from ..api import registry
+from ..api.errors import did_you_mean
+from ..api.online import RunState
+from ..api.types import Array
 from ..config.values import annotations, describe, fits
-from ..errors import did_you_mean
-from ..types import Array
-from .iteration import RunState, going
+from ..experiment import Agent
+from .iteration import going
 
 T = TypeVar("T")
 

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from .. import arguments, config, jsonl
-from ..errors import UserError, did_you_mean
+from .. import config
+from ..api import jsonl
+from ..api.errors import UserError, did_you_mean
+from ..commands import arguments
 
 Point = dict[str, Any]  # name of a binding -> value: a number, or text as gin writes it
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..errors import UserError
+from ..api.errors import UserError
 
 GRACE = 60.0  # seconds in which a process that is asked to end may save
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 def main() -> None:
   threading.Thread(target=_end_with_parent, daemon=True).start()
-  from .. import training
+  from .. import train as training
 
   name, workdir, *bindings = sys.argv[1:]
   training.finish(name, bindings, Path(workdir))

@@ -15,14 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import config, jsonl, platform, training
-from ..errors import UserError
+from .. import config
+from .. import train as training
+from ..api import jsonl
+from ..api.errors import UserError
+from ..api.registry import name_of
 from ..experiment import IndependentRuns
-from ..registry import name_of
+from ..machine import platform
+from ..record.workdir import Workdir
 from ..runs import settings
 from ..runs.independent import varied
 from ..runs.logs import folder
-from ..workdir import Workdir
 from . import results as sweep_results
 from .bar import Bar
 from .file import Outcome, Point, Points, Sweep, bindings, read

@@ -5,10 +5,7 @@ import dataclasses
 import numpy as np
 from dm_env import specs
 
-from selftune.core.interfaces import Environment
-from selftune.core.ranges import Count
-from selftune.core.registry import register
-from selftune.core.types import Array, EnvSpec, TimeStep
+from selftune.core.api import Array, Count, Environment, EnvSpec, TimeStep, register
 
 
 @register("env", "corridor")

@@ -6,11 +6,17 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from selftune.core.interfaces import AgentFns
-from selftune.core.ranges import Positive
-from selftune.core.registry import register
-from selftune.core.tunables import Components
-from selftune.core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from selftune.core.api import (
+  AgentFns,
+  Array,
+  Components,
+  LearnerState,
+  Metrics,
+  Positive,
+  PyTree,
+  Trajectory,
+  register,
+)
 
 
 @register("metaopt", "clipped")

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...core.interfaces import FunctionalEnvironment
-from ...core.types import Array, TimeStep
+from ...core.api import Array, FunctionalEnvironment, TimeStep
 
 
 class Pool:

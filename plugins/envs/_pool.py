@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from dm_env import specs
 
-from ...core.errors import UserError
-from ...core.types import Array, EnvSpec, TimeStep
+from ...core.api import Array, EnvSpec, TimeStep, UserError
 
 Info = Mapping[str, np.ndarray]  # EnvPool's extra outputs, [B] each
 Observe = Callable[[Any], Array]  # EnvPool's observation -> [B, *spec.observation.shape]

@@ -13,9 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ...core.errors import UserError
-from ...core.interfaces import DrawnEnvironment
-from ...core.types import Array, TimeStep
+from ...core.api import Array, DrawnEnvironment, TimeStep, UserError
 from . import _pool
 
 _PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"  # Debian's and Ubuntu's; draws on the CPU

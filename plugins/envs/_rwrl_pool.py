@@ -13,8 +13,7 @@ import numpy as np
 from dm_env import specs
 from gymnasium.vector import async_vector_env
 
-from ...core.errors import RunError
-from ...core.types import Array, EnvSpec, TimeStep
+from ...core.api import Array, EnvSpec, RunError, TimeStep
 from ._rwrl_block import EPISODE, Block, observation_size, run
 from ._rwrl_settings import Challenges, domains
 

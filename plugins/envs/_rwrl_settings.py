@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, NamedTuple
 
-from ...core.ranges import Count, Fraction, Natural, NotNegative
-from ...core.registry import configurable
+from ...core.api import Count, Fraction, Natural, NotNegative, configurable
 
 SCHEDULERS = (
   "constant",

@@ -7,10 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from dm_env import specs
 
-from ...core.errors import UserError
-from ...core.interfaces import DrawnEnvironment, Environment
-from ...core.ranges import Count
-from ...core.registry import register
+from ...core.api import Count, DrawnEnvironment, Environment, UserError, register
 from . import _pool
 from ._atari57 import games
 

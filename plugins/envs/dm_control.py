@@ -9,10 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from dm_env import specs
 
-from ...core.errors import UserError
-from ...core.interfaces import DrawnEnvironment, Environment
-from ...core.ranges import Count
-from ...core.registry import register
+from ...core.api import Count, DrawnEnvironment, Environment, UserError, register
 from . import _pool, _rendering
 
 # Domain -> tasks -> the keys of dm_control's observation, in its order. EnvPool's has more keys: it

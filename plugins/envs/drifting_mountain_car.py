@@ -8,10 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.interfaces import Environment
-from ...core.ranges import Count, Fraction, Natural
-from ...core.registry import register
-from ...core.types import Array, EnvSpec, TimeStep
+from ...core.api import Array, Count, Environment, EnvSpec, Fraction, Natural, TimeStep, register
 from ..networks._tiles import active_tiles, binary_features
 from ._functional import Pool
 from .mountain_car import GREATEST, LEAST, MAX_SPEED, Cut, MountainCar

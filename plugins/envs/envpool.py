@@ -8,11 +8,7 @@ from typing import Any
 import numpy as np
 from dm_env import specs
 
-from ...core.errors import UserError
-from ...core.interfaces import DrawnEnvironment, Environment
-from ...core.ranges import Count
-from ...core.registry import register
-from ...core.types import Array
+from ...core.api import Array, Count, DrawnEnvironment, Environment, UserError, register
 from . import _pool
 
 _FAMILIES = ("envpool.classic_control", "envpool.toy_text", "envpool.box2d")

@@ -8,10 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.interfaces import Environment
-from ...core.ranges import Count
-from ...core.registry import register
-from ...core.types import Array, EnvSpec, TimeStep
+from ...core.api import Array, Count, Environment, EnvSpec, TimeStep, register
 from ._functional import Pool
 
 LEAST, GOAL, GREATEST, MAX_SPEED = -1.2, 0.5, 0.6, 0.07

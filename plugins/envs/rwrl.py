@@ -3,10 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from ...core.errors import UserError
-from ...core.interfaces import Environment
-from ...core.ranges import Count
-from ...core.registry import register
+from ...core.api import Count, Environment, UserError, register
 from . import _pool
 from ._rwrl_settings import LEVELS, NO_CHALLENGES, SCHEDULERS, Challenges, domains
 

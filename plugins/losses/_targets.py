@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ...core.types import Array, CorrectorInputs, Scalar, Targets
+from ...core.api import Array, CorrectorInputs, Scalar, Targets
 
 
 def corrected_targets(

@@ -2,10 +2,7 @@
 
 import dataclasses
 
-from ...core.ranges import NotNegative
-from ...core.registry import register
-from ...core.tunables import SCALE, tunable
-from ...core.types import Array, LossInputs, Metrics
+from ...core.api import SCALE, Array, LossInputs, Metrics, NotNegative, register, tunable
 
 
 @register("loss", "entropy")

@@ -4,10 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ...core.ranges import Fraction
-from ...core.registry import register
-from ...core.tunables import UNIT, tunable
-from ...core.types import CorrectorInputs, Metrics, Targets
+from ...core.api import UNIT, CorrectorInputs, Fraction, Metrics, Targets, register, tunable
 from ._targets import corrected_targets
 
 

@@ -4,10 +4,17 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ...core.ranges import Fraction, Positive
-from ...core.registry import register
-from ...core.tunables import POSITIVE, UNIT, tunable
-from ...core.types import CorrectorInputs, Metrics, Targets
+from ...core.api import (
+  POSITIVE,
+  UNIT,
+  CorrectorInputs,
+  Fraction,
+  Metrics,
+  Positive,
+  Targets,
+  register,
+  tunable,
+)
 from ._targets import clipped_by, corrected_targets
 
 

@@ -14,19 +14,27 @@ approximated.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ...core.distributions import Distribution
-from ...core.interfaces import AgentFns, Dots, FunctionalEnvironment, ScalarTuner
-from ...core.runs.iteration import Ends, RunState, count, unless_ended
-from ...core.types import Array, PyTree, TimeStep
-
-if TYPE_CHECKING:
-  from .ac_lambda import AcLambda
+from ...core.api import (
+  AgentFns,
+  Array,
+  Distribution,
+  Dots,
+  Ends,
+  FunctionalEnvironment,
+  PyTree,
+  RunState,
+  ScalarTuner,
+  TimeStep,
+  count,
+  unless_ended,
+)
+from ._online import Settings, clipped, continues
 
 STEPS = 16  # T: writing out costs more with every step, reading the memory less with each
 
@@ -51,15 +59,6 @@ class Carry(NamedTuple):
   z_h: Array  # [] <z | h>
 
 
-def clipped(reward: Array, limit: float | None) -> Array:
-  return reward if limit is None else jnp.clip(reward, -limit, limit)
-
-
-def continues(first: Array, discount: Array) -> Array:
-  """Whether traces go on in a timestep: no episode starts, and none ended though play goes on."""
-  return ~first & (discount > 0)
-
-
 def as_matrix(params: PyTree) -> Array:
   """Parameters of a linear network with one head as [1 + A, F], the value's first."""
   return jnp.concatenate([params["value"], params["policy"][0]])
@@ -77,7 +76,7 @@ def products(span: Span, sums: Array, shared: Array) -> Array:
 
 
 def block(
-  ac: "AcLambda",
+  ac: Settings,
   fns: AgentFns,
   env: FunctionalEnvironment,
   active: Callable[[RunState], Array],
@@ -113,7 +112,7 @@ def block(
   )
   small = state._replace(learner=state.learner._replace(params=(), meta_state=()))
   carry = Carry(small, span, tuned.rule, jnp.vdot(z, z), jnp.vdot(z, h))
-  # The keys that core.iteration.act and BuiltAgent.act would draw with.
+  # The keys that core.runs.iteration.act and BuiltAgent.act would draw with.
   t = jnp.arange(STEPS)
   keys = jax.vmap(lambda i: jax.random.fold_in(state.key, state.learner.step + i))(t)
   keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.split(key)[1], 0))(keys)
@@ -132,7 +131,7 @@ def block(
 
 
 def step(
-  ac: "AcLambda",
+  ac: Settings,
   fns: AgentFns,
   env: FunctionalEnvironment,
   sums: Callable[[Array], Array],
@@ -170,7 +169,7 @@ def step(
 
 
 def learn(
-  ac: "AcLambda",
+  ac: Settings,
   distribution: Distribution,
   carry: Carry,
   t: Array,

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
-from ...core.interfaces import AgentFns
-from ...core.types import Array, Metrics, PyTree, Trajectory
+from ...core.api import AgentFns, Array, Metrics, PyTree, Trajectory
 
 
 def inner_gradient(

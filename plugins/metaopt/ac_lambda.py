@@ -9,15 +9,31 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from ...core.histograms import BINS, Histogram
-from ...core.interfaces import AgentFns, FunctionalEnvironment, ScalarTuner, Tuner, TunerInputs
-from ...core.ranges import Fraction, NotNegative, Positive
-from ...core.registry import register
-from ...core.runs.iteration import Iteration, RunState
-from ...core.tunables import Components
-from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
+from ...core.api import (
+  BINS,
+  AgentFns,
+  Array,
+  Components,
+  Described,
+  Fraction,
+  FunctionalEnvironment,
+  Histogram,
+  Iteration,
+  LearnerState,
+  Metrics,
+  NotNegative,
+  Positive,
+  PyTree,
+  RunState,
+  ScalarTuner,
+  Trajectory,
+  Tuner,
+  TunerInputs,
+  register,
+)
 from ..tuners.constant_step import ConstantStep
-from ._sparse import block, clipped, continues
+from ._online import clipped, continues
+from ._sparse import block
 
 
 class Online(NamedTuple):

@@ -4,10 +4,17 @@ import dataclasses
 
 import optax
 
-from ...core import tunables
-from ...core.interfaces import AgentFns
-from ...core.registry import register
-from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
+from ...core.api import (
+  AgentFns,
+  Array,
+  Described,
+  LearnerState,
+  Metrics,
+  PyTree,
+  Trajectory,
+  register,
+  tunables,
+)
 from ._update import inner_gradient
 
 

@@ -8,11 +8,21 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ...core import tunables
-from ...core.interfaces import AgentFns, LossTerm
-from ...core.ranges import Fraction, NotNegative
-from ...core.registry import name_of, register
-from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
+from ...core.api import (
+  AgentFns,
+  Array,
+  Described,
+  Fraction,
+  LearnerState,
+  LossTerm,
+  Metrics,
+  NotNegative,
+  PyTree,
+  Trajectory,
+  name_of,
+  register,
+  tunables,
+)
 from ._update import inner_gradient
 
 

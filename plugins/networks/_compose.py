@@ -7,8 +7,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from ...core.interfaces import Network
-from ...core.types import Array, EnvSpec, HeadOut, PyTree, TimeStep
+from ...core.api import Array, EnvSpec, HeadOut, Network, PyTree, TimeStep
 from ._heads import GammaEmbedding, heads
 
 ComputeDtype = Literal["float32", "bfloat16"]

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ...core.types import HeadOut
+from ...core.api import HeadOut
 
 GammaEmbedding = Literal["none", "shared", "per_head"]
 HIDDEN = 256

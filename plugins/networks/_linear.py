@@ -5,8 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ...core.interfaces import Network
-from ...core.types import Array, HeadOut, PyTree, TimeStep
+from ...core.api import Array, HeadOut, Network, PyTree, TimeStep
 
 
 def linear_network(

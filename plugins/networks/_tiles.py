@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from ...core.types import Array
+from ...core.api import Array
 
 
 def active_tiles(x: Array, tilings: int, tiles: int) -> Array:

@@ -7,10 +7,7 @@ import haiku as hk
 import jax
 from jax import Array
 
-from ...core.interfaces import Network
-from ...core.ranges import Count
-from ...core.registry import register
-from ...core.types import EnvSpec
+from ...core.api import Count, EnvSpec, Network, register
 from ._compose import ComputeDtype, check_image, compose
 from ._heads import GammaEmbedding
 from ._layers import conv2d

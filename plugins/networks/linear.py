@@ -3,9 +3,7 @@
 import dataclasses
 import math
 
-from ...core.interfaces import Network
-from ...core.registry import register
-from ...core.types import EnvSpec
+from ...core.api import EnvSpec, Network, register
 from ._compose import as_input
 from ._linear import linear_network
 

@@ -6,9 +6,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from ...core.interfaces import Network
-from ...core.registry import register
-from ...core.types import Array, EnvSpec, HeadOut, PyTree, TimeStep
+from ...core.api import Array, EnvSpec, HeadOut, Network, PyTree, TimeStep, register
 from ._compose import as_input, check_image
 from ._layers import conv2d
 

@@ -4,10 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Network
-from ...core.ranges import Count
-from ...core.registry import register
-from ...core.types import Array, EnvSpec
+from ...core.api import Array, Count, EnvSpec, Network, register
 from ._linear import linear_network
 from ._tiles import active_tiles, binary_features
 

@@ -4,10 +4,7 @@ import dataclasses
 
 import optax
 
-from ...core.ranges import Fraction, NotNegative, Positive
-from ...core.registry import register
-from ...core.tunables import SCALE, tunable
-from ...core.types import Array, PyTree
+from ...core.api import SCALE, Array, Fraction, NotNegative, Positive, PyTree, register, tunable
 
 
 @register("optimizer", "rmsprop")

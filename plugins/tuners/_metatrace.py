@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.types import Array, Scalar
+from ...core.api import Array, Scalar
 
 
 class Beta(NamedTuple):

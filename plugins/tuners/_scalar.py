@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Dots, TunerInputs
-from ...core.types import Array, PyTree, Scalar
+from ...core.api import Array, Dots, PyTree, Scalar, TunerInputs
 
 
 class State(NamedTuple):

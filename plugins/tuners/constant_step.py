@@ -4,9 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Dots, TunerInputs
-from ...core.registry import register
-from ...core.types import Array, Metrics, Scalar
+from ...core.api import Array, Dots, Metrics, Scalar, TunerInputs, register
 from . import _scalar
 
 

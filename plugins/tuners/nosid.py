@@ -5,10 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.interfaces import Dots
-from ...core.ranges import NotNegative
-from ...core.registry import register
-from ...core.types import Array, Metrics, Scalar
+from ...core.api import Array, Dots, Metrics, NotNegative, Scalar, register
 from . import _scalar
 
 

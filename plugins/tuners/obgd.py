@@ -5,10 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.interfaces import TunerInputs
-from ...core.ranges import Positive
-from ...core.registry import register
-from ...core.types import Array, Metrics, Scalar
+from ...core.api import Array, Metrics, Positive, Scalar, TunerInputs, register
 
 
 class State(NamedTuple):

@@ -5,10 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.interfaces import TunerInputs
-from ...core.ranges import NotNegative
-from ...core.registry import register
-from ...core.types import Array, Metrics, Scalar
+from ...core.api import Array, Metrics, NotNegative, Scalar, TunerInputs, register
 from . import _scalar
 
 

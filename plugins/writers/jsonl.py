@@ -8,12 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...core import jsonl
-from ...core.episodes import Episode
-from ...core.errors import RunError, UserError
-from ...core.histograms import Histogram
-from ...core.interfaces import RunInfo
-from ...core.registry import register
+from ...core.api import Episode, Histogram, RunError, RunInfo, UserError, jsonl, register
 
 METRICS, EPISODES = "metrics.jsonl", "episodes.jsonl"
 EVALUATIONS, HISTOGRAMS = "eval.jsonl", "histograms.jsonl"

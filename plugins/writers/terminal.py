@@ -10,10 +10,7 @@ from typing import ClassVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from ...core.episodes import Episode
-from ...core.interfaces import RunInfo
-from ...core.ranges import NotNegative
-from ...core.registry import register
+from ...core.api import Episode, NotNegative, RunInfo, register
 
 SPEED_WINDOW = 30.0  # seconds that steps/s and ETA are measured over
 

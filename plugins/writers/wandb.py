@@ -8,10 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ...core.episodes import Episode
-from ...core.histograms import Histogram
-from ...core.interfaces import RunInfo
-from ...core.registry import register
+from ...core.api import Episode, Histogram, RunInfo, register
 
 TIMEOUT = 20.0  # seconds that W&B is given to answer, and at the end to take the rest
 

@@ -1,0 +1,1 @@
+"""The agent as pure functions: acting, the loss, one update."""

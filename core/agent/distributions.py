@@ -1,0 +1,127 @@
+"""Action distributions: what a policy's parameters mean.
+
+A distribution is stateless; its methods take the parameters a network produced, with any leading
+batch shape [...], and the sample as stored in a trajectory.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+
+from ..api.contracts import Distribution
+from ..api.errors import UserError
+from ..api.types import Array
+
+UNBOUNDED = 1e9  # bounds beyond this are none: LQR's are 1e10, others' the largest float
+
+
+class Categorical:
+  """Softmax policy over `size` discrete actions; the parameters are logits."""
+
+  def __init__(self, num_actions: int):
+    self.size = num_actions
+
+  def sample(self, key: Array, params: Array) -> Array:
+    return jax.random.categorical(key, params).astype(jnp.int32)
+
+  def mode(self, params: Array) -> Array:
+    return jnp.argmax(params, axis=-1).astype(jnp.int32)
+
+  def log_prob(self, params: Array, sample: Array) -> Array:
+    log_p = jax.nn.log_softmax(params)
+    return jnp.take_along_axis(log_p, jnp.expand_dims(sample, -1), axis=-1).squeeze(-1)
+
+  def entropy(self, params: Array) -> Array:
+    log_p = jax.nn.log_softmax(params)
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+  def kl(self, params: Array, reference: Array) -> Array:
+    log_p, log_q = jax.nn.log_softmax(params), jax.nn.log_softmax(reference)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+
+  def normal_kl(self, params: Array) -> Array:
+    raise UserError("discrete actions have no KL to a normal: write @entropy() for @normal_kl().")
+
+  def to_action(self, sample: Array) -> Array:
+    return sample
+
+
+class SquashedGaussian:
+  """A diagonal Gaussian squashed by tanh into the bounds of the actions (STAC, section 9.3).
+
+  The parameters are what the network gives, [..., 2 D]: for each of D actions x, then for each y,
+
+      mean = tanh(x),  log std = s_min + (s_max - s_min) (tanh(y) + 1) / 2
+      u ~ N(mean, std),  action = minimum + (maximum - minimum) (tanh(u) + 1) / 2
+
+  A sample is u, before the squashing, from which log-probabilities are exact where tanh has long
+  rounded to 1. Densities are those of tanh(u); KLs do not depend on an invertible squashing.
+  """
+
+  LOG_STD_MIN, LOG_STD_MAX = -4.0, 0.0  # RLax's; the paper gives none
+
+  def __init__(self, minimum: np.ndarray, maximum: np.ndarray):
+    """Takes the bounds of the actions, [D] each."""
+    self.size = 2 * len(minimum)
+    self._minimum, self._range = minimum, maximum - minimum
+
+  def _mean_log_std(self, params: Array) -> tuple[Array, Array]:
+    x, y = jnp.split(jnp.tanh(params), 2, axis=-1)
+    return x, self.LOG_STD_MIN + (self.LOG_STD_MAX - self.LOG_STD_MIN) * (y + 1) / 2
+
+  def sample(self, key: Array, params: Array) -> Array:
+    mean, log_std = self._mean_log_std(params)
+    return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
+
+  def mode(self, params: Array) -> Array:
+    """The mean of the Gaussian; after the squashing, the median of the actions."""
+    return self._mean_log_std(params)[0]
+
+  def log_prob(self, params: Array, sample: Array) -> Array:
+    mean, log_std = self._mean_log_std(params)
+    normal = -0.5 * (((sample - mean) / jnp.exp(log_std)) ** 2 + math.log(2 * math.pi)) - log_std
+    # log d tanh(u) / du = log(1 - tanh(u)^2), without its cancellation at large |u|.
+    log_slope = 2 * (math.log(2) - sample - jax.nn.softplus(-2 * sample))
+    return jnp.sum(normal - log_slope, axis=-1)
+
+  def entropy(self, params: Array) -> Array:
+    raise UserError(
+      "the entropy of a squashed Gaussian has no closed form: write @normal_kl() for @entropy()."
+    )
+
+  def normal_kl(self, params: Array) -> Array:
+    """KL(N(mean, std) || N(0, 1)), summed over the actions, before the squashing."""
+    mean, log_std = self._mean_log_std(params)
+    return jnp.sum(0.5 * (jnp.exp(2 * log_std) + mean**2 - 1) - log_std, axis=-1)
+
+  def kl(self, params: Array, reference: Array) -> Array:
+    (mean, log_std), (mean_r, log_std_r) = map(self._mean_log_std, (params, reference))
+    ratio = jnp.exp(2 * (log_std - log_std_r))
+    shift = ((mean - mean_r) / jnp.exp(log_std_r)) ** 2
+    return jnp.sum(0.5 * (ratio + shift - 1) - (log_std - log_std_r), axis=-1)
+
+  def to_action(self, sample: Array) -> Array:
+    low, width = (jnp.broadcast_to(x, sample.shape) for x in (self._minimum, self._range))
+    return (low + width * (jnp.tanh(sample) + 1) / 2).astype(sample.dtype)
+
+
+def for_action_spec(action: specs.Array) -> Distribution:
+  """The distribution that serves an action space.
+
+  Raises:
+    UserError: no policy serves it.
+  """
+  if isinstance(action, specs.DiscreteArray) and math.prod(action.shape) == 1:
+    return Categorical(int(action.num_values))
+  if isinstance(action, specs.BoundedArray) and np.issubdtype(action.dtype, np.floating):
+    minimum, maximum = (np.broadcast_to(x, action.shape) for x in (action.minimum, action.maximum))
+    if len(action.shape) == 1 and np.all(np.maximum(-minimum, maximum) < UNBOUNDED):
+      return SquashedGaussian(minimum, maximum)
+  raise UserError(
+    f"no policy serves the action space {action}; a categorical policy needs one discrete action, "
+    "a squashed Gaussian a vector of real numbers between finite bounds: choose another "
+    "environment."
+  )

@@ -1,0 +1,137 @@
+"""The agent: a composition of plugins, turned into pure functions."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from ..api import tunables
+from ..api.contracts import (
+  AgentFns,
+  Network,
+)
+from ..api.errors import UserError, plugin_mistakes
+from ..api.registry import name_of
+from ..api.types import ActorParams, Array, EnvSpec, PyTree, TimeStep
+from ..experiment import Agent
+from . import distributions, objective
+from .behaviour import behaviour
+
+
+class BuiltAgent:
+  """An agent bound to an environment's spec: network, acting and loss functions."""
+
+  def __init__(self, agent: Agent, spec: EnvSpec):
+    """Builds the network.
+
+    Raises:
+      UserError: no policy serves the action space, or the network cannot take the observations.
+    """
+    self.agent = agent
+    self.distribution = distributions.for_action_spec(spec.action)
+    self.behaviour = behaviour(agent.behaviour, agent.heads)
+    with plugin_mistakes():
+      self.network: Network = agent.network.build(
+        spec, self.distribution.size, agent.heads + self.behaviour.extra_heads
+      )
+    self.objective = agent.corrector and objective.Objective(
+      network=self.network,
+      distribution=self.distribution,
+      behaviour=self.behaviour,
+      corrector_name=name_of(agent.corrector),
+      corrector=agent.corrector,
+      terms={name_of(term): term for term in agent.losses},
+      heads=agent.heads,
+      max_abs_reward=agent.max_abs_reward,
+      max_log_is=agent.max_log_is,
+    )
+
+  def fns(self, total_updates: int, accumulate: Callable) -> AgentFns:
+    """What the meta-optimiser gets; `accumulate` comes from the learner."""
+    components = self.agent.components
+    if self.objective is None or self.agent.optimizer is None:
+      return self._fns_without_loss(accumulate)
+    optimizer_name = name_of(self.agent.optimizer)
+    own = {optimizer_name: self.agent.optimizer}
+
+    def optimizer_step(params, grads, opt_state, step, values):
+      mine = {name: v[0] for name, v in values.items() if name.rsplit(".", 1)[0] == optimizer_name}
+      optimizer = tunables.bind(own, mine)[optimizer_name]
+      progress = jnp.minimum(step / total_updates, 1.0)
+      return optimizer.update(grads, opt_state, params, progress)
+
+    def partial(f):
+      return lambda *args: f(self.objective, *args)
+
+    return AgentFns(
+      network=self.network,
+      distribution=self.distribution,
+      components=components,
+      tunable_shapes={
+        t.name: (1,) if t.component == optimizer_name else (self.agent.heads,)
+        for t in tunables.collect(components).values()
+      },
+      gamma=partial(objective.head_gamma),
+      inner_loss=partial(objective.inner_loss),
+      outer_loss=partial(objective.outer_loss),
+      optimizer_step=optimizer_step,
+      accumulate=accumulate,
+    )
+
+  def _fns_without_loss(self, accumulate: Callable) -> AgentFns:
+    """For meta-optimisers whose update minimises no loss."""
+
+    def missing(*_):
+      raise UserError(
+        f"agent.metaopt = @{name_of(self.agent.metaopt)}() learns from a loss: give "
+        "agent.corrector, agent.losses and agent.optimizer."
+      )
+
+    heads = self.agent.heads + self.behaviour.extra_heads
+    return AgentFns(
+      network=self.network,
+      distribution=self.distribution,
+      components={},
+      tunable_shapes={},
+      gamma=lambda values: jnp.zeros(heads),
+      inner_loss=missing,
+      outer_loss=missing,
+      optimizer_step=missing,
+      accumulate=accumulate,
+    )
+
+  def init_optimizer(self, params: PyTree) -> PyTree:
+    """The state of the optimiser, if there is one."""
+    return () if self.agent.optimizer is None else self.agent.optimizer.init(params)
+
+  def act(
+    self,
+    actor: ActorParams,
+    timestep: TimeStep,
+    core_state: PyTree,
+    trajectory_key: Array,
+    t: Array,
+    greedy: bool = False,
+  ) -> tuple[Array, Array, PyTree]:
+    """One step of a batch of environments.
+
+    Args:
+      actor: published parameters.
+      timestep: [B, ...].
+      core_state: [B, ...].
+      trajectory_key: one for a whole trajectory; a random head stays the same through it.
+      t: index of the step in the trajectory.
+      greedy: take the mode instead of a sample.
+
+    Returns:
+      sample [B, ...], behaviour parameters [B, A], core state [B, ...].
+    """
+    head_key, action_key = jax.random.split(trajectory_key)
+    sequence = jax.tree.map(lambda x: x[None], timestep)
+    gamma = actor.gamma[: self.behaviour.acting_heads]
+    out, core_state = self.network.unroll(actor.params, sequence, core_state, gamma)
+    mu = self.behaviour.choose(head_key, out.policy[:, 0])
+    if greedy:
+      return self.distribution.mode(mu), mu, core_state
+    sample = self.distribution.sample(jax.random.fold_in(action_key, t), mu)
+    return sample, mu, core_state

@@ -1,0 +1,134 @@
+"""Contracts of online learners: step-size tuners, and iterations that a meta-optimiser fuses.
+
+Only authors of such plugins read this; `contracts` is for all.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from .contracts import AgentFns, FunctionalEnvironment
+from .types import Array, LearnerState, Metrics, PyTree, Scalar, TimeStep
+
+
+class TunerInputs(NamedTuple):
+  """What a step-size tuner sees of one step of AC(lambda); all `N` parameters as one vector."""
+
+  delta: Array  # [] TD error, R + gamma d' V(S') - V(S)
+  decay: Array  # [] gamma lambda; 0 at the first step of an episode, which so resets every trace
+  trace: Array  # [N] z, with this step's grad U in it
+  trace_tm1: Array  # [N] z after the previous step; 0 at the first step of an episode
+  grad_u: Array  # [N] grad U, U = V(S) + 1/2 log pi(A|S)
+  grad_v: Array  # [N] grad V(S)
+  grad_next: Array  # [N] gamma d' grad V(S')
+  bonus: Array  # [N] psi grad H, of the entropy regulariser
+
+  @property
+  def grad_delta(self) -> Array:
+    """[N], the full gradient of delta."""
+    return self.grad_next - self.grad_v
+
+
+class Tuner(Protocol):
+  """Kind `tuner`: the step sizes alpha of an online learner, one or one a parameter.
+
+  The learner then makes the step w <- w + alpha (trace delta + bonus). Whether it sees parameters
+  of one run or is mapped over many, and whether fields are numbers or traced, a tuner cannot tell.
+  """
+
+  def init(self, alpha: Scalar, params: Array) -> PyTree:
+    """The state before the first step, for initial step size `alpha` and parameters [N]."""
+    ...
+
+  def update(self, state: PyTree, x: TunerInputs) -> tuple[PyTree, Array]: ...
+
+  # the new state, and alpha, [] or [N], of this step
+
+  def beta(self, state: PyTree) -> Array: ...  # log of the last alpha, [] or [N]
+  def metrics(self, state: PyTree) -> Metrics: ...  # scalars to log: effective step size u, v, ...
+
+
+class Dots(NamedTuple):
+  """What a tuner of one step size for all parameters sees: dot products over the parameters."""
+
+  delta: Array  # [] as in TunerInputs
+  decay: Array  # [] as in TunerInputs
+  u_h: Array  # <grad U | h>
+  bonus_h: Array  # psi <grad H | h>
+  trace_h: Array  # <z | h>
+  trace_delta: Array  # <z | grad delta>
+  u_u: Array  # |grad U|^2
+
+
+@runtime_checkable
+class ScalarTuner(Tuner, Protocol):
+  """A tuner whose only knowledge of the parameters is `Dots`, with the h that all of them share:
+
+      h <- h + alpha (z (delta + <grad delta | h>) + psi grad H)
+
+  Its state is a NamedTuple of `rule`, scalars, and `h`, [N] or () where nothing depends on it. So
+  the learner may keep z and h in any form whose dot products it can take.
+  """
+
+  def init_rule(self, alpha: Scalar, like: Array) -> PyTree: ...  # scalars of the dtype of `like`
+  def adapt(self, rule: PyTree, x: Dots) -> tuple[PyTree, Array]: ...  # alpha: []
+
+
+class RunState(NamedTuple):
+  """All of one run; B environments."""
+
+  learner: LearnerState
+  env: PyTree  # [B, ...]
+  timestep: TimeStep  # [B, ...] the last one
+  core_state: PyTree  # [B, ...]
+  returns: Array  # [B] float32, raw, of the episode so far
+  lengths: Array  # [B] int32, likewise
+  finished: Array  # [] int32, episodes
+  env_steps: Array  # [] int32, reset steps included
+  key: Array  # of actions
+
+
+class Ends(NamedTuple):
+  """Which episodes ended, step by step; returns and lengths are 0 where none did."""
+
+  ended: Array  # [T, B] bool
+  episode_return: Array  # [T, B] float32
+  length: Array  # [T, B] int32
+
+
+Iteration = Callable[[RunState], tuple[RunState, Ends]]
+
+
+@runtime_checkable
+class FusesIterations(Protocol):
+  """What a meta-optimiser offers that can act, step and learn in a faster form of its own."""
+
+  def fused(
+    self, fns: AgentFns, env: FunctionalEnvironment, active: Callable[[RunState], Array]
+  ) -> Iteration | None:
+    """Several iterations of one run in one, equal to float tolerance; None if it cannot.
+
+    A run stands still as soon as it is not `active`.
+    """
+    ...
+
+
+def unless_ended(going: Array, new: tuple[PyTree, Ends], old: PyTree) -> tuple[PyTree, Ends]:
+  """What a run came to, if it was still going; else it stays as it was, and nothing ended."""
+  state = jax.tree.map(lambda new, old: jnp.where(going, new, old), new[0], old)
+  return state, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), new[1])
+
+
+def count(state: RunState, timestep: TimeStep) -> tuple[RunState, Ends]:
+  """Adds a new timestep to the episode's return and length; an episode has ended where FIRST."""
+  first = timestep.first
+  ends = Ends(first, jnp.where(first, state.returns, 0.0), jnp.where(first, state.lengths, 0))
+  state = state._replace(
+    returns=jnp.where(first, 0, state.returns + timestep.reward),
+    lengths=jnp.where(first, 0, state.lengths + 1),
+    finished=state.finished + jnp.sum(first, dtype=jnp.int32),
+    env_steps=state.env_steps + jnp.int32(first.size),
+  )
+  return state, ends

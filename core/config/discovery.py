@@ -1,0 +1,39 @@
+"""Finding plugins: core's own configurables, this package's plugins, and those of entry points."""
+
+import importlib
+import importlib.metadata
+import pkgutil
+
+from ..api import registry
+
+ENTRY_POINTS = "selftune.plugins"  # third parties: name = "module.to.import"
+
+_loaded: set[str] = set()
+
+
+def load_all() -> None:
+  """Imports core's own, every plugin in this package and of entry points.
+
+  Failures of plugins go to `registry.unavailable()`.
+
+  Modules whose name starts with an underscore hold no plugin: those that use them import them.
+  """
+  importlib.import_module("...experiment", __name__)
+  package = importlib.import_module("....plugins", __name__)
+  for info in pkgutil.walk_packages(
+    package.__path__, f"{package.__name__}.", onerror=lambda _: None
+  ):
+    if not info.name.rpartition(".")[2].startswith("_"):
+      _load(info.name, info.name)
+  for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
+    _load(f"{entry.name} ({entry.value})", entry.module)
+
+
+def _load(label: str, module: str) -> None:
+  if module in _loaded:
+    return
+  _loaded.add(module)
+  try:
+    importlib.import_module(module)
+  except Exception as error:  # a plugin may fail in any way; the others must go on
+    registry.lost(label, module, f"{type(error).__name__}: {error}")

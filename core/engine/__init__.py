@@ -1,0 +1,1 @@
+"""What trains: actors, where their trajectories come from, the learner and the loop."""

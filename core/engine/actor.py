@@ -1,0 +1,201 @@
+"""The actor: one batched rollout loop over one or more environment pools."""
+
+import collections
+import functools
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ..agent.functions import BuiltAgent
+from ..api.contracts import Environment
+from ..api.types import ActorParams, Array, Device, PyTree, TimeStep, Trajectory
+
+_LOG = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+  """The run was asked to stop, or stops, while this waited or acted."""
+
+
+class Rollout(NamedTuple):
+  """One trajectory of all of an actor's environments, and what happened on the way."""
+
+  trajectory: Trajectory  # NumPy, [T+1, B, ...]
+  env_steps: int  # new in this trajectory, of single environments
+  episodes: list[tuple[float, int]]  # raw return and length of those that finished, in order
+  env_wait: float  # seconds spent waiting for environments
+  act_time: float  # seconds spent in the network
+
+
+class _Group:
+  """One pool and what the actor carries for it from trajectory to trajectory."""
+
+  def __init__(self, pool: Environment, core_state: PyTree, rows: slice, stagger: bool):
+    self.pool = pool
+    self.rows = rows  # of the actor's batch
+    self.core_state = core_state
+    self.starts = collections.deque[PyTree]()  # core states at the starts of coming trajectories
+    self.timestep = pool.reset(stagger)
+    self.returns = np.zeros(pool.num_envs)
+    self.lengths = np.zeros(pool.num_envs, np.int64)
+
+  def receive(self) -> list[tuple[float, int]]:
+    """Waits for the pool's next timestep; returns the episodes found to have finished."""
+    self.timestep = self.pool.recv()
+    first = self.timestep.first
+    finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(first)]
+    self.returns = np.where(first, 0.0, self.returns + self.timestep.reward)
+    self.lengths = np.where(first, 0, self.lengths + 1)
+    return finished
+
+
+class Actor:
+  """Steps its pools in turn: while the network acts for one, the others step their environments."""
+
+  def __init__(
+    self,
+    agent: BuiltAgent,
+    pools: Sequence[Environment],
+    device: Device,
+    key: Array,
+    unroll_length: int,
+    overlap: int = 0,
+    stagger: bool = False,
+  ):
+    """Resets the pools.
+
+    Args:
+      agent: acts.
+      pools: of equal spec; their environments make up the actor's batch, in order.
+      device: the network acts there.
+      key: all that is drawn follows from it and the index of the trajectory.
+      unroll_length: T.
+      overlap: transitions at the end of a trajectory that begin the next one too, less than T.
+      stagger: environments start at different steps of their first episode (see Environment).
+    """
+    self.device = device
+    self._key = key
+    self._unroll_length, self._overlap = unroll_length, overlap
+    self._previous: _Buffer | None = None
+    self._groups = []
+    start = 0
+    for pool in pools:
+      rows = slice(start, start + pool.num_envs)
+      core_state = jax.device_put(agent.network.initial_state(pool.num_envs), device)
+      self._groups.append(_Group(pool, core_state, rows, stagger))
+      start = rows.stop
+    self._batch_size = start
+    self._agent = agent
+
+  @property
+  def timestep(self) -> TimeStep:
+    """The last timestep of the first pool, [B, ...]."""
+    return self._groups[0].timestep
+
+  def unroll(
+    self, actor_params: ActorParams, version: int, index: int, stopping: Callable[[], bool]
+  ) -> Rollout:
+    """The next trajectory of every environment: T transitions, of which `overlap` are known.
+
+    The first one has none before it, and so T new ones.
+
+    Args:
+      actor_params: on this actor's device.
+      version: number of updates they have behind them.
+      index: of the trajectory, counted from the start of training; seeds what is drawn.
+      stopping: says that the run is to end; asked at every step, as a trajectory may take seconds.
+
+    Raises:
+      Interrupted: it is; after that the actor can only be closed.
+    """
+    key = jax.random.fold_in(self._key, index)
+    length, stride = self._unroll_length, self._unroll_length - self._overlap
+    trajectory = _Buffer(length, self._batch_size)
+    start = 0
+    if self._previous is not None:
+      start = self._overlap
+      trajectory.begin_with(self._previous, stride)
+    episodes: list[tuple[float, int]] = []
+    waited = acted = 0.0
+    clock = time.perf_counter
+    for t in range(start, length + 1):
+      if stopping():
+        raise Interrupted
+      for number, group in enumerate(self._groups):
+        if t > start:
+          began = clock()
+          episodes += group.receive()
+          waited += clock() - began
+        trajectory.timestep(t, group.rows, group.timestep)
+        if t < length:
+          if t % stride == 0:
+            group.starts.append(group.core_state)
+          began = clock()
+          step = (group.timestep, group.core_state, key, np.int32(number), np.int32(t - start))
+          action, sample, mu, group.core_state = _act(self._agent, actor_params, *step)
+          group.pool.send(np.asarray(action))
+          trajectory.decision(t, group.rows, np.asarray(sample), np.asarray(mu), version)
+          acted += clock() - began
+    self._previous = trajectory if self._overlap else None
+    starts = jax.device_get([group.starts.popleft() for group in self._groups])
+    core_state = jax.tree.map(lambda *x: np.concatenate(x), *starts)
+    env_steps = (length - start) * self._batch_size
+    return Rollout(trajectory.finish(core_state), env_steps, episodes, waited, acted)
+
+  def close(self) -> None:
+    """Closes the pools; one that fails to is a warning, as it must not hide why the run ended."""
+    for group in self._groups:
+      try:
+        group.pool.close()
+      except Exception as error:
+        _LOG.warning("an environment pool could not be closed: %r", error)
+
+
+class _Buffer:
+  """Arrays of one trajectory, filled row by row; new ones each time, as JAX may alias them."""
+
+  def __init__(self, unroll_length: int, batch_size: int):
+    self._length, self._batch_size = unroll_length, batch_size
+    self._arrays: dict[str, np.ndarray] = {}
+
+  def begin_with(self, other: "_Buffer", skip: int) -> None:
+    """Takes over what the other holds after its first `skip` transitions."""
+    for name, x in other._arrays.items():
+      self._arrays[name] = np.empty_like(x)
+      self._arrays[name][: len(x) - skip] = x[skip:]
+
+  def _write(self, name: str, time: int, t: int, rows: slice, x: np.ndarray) -> None:
+    if name not in self._arrays:
+      self._arrays[name] = np.empty((time, self._batch_size, *x.shape[1:]), x.dtype)
+    self._arrays[name][t, rows] = x
+
+  def timestep(self, t: int, rows: slice, timestep: TimeStep) -> None:
+    for name, x in timestep._asdict().items():
+      self._write(name, self._length + 1, t, rows, x)
+
+  def decision(self, t: int, rows: slice, sample: np.ndarray, mu: np.ndarray, version: int) -> None:
+    versions = np.full(len(sample), version, np.int32)
+    for name, x in (("action", sample), ("behaviour", mu), ("params_version", versions)):
+      self._write(name, self._length, t, rows, x)
+
+  def finish(self, core_state: PyTree) -> Trajectory:
+    a = self._arrays
+    return Trajectory(
+      timestep=TimeStep(a["observation"], a["reward"], a["discount"], a["first"]),
+      action=a["action"],
+      behaviour=a["behaviour"],
+      core_state=core_state,
+      params_version=a["params_version"],
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)  # one function, so that actors share compilations
+def _act(agent, actor_params, timestep, core_state, key, group, t):
+  """agent.act with the key of a group, and the action as the environment takes it."""
+  key = jax.random.fold_in(key, group)
+  sample, mu, core_state = agent.act(actor_params, timestep, core_state, key, t)
+  return agent.distribution.to_action(sample), sample, mu, core_state

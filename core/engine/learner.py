@@ -1,0 +1,286 @@
+"""The learner: one compiled update, mapped over devices.
+
+Mapping lives here and nowhere else. `shard_map` over a 1-d mesh, state replicated and batch split
+as `pmap` would; gradients and metagradients are summed over devices, as the loss is a sum over the
+batch, so the result does not depend on the number of devices. The meta-optimiser never
+differentiates through a collective: `accumulate` reduces after each derivative is taken.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from ..agent.functions import BuiltAgent
+from ..api.errors import NonFiniteError, UserError, plugin_mistakes
+from ..api.types import (
+  BATCH_AXES,
+  ActorParams,
+  Array,
+  Described,
+  Device,
+  LearnerState,
+  Metrics,
+  PyTree,
+  TimeStep,
+  Trajectory,
+)
+
+AXIS = "learners"
+CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
+
+
+def batch_specs(trajectory: Trajectory) -> Trajectory:
+  """PartitionSpecs that split a trajectory's batch axis over the learners."""
+
+  def spec(axis, subtree):
+    return jax.tree.map(lambda _: P(*[None] * axis, AXIS), subtree)
+
+  return Trajectory(*map(spec, BATCH_AXES, trajectory))
+
+
+def state_specs(state: PyTree) -> PyTree:
+  """PartitionSpecs of a learner state: replicated, but for trajectories inside it."""
+
+  def is_trajectory(x):
+    return isinstance(x, Trajectory)
+
+  return jax.tree.map(
+    lambda x: batch_specs(x) if is_trajectory(x) else P(), state, is_leaf=is_trajectory
+  )
+
+
+def split(trajectory: Trajectory, micro_batches: int) -> Trajectory:
+  """[..., B, ...] -> [K, ..., B/K, ...]."""
+
+  def one(axis, subtree):
+    def reshape(x):
+      shape = (*x.shape[:axis], micro_batches, -1, *x.shape[axis + 1 :])
+      return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+    return jax.tree.map(reshape, subtree)
+
+  return Trajectory(*map(one, BATCH_AXES, trajectory))
+
+
+def accumulate(f, batch: Trajectory, *stacked, micro_batches: int):
+  """Sums, means and stacked results of `f` over micro-batches and devices (see AgentFns)."""
+  if micro_batches == 1:
+    sums, means, out = f(batch, *[jax.tree.map(lambda x: x[0], x) for x in stacked])
+    out = jax.tree.map(lambda x: x[None], out)
+  else:
+    slices = (split(batch, micro_batches), *stacked)
+    first = jax.tree.map(lambda x: x[0], slices)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, *first)[:2])
+
+    def body(totals, slices):
+      *parts, out = f(*slices)
+      return jax.tree.map(jnp.add, totals, tuple(parts)), out
+
+    (sums, means), out = jax.lax.scan(body, zeros, slices)
+    means = jax.tree.map(lambda x: x / micro_batches, means)
+  return jax.lax.psum(sums, AXIS), jax.lax.pmean(means, AXIS), out
+
+
+def check_order(names: Sequence[str]) -> list[str]:
+  """The order in which metrics are checked: causes before what they poison."""
+
+  def rank(name):
+    ranks = [i for i, prefix in enumerate(CHECK_ORDER) if name.startswith(prefix)]
+    total = name.startswith(("loss/total", "outer_loss/total"))
+    return (ranks[0] if ranks else len(CHECK_ORDER), total, name)
+
+  return sorted(names, key=rank)
+
+
+def first_failure(metrics: Metrics) -> Array:
+  """The index in `check_order` of the first metric that is not finite, or -1; int32 []."""
+  order = check_order(list(metrics))
+  bad = ~jnp.isfinite(jnp.stack([metrics[name].astype(jnp.float32) for name in order]))
+  return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
+
+
+class Learner:
+  """Initialises, updates and publishes the state of one agent."""
+
+  def __init__(
+    self,
+    agent: BuiltAgent,
+    devices: Sequence[Device],
+    batch_size: int,
+    unroll_length: int,
+    total_updates: int,
+    micro_batch: int | None = None,
+  ):
+    """Prepares the update; compiled at its first call.
+
+    Args:
+      agent: the agent.
+      devices: those the batch is split over.
+      batch_size: B, trajectories an update.
+      unroll_length: T.
+      total_updates: after so many the learning rate has reached its end.
+      micro_batch: trajectories a device takes at a time; None takes its whole share. On CPU, one
+        whose activations stay in cache is several times faster; memory shrinks with it everywhere.
+
+    Raises:
+      UserError: the batch cannot be divided so.
+    """
+    share, rest = divmod(batch_size, len(devices))
+    if rest:
+      raise UserError(
+        f"a batch of {batch_size} trajectories (train.num_envs) is not divisible by "
+        f"{len(devices)} learner devices; choose a multiple of {len(devices)}."
+      )
+    if micro_batch is not None and share % micro_batch:
+      raise UserError(
+        f"train.micro_batch = {micro_batch} does not divide the {share} trajectories that each of "
+        f"{len(devices)} learner devices gets of a batch of {batch_size} "
+        "(where it is None, on a CPU it is train.cpu_micro_batch)."
+      )
+    self.mesh = Mesh(devices, (AXIS,))
+    self._agent = agent
+    self._metaopt = agent.agent.metaopt
+    self._batch_size, self._unroll_length = batch_size, unroll_length
+    micro_batches = share // micro_batch if micro_batch else 1
+    self._fns = agent.fns(total_updates, functools.partial(accumulate, micro_batches=micro_batches))
+
+  def init(self, key: Array, timestep: TimeStep) -> LearnerState:
+    """The first state, replicated over the learner devices.
+
+    Args:
+      key: PRNG key.
+      timestep: shapes and dtypes of one step; its batch axis may have any size.
+
+    Raises:
+      UserError: the meta-optimiser does not take such batches.
+    """
+    batch = self._batch_shapes(timestep)
+
+    def init(key):
+      params_key, _ = jax.random.split(key)
+      key = jax.random.fold_in(key, 2)  # the actors' is that of 1
+      params = self._agent.network.init(params_key)
+      opt_state = self._agent.init_optimizer(params)
+      zero = jnp.zeros((), jnp.int32)
+      state = LearnerState(params, opt_state, (), zero, key, zero - 1)
+      with plugin_mistakes():
+        return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
+
+    specs = state_specs(jax.eval_shape(init, key))
+    shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
+    self._build_update(specs, batch_specs(batch))
+    self._batch = jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+      *(batch, self._batch_shardings),
+    )
+    return jax.jit(init, out_shardings=shardings)(key)
+
+  def trace(self, state: LearnerState) -> None:
+    """Traces the update, so that what a plugin refuses in it is known before a run leaves files.
+
+    The first update is compiled from this trace.
+
+    Raises:
+      UserError: a loss term does not go with the agent's actions.
+    """
+    jax.eval_shape(self._update, state, self._batch)
+
+  def put(self, trajectory: Trajectory) -> Trajectory:
+    """Moves a trajectory [T+1, B, ...] from the host to the learner devices.
+
+    Of a job of P processes each gives its own share, [T+1, B / P, ...].
+    """
+    return jax.make_array_from_process_local_data(self._batch_shardings, trajectory)
+
+  def update(self, state: LearnerState, batch: Trajectory) -> tuple[LearnerState, Metrics]:
+    """One update; `state` is donated. Metrics are scalars on the device."""
+    return self._update(state, batch)
+
+  def describe(self, state: LearnerState) -> Described:
+    """The meta-optimiser's metrics of a state, for a row that is about to be logged."""
+    return self._describe(state)
+
+  def compile(self, state: LearnerState, batch: Trajectory) -> jax.stages.Compiled:
+    """The compiled update, for its memory and cost analysis."""
+    return self._update.lower(state, batch).compile()
+
+  def actor_params(
+    self, state: LearnerState, devices: Iterable[Device]
+  ) -> dict[Device, ActorParams]:
+    """Copies, by device, of what an actor needs; safe when `state` is donated later."""
+    copy = jax.tree.map(lambda x: x.addressable_data(0), self._copy(state))
+    return {device: jax.device_put(copy, device) for device in devices}
+
+  def check(self, metrics: Metrics) -> None:
+    """Raises NonFiniteError if any update so far met a number that was not finite.
+
+    `metrics` are of the latest update, on the host.
+    """
+    failure = int(metrics["failure"])
+    if failure >= 0:
+      names = check_order([name for name in metrics if name not in ("failure", "updates")])
+      raise NonFiniteError(
+        f"'{names[failure]}' was not finite in update {int(metrics['updates']) + 1}; "
+        "the state before that update is kept."
+      )
+
+  def _batch_shapes(self, timestep: TimeStep) -> Trajectory:
+    t, b = self._unroll_length, self._batch_size
+
+    def shape(x, time):
+      return jax.ShapeDtypeStruct((time, *x.shape), x.dtype)
+
+    # An actor's first pool may hold a part of the environments only.
+    timestep = jax.tree.map(lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype), timestep)
+    core_state = jax.eval_shape(lambda: self._agent.network.initial_state(b))
+    params = jax.eval_shape(self._agent.network.init, jax.random.key(0))
+    gamma = jnp.zeros(self._agent.behaviour.acting_heads)
+    key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
+    sample, mu, _ = jax.eval_shape(
+      self._agent.act, ActorParams(params, gamma), timestep, core_state, key, step
+    )
+    arrays: dict[str, Any] = {
+      "action": shape(sample, t),
+      "behaviour": shape(mu, t),
+      "params_version": jax.ShapeDtypeStruct((t, b), jnp.int32),
+    }
+    return Trajectory(
+      timestep=jax.tree.map(lambda x: shape(x, t + 1), timestep),
+      core_state=core_state,
+      **arrays,
+    )
+
+  def _build_update(self, state_spec: PyTree, batch_spec: PyTree) -> None:
+    mapped = jax.shard_map(
+      self._guarded_step,
+      mesh=self.mesh,
+      in_specs=(state_spec, batch_spec),
+      out_specs=(state_spec, P()),
+      check_vma=False,
+    )
+    self._update = jax.jit(mapped, donate_argnums=0)
+    self._batch_shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), batch_spec)
+
+    def published(state):
+      gamma = self._fns.gamma(self._metaopt.values(self._fns, state.meta_state))
+      return jax.tree.map(jnp.copy, ActorParams(state.params, gamma))
+
+    self._copy = jax.jit(published)
+    self._describe = jax.jit(self._metaopt.describe)
+
+  def _guarded_step(self, state: LearnerState, batch: Trajectory):
+    """One step of the meta-optimiser, kept only if every metric of it is finite."""
+    new, metrics = self._metaopt.step(self._fns, state, batch)
+    metrics["param_norm"] = optax.tree.norm(new.params)
+    lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
+    metrics["policy_lag"] = jax.lax.pmean(lag, AXIS)
+    failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics))
+    new = new._replace(step=state.step + 1)
+    new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
+    return new._replace(failure=failure), metrics | {"failure": failure, "updates": new.step}

@@ -1,0 +1,152 @@
+"""The processes of one job, on one host or many: joining them, and what they tell each other.
+
+Every process runs the same program. All of them act in environments of their own and share each
+update; the first one alone writes logs. Whatever not all of them see (a signal, a clock, the end of
+an episode) is told to all before it is acted on, so that all make the same updates.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from numpy.typing import ArrayLike
+
+from ..api.errors import RunError, UserError
+from .supervise import LOST
+
+HEARTBEAT = 20  # seconds without a sign of life after which a process counts as lost
+PATIENCE = 120  # seconds that processes are given to come
+LONG = 7 * 24 * 3600  # and that they wait for the first one's last evaluation; the lost are told
+
+_LOSS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
+
+
+class Asked(NamedTuple):
+  """What a process wants done after an update; done if any wants it."""
+
+  stop: bool
+  log: bool
+  save: bool
+
+
+def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
+  """Waits until all processes of the job are there; before JAX looks for devices.
+
+  Args:
+    coordinator: 'host:port' of the first process, or 'auto': as JAX finds it in SLURM, Open MPI,
+      Kubernetes or the variable JAX_COORDINATOR_ADDRESS.
+    num_processes: of the job.
+    process_id: of this one, from 0.
+
+  Raises:
+    UserError: these do not describe a job.
+  """
+  try:
+    jax.distributed.initialize(
+      None if coordinator == "auto" else coordinator,
+      num_processes,
+      process_id,
+      initialization_timeout=PATIENCE,
+      heartbeat_timeout_seconds=HEARTBEAT,
+      shutdown_timeout_seconds=LONG,
+    )
+  except (ValueError, IndexError) as error:
+    given = f"--coordinator {coordinator} --num-processes {num_processes} --process-id {process_id}"
+    if coordinator == "auto":
+      given = "--coordinator auto: JAX knows of no SLURM, Open MPI or Kubernetes job here"
+    hint = "Give HOST:PORT of the first process, how many there are, and which this is."
+    raise UserError(f"{given}: {error} {hint}") from error
+
+
+def count() -> int:
+  """How many processes the job has."""
+  return jax.process_count()
+
+
+def index() -> int:
+  """Which process this is."""
+  return jax.process_index()
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes."""
+  return index() == 0
+
+
+def gather(numbers: ArrayLike) -> np.ndarray:
+  """What each process has to say, of equal length [N], by process: [P, N]; 32 bits a number."""
+  array = np.asarray(numbers)
+  return multihost_utils.process_allgather(array) if count() > 1 else array[None]
+
+
+def first_says(answer: bool) -> bool:
+  """The first process's answer."""
+  return bool(gather([answer])[0, 0])
+
+
+def check_same(numbers: dict[str, int]) -> None:
+  """Checks that all processes have the same numbers, 32 bits each, by what they are of.
+
+  Raises:
+    UserError: names the first that differs.
+  """
+  told = gather(np.array(list(numbers.values()), np.uint32))
+  for name, column in zip(numbers, told.T, strict=True):
+    if len(set(column.tolist())) > 1:
+      jax.distributed.shutdown()  # waits for the others: all know, and none is to be lost to them
+      raise UserError(
+        f"the processes of the job do not have the same {name}: start all with the same arguments, "
+        "and a --workdir that all of them share."
+      )
+
+
+def alone(stopping: Callable[[], bool]) -> Callable[[], bool]:
+  """The function in a job of one process; in one of several nothing may stop before all agree."""
+  return stopping if count() == 1 else lambda: False
+
+
+def tell(
+  asked: Asked, episodes: Sequence[tuple[float, int]], capacity: int
+) -> tuple[Asked, list[tuple[float, int]]]:
+  """Tells all processes what this one asks for, and which episodes have finished in it.
+
+  Args:
+    asked: of this process; only the first one's clock counts.
+    episodes: their returns and lengths.
+    capacity: at most so many of them.
+
+  Returns:
+    What any process asked for, and all episodes, in the order of processes.
+  """
+  if count() == 1:
+    return asked, list(episodes)
+  wanted = Asked(asked.stop, asked.log and is_first(), asked.save and is_first())
+  padded = np.zeros((capacity, 2), np.float32)
+  padded[: len(episodes)] = np.reshape(episodes, (-1, 2))
+  head = np.array([*wanted, len(episodes)], np.float32)
+  told = gather(np.concatenate([head, padded.ravel()]))
+  flags, counts, pairs = told[:, :3], told[:, 3].astype(int), told[:, 4:].reshape(len(told), -1, 2)
+  finished = [
+    (float(value), int(length))
+    for process, number in zip(pairs, counts, strict=True)
+    for value, length in process[:number]
+  ]
+  return Asked(*(bool(flag.any()) for flag in flags.T)), finished
+
+
+@contextlib.contextmanager
+def losses_explained() -> Iterator[None]:
+  """Within it, what a collective raises when another process is lost becomes a RunError.
+
+  Also where another layer has taken it for a failure of its own, as a checkpoint's being written.
+  """
+  try:
+    yield
+  except Exception as error:
+    if count() > 1 and _LOSS.search(str(error)):
+      raise RunError(LOST) from error
+    raise

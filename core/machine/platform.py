@@ -1,0 +1,99 @@
+"""What the process asks of the machine: devices, and the signals that end a run."""
+
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+
+from ..api.errors import UserError
+from ..api.types import Device
+
+M_ARENA_MAX = -8  # of mallopt
+ARENAS = 2
+
+
+def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
+  """Makes as many CPU devices as these name, before JAX starts; None names one for each core.
+
+  With several learner devices on the CPU each computes in one thread: a shard a core is faster than
+  all cores on one operation after another. What XLA_FLAGS already says stands.
+  """
+  if learners is None:
+    learners = range(len(os.sched_getaffinity(0)))
+  wanted = len({*actors, *learners})
+  flags = os.environ.get("XLA_FLAGS", "")
+  if wanted > 1 and "xla_force_host_platform_device_count" not in flags:
+    with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
+      jax.config.update("jax_num_cpu_devices", wanted)
+  if len(learners) > 1 and "xla_cpu_multi_thread_eigen" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+  _keep_memory_together()
+
+
+def _keep_memory_together() -> None:
+  """Limits the arenas of glibc's malloc; those of MALLOC_ARENA_MAX stand.
+
+  By default there are eight a core, and each keeps what was freed in it: threads that come and go,
+  as those that write checkpoints do, let a process grow by megabytes a minute for hours.
+  """
+  mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+  if mallopt and "MALLOC_ARENA_MAX" not in os.environ:
+    mallopt(M_ARENA_MAX, ARENAS)
+
+
+def devices(indices: Sequence[int] | None, what: str) -> list[Device]:
+  """This process's JAX devices of these indices, or all.
+
+  Raises:
+    UserError: there is no such device, or none is asked for, or one twice.
+  """
+  known = jax.local_devices()
+  if indices is None:
+    return known
+  if not indices or len(set(indices)) < len(indices) or not set(indices) <= set(range(len(known))):
+    raise UserError(
+      f"{what} = {tuple(indices)}: give different numbers from 0 to {len(known) - 1}; "
+      f"this machine has {', '.join(map(str, known))}."
+    )
+  return [known[i] for i in indices]
+
+
+def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Device]:
+  """The devices that a batch is split over: those asked for, or as many as divide it.
+
+  Of every process in turn, the same of each.
+  """
+  found = devices(indices, "train.learner_devices")
+  if indices is None:
+    share = batch_size // jax.process_count()
+    indices = range(max(n for n in range(1, len(found) + 1) if share % n == 0))
+  return [jax.local_devices(p)[i] for p in range(jax.process_count()) for i in indices]
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+  """Within it, Ctrl-C and SIGTERM ask the run to save and end; a second Ctrl-C ends it at once.
+
+  Yields:
+    A function that says whether the run was asked to end.
+  """
+  asked = False
+
+  def ask(number, frame):
+    nonlocal asked
+    if asked and number == signal.SIGINT:
+      signal.signal(number, signal.SIG_DFL)  # a third one does not wait for anything to be closed
+      raise KeyboardInterrupt
+    asked = True
+    # Not print: the signal may have come while stderr's buffer was being written.
+    os.write(2, f"\n{signal.Signals(number).name}: saving and stopping.\n".encode())
+
+  before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield lambda: asked
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

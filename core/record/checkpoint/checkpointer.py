@@ -1,0 +1,193 @@
+"""The checkpoints of a run: the whole state of training; asynchronous, atomic, verified.
+
+A checkpoint is a directory `<directory>/<update>`, which Orbax writes under a temporary name and
+renames once it is whole. It does not sync to the disk before the rename, so the newest may still be
+torn after a crash of the machine: then the one before serves.
+"""
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ...api.errors import RunError, UserError
+from ...api.types import PyTree
+from ...machine import hosts
+from .contents import (
+  first_difference,
+  flatten,
+  orbax,
+  packed,
+  read_arrays,
+  read_document,
+  to_device,
+)
+
+
+class Restored(NamedTuple):
+  """A checkpoint, read and verified."""
+
+  step: int  # updates made
+  state: PyTree
+  host: dict[str, Any]
+  note: str  # one line for the user if newer checkpoints are damaged, else ""
+
+
+class Checkpointer:
+  """The checkpoints of one run, named by the number of updates made.
+
+  One job writes: all of its processes call `save` and `restore` alike, in a directory that they
+  share. Others may restore meanwhile. Nothing is created before the first `save`.
+  """
+
+  def __init__(self, directory: Path, max_to_keep: int = 3, keep_every: int | None = None):
+    """Keeps the newest `max_to_keep`; of the rest the first, and one every `keep_every` updates."""
+    if max_to_keep < 2:
+      raise UserError(
+        f"max_to_keep = {max_to_keep}: keep 2 checkpoints or more, so that one which a crash "
+        "damaged leaves another"
+      )
+    self.directory = Path(directory).absolute()
+    self._max_to_keep, self._keep_every = max_to_keep, keep_every
+    self._writer: Any = None  # the Orbax CheckpointManager, while saving
+    self._last: int | None = None  # the newest update that this object restored or saved
+
+  def save(self, step: int, state: PyTree, host: Mapping[str, Any]) -> None:
+    """Starts to write a checkpoint; returns when `state` may be donated and `host` changed.
+
+    An update that has a checkpoint already is left alone.
+
+    Raises:
+      RunError: this checkpoint cannot be written, or the previous one could not.
+      UserError: the directory holds checkpoints that were not restored.
+      TypeError: `host` is not JSON.
+    """
+    self.wait()
+    host = json.loads(json.dumps(dict(host)))  # a copy, and fails here if it must
+    writer = self._writer or self._open_writer(step)
+    if hosts.first_says(step in self.all_steps()):
+      return
+    what = packed(state, host)
+    self._last = step
+    with self._failures_explained(step):
+      # Orbax copies NumPy arrays before it returns, so views of the device's memory are safe here.
+      saved = writer.save(step, args=what)
+    if not saved:
+      raise ValueError(f"update {step} comes before the last one saved, {self.all_steps()[-1]}")
+
+  def restore(self, like: PyTree, step: int | None = None, only: str = "") -> Restored | None:
+    """The newest checkpoint that is whole, or that of `step`; None if there are none at all.
+
+    Of arrays whose path does not begin with `only`, those of `like` are returned.
+
+    `like` gives structure, shapes, dtypes and shardings: of concrete arrays, or of
+    `jax.ShapeDtypeStruct`. After this, the next `save` removes the checkpoints newer than the one
+    restored: they are damaged, or were given up by asking for an older one.
+
+    Raises:
+      UserError: every checkpoint is damaged; there is none of `step`; or it is of another agent.
+    """
+    self.close()
+    steps = self.all_steps()
+    if step is not None and step not in steps:
+      raise UserError(f"no checkpoint of update {step} in {self.directory}: there are {steps}")
+    if not steps:
+      return None
+    leaves = flatten(like)
+    wanted = {name: leaf for name, leaf in leaves.items() if name.startswith(only)}
+    damaged = []
+    for candidate in reversed(steps) if step is None else [step]:
+      path = self.directory / str(candidate)
+      try:
+        host, entries = read_document(self.directory, candidate)
+        entries = {name: entry for name, entry in entries.items() if name.startswith(only)}
+        difference = first_difference(entries, wanted)
+        arrays = {} if difference else read_arrays(self.directory, candidate, entries)
+      except Exception as error:  # a torn file may raise anything: in Orbax, JSON or the sums
+        damaged.append(f"{path} ({_reason(error)})")
+        continue
+      if difference:
+        raise UserError(f"{path} was written by another agent: {difference}")
+      leaves |= {name: to_device(arrays[name], entries[name], x) for name, x in wanted.items()}
+      self._last = candidate
+      note = f"damaged: {', '.join(damaged)}; going back to update {candidate}" if damaged else ""
+      state = jax.tree.unflatten(jax.tree.structure(like), leaves.values())
+      return Restored(candidate, state, host, note)
+    raise UserError("no checkpoint is whole: " + ", ".join(damaged))
+
+  def all_steps(self) -> list[int]:
+    """The updates that have a checkpoint, ascending; damaged ones too, unfinished ones not."""
+    if not self.directory.is_dir():
+      return []
+    return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+
+  def wait(self) -> None:
+    """Waits until what was saved is on the disk.
+
+    Raises:
+      RunError: it could not be written.
+    """
+    if self._writer is not None:
+      with self._failures_explained(self._last):
+        self._writer.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, and ends the writing threads; `save` and `restore` may still be called."""
+    self.wait()
+    if self._writer is not None:
+      self._writer.close()
+      self._writer = None
+
+  def _open_writer(self, step: int) -> Any:
+    newer = [old for old in self.all_steps() if self._last is None or old > self._last]
+    if newer and self._last is None:
+      raise UserError(
+        f"{self.directory} holds checkpoints of another run, up to update {newer[-1]}: go on "
+        "with it by --resume, or choose another --workdir"
+      )
+    ocp = orbax()
+    kept: Any = ocp.checkpoint_managers.LatestN(self._max_to_keep)
+    if self._keep_every is not None:
+      every = ocp.checkpoint_managers.EveryNSteps(self._keep_every, exact_interval=False)
+      kept = ocp.checkpoint_managers.AnyPreservationPolicy([kept, every])
+    with self._failures_explained(step):
+      for old in newer if hosts.is_first() else ():
+        shutil.rmtree(self.directory / str(old))
+      self._writer = ocp.CheckpointManager(
+        self.directory,
+        options=ocp.CheckpointManagerOptions(
+          preservation_policy=kept,
+          cleanup_tmp_directories=True,  # what a killed or failed save left
+        ),
+      )
+    return self._writer
+
+  @contextlib.contextmanager
+  def _failures_explained(self, step: int | None) -> Iterator[None]:
+    """Turns what Orbax raises into a RunError; the next save starts with a new writer."""
+    try:
+      yield
+    except Exception as error:
+      writer, self._writer = self._writer, None
+      if writer is not None:
+        with contextlib.suppress(Exception):  # its threads end; the error is known already
+          writer.close()
+      raise RunError(
+        f"cannot write the checkpoint of update {step} in {self.directory}: {_reason(error)}. "
+        f"Checkpoints that are there: {self.all_steps() or 'none'}"
+      ) from error
+
+
+def _reason(error: BaseException) -> str:
+  """What is wrong with the disk; or the first line of an error, cut: Orbax's run over pages."""
+  for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
+    if os.strerror(number) in str(error):
+      return os.strerror(number)
+  lines = str(error).strip().splitlines()
+  return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"

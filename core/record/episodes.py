@@ -1,0 +1,65 @@
+"""Finished episodes, and the statistics of the last hundred of each run."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from ..api.types import Episode
+
+WINDOW = 100  # episodes of a run that `episode_return` is the mean of
+
+
+class Window(NamedTuple):
+  """The last `WINDOW` finished episodes of a run, and how many finished in all."""
+
+  returns: tuple[float, ...] = ()
+  lengths: tuple[int, ...] = ()
+  finished: int = 0
+
+  def add(self, episode: Episode) -> "Window":
+    returns = (*self.returns, float(episode.episode_return))
+    lengths = (*self.lengths, int(episode.length))
+    return Window(returns[-WINDOW:], lengths[-WINDOW:], self.finished + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeStats:
+  """Finished episodes of every run that has any, by its number; None is the number of an only one.
+
+  Each run counts as much as any other, however many episodes it has finished.
+  """
+
+  windows: Mapping[int | None, Window] = dataclasses.field(default_factory=dict)
+
+  def add(self, episodes: Sequence[Episode]) -> "EpisodeStats":
+    """The statistics after these episodes, those of a run in the order in which they finished."""
+    windows = dict(self.windows)
+    for episode in episodes:
+      windows[episode.run] = windows.get(episode.run, Window()).add(episode)
+    return EpisodeStats(windows)
+
+  @property
+  def finished(self) -> int:
+    """How many, of all runs."""
+    return sum(window.finished for window in self.windows.values())
+
+  def of(self, run: int) -> "EpisodeStats":
+    """Of one run alone."""
+    return EpisodeStats({run: self.windows[run]} if run in self.windows else {})
+
+  def summary(self) -> dict[str, float]:
+    """Metrics of a row; means are absent, not NaN, before the first episode has finished."""
+    windows = self.windows.values()
+    row: dict[str, float] = {"episodes": self.finished}
+    if windows:
+      row["episode_return"] = fmean(fmean(window.returns) for window in windows)
+      row["episode_length"] = fmean(fmean(window.lengths) for window in windows)
+    return row
+
+  def to_json(self) -> list[Any]:
+    return [[run, *window] for run, window in self.windows.items()]
+
+  @classmethod
+  def from_json(cls, saved: Sequence[Any]) -> "EpisodeStats":
+    return cls({run: Window(tuple(r), tuple(n), finished) for run, r, n, finished in saved})

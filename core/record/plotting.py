@@ -1,0 +1,258 @@
+"""`selftune plot`: the return and what tunes itself against env steps, as one PNG.
+
+A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
+`seed<number>` are one line: their mean, in a band of one standard deviation. One of many runs,
+WORKDIR/runs/<number>, is labelled with its settings, and those of equal settings are one line too.
+"""
+
+import csv
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..api import jsonl
+from ..api.errors import UserError
+from ..api.types import BINS, Histogram
+from .histograms import rebinned
+
+Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
+
+DPI = 120
+GRID = 400  # points that the runs of a group are averaged on
+COLUMNS = 3
+BETA = "beta/mean"
+TITLES = {BETA: "log step size", "u": "effective step size", "metagrad_norm": "metagradient norm"}
+STYLES = ("-", "--", ":", "-.")
+COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend of their own
+LEGEND = 95  # characters a row of that
+_LOG = logging.getLogger(__name__)
+_SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
+
+
+def plot(workdirs: Sequence[Path], out: Path) -> Path:
+  """Draws the runs into the PNG `out`.
+
+  Raises:
+    UserError: a workdir has no metrics yet, or `out` cannot be written.
+  """
+  drawn = figure(holding(workdirs, "metrics.jsonl"))
+  try:
+    drawn.savefig(out, dpi=DPI, format="png")
+  except OSError as error:
+    raise UserError(f"cannot write the plot: {error}.") from error
+  return out
+
+
+def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
+  """Those that have a file of this name; the others are left out with a warning, unless all are."""
+  found = [workdir for workdir in workdirs if (workdir / name).is_file()]
+  if found and len(found) < len(workdirs):
+    lost = ", ".join(str(workdir) for workdir in workdirs if workdir not in found)
+    _LOG.warning("left out, for want of a %s: %s", name, lost)
+  return found or workdirs
+
+
+def figure(workdirs: Sequence[Path]) -> Any:
+  """The matplotlib Figure: episode return above, a panel a tuned number below.
+
+  With the log step sizes of one run comes how they are distributed, where it was logged.
+  """
+  groups: dict[str, Runs] = {}
+  for workdir, label in zip(workdirs, labels(workdirs), strict=True):
+    groups.setdefault(label, []).append(_rows(workdir))
+  names = {key for runs in groups.values() for rows in runs for row in rows for key in row}
+  panels: dict[str, list[str]] = {}
+  for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
+    panels.setdefault(key.split("/")[1], []).append(key)
+  panels |= {title: [key] for key, title in TITLES.items() if key in names}
+  return _draw(groups, panels, _histograms(workdirs[0]) if len(workdirs) == 1 else [])
+
+
+def labels(workdirs: Sequence[Path]) -> list[str]:
+  """Names of the lines: equal for runs that differ only in their seed.
+
+  `runs/stacx_seed0` is a run of `stacx`, and so is `runs/stacx/seed0`; a name that no other run
+  shares is kept whole. Of `sweep/runs/007` it is `sweep` and the settings of that run.
+  """
+  stems = [stem(workdir) for workdir in workdirs]
+  return [
+    _setting(workdir) or (name if stems.count(name) > 1 else Path(workdir).absolute().name)
+    for name, workdir in zip(stems, workdirs, strict=True)
+  ]
+
+
+def _setting(workdir: Path) -> str:
+  """The folder and the settings of one of many runs: a point of a sweep, or of `@runs()`."""
+  path = Path(workdir).absolute()
+  whole = path.parent.parent  # of /x it is /, too
+  points, table = whole / "points.jsonl", whole / "runs.csv"
+  if path.parent.name != "runs" or not path.name.isdecimal():
+    return ""
+  if points.is_file():
+    settings = list(jsonl.read(points))[int(path.name)]
+  elif table.is_file():
+    with table.open(newline="") as file:
+      row = next(row for row in csv.DictReader(file) if int(row["run"]) == int(path.name))
+    settings = {name: float(value) for name, value in row.items() if "." in name}
+  else:
+    return ""
+  told = (f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in settings.items())
+  return f"{whole.name} {', '.join(told)}".strip()
+
+
+def stem(workdir: Path) -> str:
+  """The name of a workdir without its seed: `runs/stacx_seed0` and `runs/stacx/seed0` are stacx."""
+  path = Path(workdir).absolute()
+  return _SEED.sub("", path.name) or path.parent.name
+
+
+def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """A metric over the runs of a group: env steps [N], mean [N], standard deviation [N].
+
+  One run is drawn as it is; several are interpolated onto the env steps that all of them reached.
+  N is 0 if some run has no finite value of it, or they have no env steps in common.
+  """
+  series = []
+  for rows in runs:
+    points = [(row["env_steps"], row[key]) for row in rows if row.get(key) is not None]
+    series.append(np.array(points, float).reshape(-1, 2))
+  if min(map(len, series)) == 0:
+    return np.empty(0), np.empty(0), np.empty(0)
+  if len(series) == 1:
+    steps, values = series[0].T
+    return steps, values, np.zeros_like(values)
+  begin, end = max(s[0, 0] for s in series), min(s[-1, 0] for s in series)
+  if end < begin:
+    return np.empty(0), np.empty(0), np.empty(0)
+  steps = np.linspace(begin, end, GRID)
+  values = np.stack([np.interp(steps, *s.T) for s in series])
+  return steps, values.mean(0), values.std(0)
+
+
+def _rows(workdir: Path) -> list[dict[str, Any]]:
+  path = Path(workdir) / "metrics.jsonl"
+  if not path.is_file():
+    raise UserError(f"{path} does not exist: '{workdir}' is not the workdir of a training run.")
+  rows = list(jsonl.read(path))
+  if not rows:
+    raise UserError(f"{path} has no rows: the run '{workdir}' has not logged anything yet.")
+  return rows
+
+
+def _histograms(workdir: Path) -> list[tuple[int, Histogram]]:
+  """Env steps, and how the log step sizes were distributed then."""
+  path = Path(workdir) / "histograms.jsonl"
+  rows = jsonl.read(path) if path.is_file() else ()
+  of_beta = (row for row in rows if row["name"] == "beta")
+  return [(r["env_steps"], Histogram(*map(np.array, (r["counts"], r["edges"])))) for r in of_beta]
+
+
+def _draw(
+  groups: Mapping[str, Runs],
+  panels: Mapping[str, list[str]],
+  histograms: Sequence[tuple[int, Histogram]],
+) -> Any:
+  # Without pyplot: no global state, no display, and `savefig` uses Agg.
+  from matplotlib.figure import Figure
+  from matplotlib.ticker import EngFormatter
+
+  columns = min(COLUMNS, len(panels)) or 1
+  below = -(-len(panels) // columns)
+  page = Figure(figsize=(max(8.0, 4.0 * columns), 3.6 + 2.3 * below), layout="constrained")
+  grid = page.add_gridspec(1 + below, columns, height_ratios=[1.5] + [1.0] * below)
+  top = page.add_subplot(grid[0, :])
+  colours = _colours(len(groups))
+  for colour, (label, runs) in zip(colours, groups.items(), strict=True):
+    name = label if len(runs) == 1 else f"{label} ({len(runs)} seeds)"
+    _line(top, curve(runs, "episode_return"), color=colour, linewidth=1.8, label=name)
+  top.set_title("Raw episode return, mean of the last 100 episodes", loc="left", fontsize=11)
+  if len(groups) <= COLOURS:
+    top.legend(frameon=False, fontsize=9)
+  else:
+    _legend_below(page, top)
+
+  told = False  # which line is which head, once
+  for i, (title, keys) in enumerate(panels.items()):
+    row, column = divmod(i, columns)
+    last = i == len(panels) - 1  # takes what is left of its row
+    axes = page.add_subplot(grid[1 + row, slice(column, columns if last else column + 1)])
+    axes.sharex(top)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.tick_params(labelsize=8)
+    _heads(axes, groups, keys, colours)
+    if keys == [BETA] and len(histograms) > 1:
+      _density(axes, histograms)
+    if keys == ["metagrad_norm"]:
+      axes.set_yscale("log", nonpositive="mask")
+    else:
+      axes.ticklabel_format(axis="y", useOffset=False)
+    if len(keys) > 1 and not told:
+      axes.legend(handles=axes.get_lines()[: len(keys)], frameon=False, fontsize=8)
+      told = True
+
+  for axes in page.axes:
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.margins(x=0.01)
+  for axes in page.axes[1 + columns * (below - 1) :] or page.axes:
+    axes.set_xlabel("env steps", fontsize=10)
+  return page
+
+
+def _colours(lines: int) -> list[Any]:
+  """One a line: told apart as well as can be, or where there are too many, in order."""
+  from matplotlib import colormaps
+
+  if lines <= COLOURS:
+    return [f"C{i}" for i in range(lines)]
+  return list(colormaps["viridis"](np.linspace(0, 0.95, lines)))
+
+
+def _legend_below(page: Any, axes: Any) -> None:
+  """A legend of many lines below all panels; the page grows by it."""
+  lines, names = axes.get_legend_handles_labels()
+  columns = max(1, LEGEND // (6 + max(map(len, names))))
+  width, height = page.get_size_inches()
+  page.set_size_inches(width, height + 0.18 * -(-len(names) // columns))
+  page.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+
+
+def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequence[Any]) -> None:
+  """One line a head. One run: a colour each; several: colours tell runs, dashes tell heads."""
+  for own, runs in zip(colours, groups.values(), strict=True):
+    for j, key in enumerate(keys):
+      colour, style = (f"C{j}", "-") if len(groups) == 1 else (own, STYLES[j % len(STYLES)])
+      head = f"head {key.split('/')[-1]}"
+      steps, mean, deviation = curve(runs, key)
+      if key == "metagrad_norm":  # mean - deviation may be negative: no band on a log scale
+        deviation = np.zeros_like(mean)
+      look = {"color": colour, "linestyle": style, "linewidth": 1.3, "label": head}
+      _line(axes, (steps, mean, deviation), **look)
+
+
+def _density(axes: Any, histograms: Sequence[tuple[int, Histogram]]) -> None:
+  """Shades where values lie: the darker, the more of them (of 1 % as of 100 %, by its root)."""
+  steps, found = zip(*histograms, strict=True)
+  edges = np.linspace(min(h.edges[0] for h in found), max(h.edges[-1] for h in found), BINS + 1)
+  share = np.array([rebinned(h, edges) / h.counts.sum() for h in found])
+  middles = (edges[1:] + edges[:-1]) / 2
+  axes.pcolormesh(steps, middles, np.sqrt(share.T), cmap="Greys", shading="gouraud", vmin=0, vmax=1)
+
+
+def _line(axes: Any, points: tuple[np.ndarray, np.ndarray, np.ndarray], **look: Any) -> None:
+  steps, mean, deviation = points
+  axes.plot(steps, mean, **look)
+  if deviation.any():
+    axes.fill_between(
+      steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.18, linewidth=0
+    )
+
+
+def _natural(key: str) -> list[Any]:
+  """Sorts head 10 after head 9."""
+  return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

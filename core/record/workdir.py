@@ -1,0 +1,194 @@
+"""The files of one run: its configs, `restarts.jsonl`, logs and checkpoints."""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import config
+from ..api import jsonl
+from ..api.errors import UserError
+from ..api.registry import kind_of
+from .checkpoint import Checkpointer, Restored
+
+# What a resumed run may change: how long, on what, how it is logged and scored, not what it is.
+RESUME_MAY_CHANGE = (
+  "train.total_env_steps",
+  "train.learner_devices",
+  "train.micro_batch",
+  "train.cpu_micro_batch",
+  "lockstep.actor_devices",
+  "sebulba.actor_devices",
+  "runs.chunk",
+  "atari.num_threads",
+  "dm_control.num_threads",
+  "envpool.num_threads",
+  "rwrl.num_workers",
+  "train.log_seconds",
+  "train.checkpoint_seconds",
+  "train.checkpoints_to_keep",
+  "train.keep_every_steps",
+  "train.writers",
+  "runs.run_writers",
+  "train.evaluation",
+  "evaluation.every_env_steps",
+  "evaluation.episodes",
+  "evaluation.num_envs",
+  "evaluation.greedy",
+  "evaluation.video",
+)
+
+
+def locate(text: str) -> tuple[Path, int | None]:
+  """What PATH[@STEP] names: the folder of checkpoints, and the update; None for the newest whole.
+
+  PATH is a workdir, its `checkpoints`, or one of those.
+  """
+  name, at, step = text.rpartition("@")
+  path, number = (Path(name), int(step)) if at and step.isdecimal() else (Path(text), None)
+  if number is None and path.name.isdecimal() and path.parent.name == "checkpoints":
+    path, number = path.parent, int(path.name)
+  return (path if path.name == "checkpoints" else path / "checkpoints"), number
+
+
+class Workdir:
+  """The folder of one run; nothing is created before `create`."""
+
+  def __init__(self, path: Path):
+    self.path = path
+    self.checkpoints = path / "checkpoints"
+    self.curves = path / "curves.png"
+    self.videos = path / "videos"
+    self.done = path / "done"  # made by `training.finish`
+    self._config = path / "config.gin"
+    self._restarts = path / "restarts.jsonl"
+
+  def holds_run(self) -> bool:
+    return self._config.exists()
+
+  def load(self) -> config.Loaded:
+    """The configuration of the run.
+
+    Raises:
+      UserError: there is no run here.
+    """
+    whole = self.path.absolute().parent.parent
+    if not self.holds_run() and self.path.absolute() == whole / "runs" / self.path.name:
+      if Workdir(whole).holds_run():
+        raise UserError(
+          f"{self.path} holds the logs of one of many runs, trained as one program in {whole}: the "
+          "checkpoint of all is there."
+        )
+    if not self._config.is_file():
+      raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
+    for start in jsonl.read(self._restarts) if self._restarts.exists() else ():
+      sys.path += [folder for folder in start.get("imports", ()) if folder not in sys.path]
+    return config.load(self._config)
+
+  def check(self, loaded: config.Loaded, resume: bool) -> None:
+    """Refuses to start over an earlier run, or to resume one of another configuration.
+
+    Raises:
+      UserError: says which, and what to do.
+    """
+    # os.path: Path.exists raises where a folder above may not be read.
+    parent = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+      raise UserError(f"cannot write to {parent}: choose another --workdir.")
+    if self.holds_run() and not resume:
+      raise UserError(
+        f"{self.path} holds a run already: add --resume to go on with it, or choose another "
+        "--workdir."
+      )
+    if checkpoints := Checkpointer(self.checkpoints).all_steps() if not resume else []:
+      raise UserError(
+        f"{self.checkpoints} holds checkpoints, up to update {checkpoints[-1]}, of a run whose "
+        f"{self._config.name} is gone: choose another --workdir."
+      )
+    if resume and not self.holds_run():
+      raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
+    if resume:
+      saved, wanted = identity(self.load()), identity(loaded)
+      for name in sorted(saved.keys() | wanted.keys()):
+        if saved.get(name) != wanted.get(name):
+          raise UserError(
+            f"{self.path} is a run of another configuration: {name} is {saved.get(name)} there "
+            f"and {wanted.get(name)} here. Resume with the same bindings, or choose another "
+            "--workdir."
+          )
+
+  def restarts(self) -> int:
+    """How often the run has been started."""
+    return len(self._restarts.read_text().splitlines()) if self._restarts.exists() else 0
+
+  def env_seeds(self) -> set[int]:
+    """The seeds of all environments that the run has been trained in."""
+    starts = jsonl.read(self._restarts) if self._restarts.exists() else ()
+    return {s for start in starts for pools in start["env_seeds"] for p in pools for s in p}
+
+  def create(
+    self,
+    loaded: config.Loaded,
+    seeds: Sequence[Sequence[tuple[int, ...]]],
+    env_steps: int,
+    weights: str | None = None,
+  ) -> None:
+    """Writes the configs, and what is of this start.
+
+    Args:
+      loaded: the configuration.
+      seeds: of the environments, which begin anew each time.
+      env_steps: that the run has made.
+      weights: the checkpoint that the first ones are from, if any.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    imports = _folders(loaded.text)
+    start = {
+      "env_steps": env_steps,
+      "init_from": weights,
+      "imports": imports,
+      "env_seeds": seeds,
+    }
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      _replace(self.path / "operative_config.gin", loaded.operative)
+      _replace(self._config, loaded.text)
+      with self._restarts.open("a") as file:
+        file.write(json.dumps(start) + "\n")
+    except OSError as error:
+      raise UserError(f"cannot write to {self.path}: {error}. Choose another --workdir.") from error
+
+  def say_resumed(self, resume: bool, restored: Restored | None) -> None:
+    """Tells the user where a resumed run goes on, and what was damaged."""
+    if restored is not None:
+      note = f" {restored.note}" if restored.note else ""
+      print(f"selftune: resuming at update {restored.step}.{note}", file=sys.stderr)
+    elif resume:
+      print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
+
+
+def _folders(text: str) -> list[str]:
+  """Where the modules that a configuration imports lie."""
+  modules = [sys.modules[name] for name in re.findall(r"^import (\w+)", text, re.MULTILINE)]
+  files = [Path(module.__file__) for module in modules if module.__file__]
+  return [str(f.parents[1] if f.name == "__init__.py" else f.parent) for f in files]
+
+
+def _replace(path: Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  new = path.with_suffix(".new")
+  new.write_text(text)
+  new.replace(path)
+
+
+def identity(loaded: config.Loaded) -> dict[str, str]:
+  """What makes the run what it is: its bindings, but for writers and lengths of time."""
+  return {
+    name: str(value)
+    for name, value in loaded.flat.items()
+    if name not in RESUME_MAY_CHANGE and kind_of(name.split("/")[-1].partition(".")[0]) != "writer"
+  }

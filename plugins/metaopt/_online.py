@@ -1,0 +1,35 @@
+"""What the two forms of AC(lambda), dense and sparse, have in common."""
+
+from typing import Protocol
+
+import jax.numpy as jnp
+
+from ...core.api import Array, Scalar, Tuner
+
+
+class Settings(Protocol):
+  """The settings of AC(lambda); `AcLambda` explains them."""
+
+  @property
+  def tuner(self) -> Tuner: ...
+  @property
+  def gamma(self) -> Scalar: ...
+  @property
+  def lambda_(self) -> Scalar: ...
+  @property
+  def entropy(self) -> Scalar: ...
+  @property
+  def max_abs_reward(self) -> float | None: ...
+
+
+def clipped(reward: Array, limit: float | None) -> Array:
+  """Rewards [...] within [-limit, limit]; as they are where the limit is None."""
+  return reward if limit is None else jnp.clip(reward, -limit, limit)
+
+
+def continues(first: Array, discount: Array) -> Array:
+  """Whether traces go on in a timestep, [...] bool.
+
+  They do not where an episode starts, nor where one ended though play goes on.
+  """
+  return ~first & (discount > 0)

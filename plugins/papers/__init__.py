@@ -1,0 +1,1 @@
+"""Papers whose figures `selftune reproduce` makes."""

@@ -1,0 +1,103 @@
+"""Figures 1 to 5: mountain car, return against episodes for every alpha_0, a panel each mu."""
+
+import functools
+from typing import Any
+
+import numpy as np
+
+from ....core.api import Figure, Result, final
+from .cells import METHODS, cell, curve, formula, of_method, page, power, shade, title
+
+QUICK = (
+  "runs.settings = {'ac_lambda.alpha': (0.0625, 0.0078125, 0.0009765625, 0.0001220703125)}",
+  "runs.repeats = 2",
+  "runs.episodes = 30",
+)
+LEARNS = -150.0  # mean return of the last 100 episodes of what has learned: from -200 to about -100
+CLOSE = 5.0  # mu whose mean return is within this of the best are useful
+MUS = {  # method -> powers of mu, negated, of Figures 2 to 5
+  "scalar": range(6, 12),
+  "scalar_raw": range(14, 20),
+  "sid": range(14, 20),
+  "nosid": range(10, 16),
+}
+
+
+def figure(method: str, beside: str | None = None) -> Figure:
+  """Of one method, and trained beside it without being drawn, another for comparison."""
+  cells = [cell("none")]
+  cells += [cell(m, p) for m in (method, beside) if m in MUS for p in MUS[m]]
+  return Figure(
+    tuple(cells), QUICK, functools.partial(draw, method), functools.partial(claims, method)
+  )
+
+
+def by_alpha(result: Result) -> dict[float, np.ndarray]:
+  """Returns [repeats, E] by alpha_0, the greatest first."""
+  alphas = np.array([float(row["ac_lambda.alpha"]) for row in result.settings])
+  return {a: result.returns[alphas == a] for a in sorted(set(alphas), reverse=True)}
+
+
+def draw(method: str, results: list[Result]) -> Any:
+  """Figures 1 to 5: a curve each alpha_0, a panel each mu of one method."""
+  shown = of_method(results, method)
+  columns = min(2, len(shown))
+  made, grid = page(-(-len(shown) // columns), columns)
+  for axes, result in zip(grid.flat, shown, strict=True):
+    alphas = by_alpha(result)
+    shade(axes, len(alphas))
+    for alpha, returns in alphas.items():
+      curve(axes, returns, 20, formula("alpha_0", alpha))
+    axes.set(title=title(result), xlabel="training episodes", ylabel="return", ylim=(-205, -95))
+  made.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+  return made
+
+
+def spread(result: Result) -> float:
+  """Standard deviation over alpha_0 of the mean return of all episodes."""
+  return float(np.std([returns.mean() for returns in by_alpha(result).values()]))
+
+
+def mean_return(result: Result) -> float:
+  return float(result.returns.mean())
+
+
+def claims(method: str, results: list[Result]) -> list[str]:
+  """Figures 1 to 5: how much alpha_0 matters, which mu are useful, which alpha_0 still learn."""
+  baseline, tuned = of_method(results, "none")[0], of_method(results, method)
+  lines = [f"no tuning: spread over alpha_0 {spread(baseline):.1f}, {largest(baseline)}"]
+  if method == "none":
+    return lines
+  for result in tuned:
+    lines.append(
+      f"{power(result.cell.columns['mu'])}: spread {spread(result):.1f}, mean return "
+      f"{mean_return(result):.1f} (no tuning {mean_return(baseline):.1f}), {largest(result)}"
+    )
+  better = sum(spread(result) < spread(baseline) for result in tuned)
+  lines.append(f"the spread shrinks for {better} of {len(tuned)} mu")
+  for other in ("scalar", "scalar_raw"):
+    if other != method and (beside := of_method(results, other)):
+      lines += compare(tuned, beside)
+  return lines
+
+
+def compare(tuned: list[Result], beside: list[Result]) -> list[str]:
+  """A method beside another: their useful mu, and how far apart they are where mu are equal."""
+  lines = []
+  for results in (tuned, beside):
+    best = max(results, key=mean_return)
+    close = [r for r in results if mean_return(r) > mean_return(best) - CLOSE]
+    best_mu, least, most = (power(r.cell.columns["mu"]) for r in (best, close[-1], close[0]))
+    name = METHODS[best.cell.columns["tuner"]][2]
+    lines.append(f"{name}: best mu {best_mu}, useful {least} to {most}")
+  other = {result.cell.columns["mu"]: mean_return(result) for result in beside}
+  apart = [abs(mean_return(r) - other[mu]) for r in tuned if (mu := r.cell.columns["mu"]) in other]
+  if apart:
+    lines.append(f"at equal mu their mean returns differ by {np.mean(apart):.1f}")
+  return lines
+
+
+def largest(result: Result) -> str:
+  """Which alpha_0 is the largest that still learns."""
+  learned = [alpha for alpha, returns in by_alpha(result).items() if final(returns) > LEARNS]
+  return f"largest alpha_0 that learns {power(learned[0])}" if learned else "none learns"

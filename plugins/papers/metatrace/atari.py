@@ -1,0 +1,108 @@
+"""Figures 8 and 9: Atari, return against learning steps for every alpha_0."""
+
+from typing import Any
+
+import numpy as np
+
+from ....core.api import Cell, Figure, Result, smooth
+from .alphas import by_alpha
+from .cells import METHODS, formula, page, power, shade
+
+GAMES = ("space_invaders", "seaquest", "asterix", "beam_rider", "freeway")
+SWEEP = tuple(2.0**-k for k in range(6, 14))
+BEST = (2.0**-8, 2.0**-9, 2.0**-10)  # the paper does not name its three
+QUICK = (
+  f"runs.settings = {{'ac_lambda.alpha': {BEST[:2]}}}",
+  "runs.repeats = 1",
+  "train.total_env_steps = 600",
+  "atari.max_episode_steps = 150",
+)
+MU = 0.001
+SMOOTHED = 40  # episodes
+LAST = 100  # episodes that say which alpha_0 is best
+
+
+def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cell:
+  """One method in one game: a run each alpha_0 and seed, all in one pool."""
+  tuner = METHODS[method][0]
+  mu = () if method == "none" else (f"{tuner}.mu = {MU}",)
+  bindings = (
+    f"tuner = @{tuner}()",
+    *mu,
+    f"atari.game = {game!r}",
+    f"runs.settings = {{'ac_lambda.alpha': {alphas}}}",
+    f"runs.repeats = {repeats}",
+  )
+  name = f"{game}_{method}_{len(alphas)}x{repeats}"
+  return Cell(name, {"tuner": method, "game": game}, "experiments/atari_metatrace", bindings)
+
+
+def draw(results: list[Result]) -> Any:
+  """A panel each cell: a curve each alpha_0, the mean over its seeds.
+
+  Those of a tuner have the best constant step size of the game as well.
+  """
+  made, grid = page(-(-len(results) // 2), 2)
+  constant = {r.cell.columns["game"]: r for r in results if r.cell.columns["tuner"] == "none"}
+  for axes, result in zip(grid.flat, results, strict=True):
+    alphas = by_alpha(result)
+    shade(axes, len(alphas))
+    for alpha in alphas:
+      steps, returns = curve(result, alpha)
+      axes.plot(steps, returns, label=formula("alpha_0", alpha), lw=1.2)
+    columns = result.cell.columns
+    if columns["tuner"] != "none":
+      untuned = constant[columns["game"]]
+      best = max(by_alpha(untuned), key=lambda a, untuned=untuned: final(untuned, a))
+      label = f"no tuning, {formula('alpha_0', best)}"
+      axes.plot(*curve(untuned, best), label=label, lw=1.2, ls="--", color="black")
+    axes.set(title=f"{columns['game']}, {METHODS[columns['tuner']][2]}")
+    axes.set(xlabel="learning steps", ylabel="return")
+    axes.legend(fontsize=7)
+  return made
+
+
+def curve(result: Result, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+  """Learning steps, and the mean over the runs of an alpha_0 of their smoothed returns there."""
+  runs = [
+    (np.cumsum(lengths), smooth(returns, SMOOTHED)) for returns, lengths in played(result, alpha)
+  ]
+  steps = np.linspace(0, max(ends[-1] for ends, _ in runs), 200)
+  return steps, np.mean([np.interp(steps, *run) for run in runs], 0)
+
+
+def final(result: Result, alpha: float) -> float:
+  """Mean return of the last episodes of the runs of an alpha_0."""
+  return float(np.mean([returns[-LAST:].mean() for returns, _ in played(result, alpha)]))
+
+
+def played(result: Result, alpha: float) -> list[tuple[np.ndarray, np.ndarray]]:
+  """Returns and lengths of the episodes of each run of an alpha_0; they differ in number.
+
+  A diverged run ends in as many episodes as it missed, each of one step.
+  """
+  rows = [i for i, row in enumerate(result.settings) if float(row["ac_lambda.alpha"]) == alpha]
+  scored = ~np.isnan(result.returns)
+  return [(result.returns[i, scored[i]], np.maximum(result.lengths[i, scored[i]], 1)) for i in rows]
+
+
+def claims(results: list[Result]) -> list[str]:
+  """How much alpha_0 matters, and the best one, of every cell."""
+  lines = []
+  for result in results:
+    last = {alpha: final(result, alpha) for alpha in by_alpha(result)}
+    best = max(last, key=lambda a: last[a])
+    columns = result.cell.columns
+    lines.append(
+      f"{columns['game']}, {METHODS[columns['tuner']][2]}: last {LAST} episodes, best "
+      f"{last[best]:.1f} (alpha_0 = {power(best)}), worst {min(last.values()):.1f}"
+    )
+  return lines
+
+
+def figure(cells: list[Cell]) -> Figure:
+  return Figure(tuple(cells), QUICK, draw, claims)
+
+
+FIG8 = figure([cell(m, "seaquest", SWEEP, 1) for m in ("none", "scalar", "mixed", "vector")])
+FIG9 = figure([cell(m, game, BEST, 5) for game in GAMES for m in ("none", "mixed")])

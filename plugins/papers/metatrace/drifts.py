@@ -1,0 +1,116 @@
+"""Figures 6 and 7: drifting mountain car, a curve each method or each mu."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ....core.api import Cell, Figure, Result, final
+from .cells import METHODS, cell, curve, formula, of_method, page, title
+
+QUICK = ("runs.repeats = 2", "runs.episodes = 30")
+EARLY = 200  # episodes
+DRIFTS = (4e-6, 6e-6, 8e-6, 1e-5)
+SWEPT = 6e-6  # the drift of Figure 7, for 1,000 episodes,
+EPISODES = 600  # and at the other drifts
+MUS = (6, 7, 8, 9, 10, 11)
+SHOWN = ("none", "scalar", "vector", "mixed")
+GROUPS = [f"{head}/{kind}" for head in ("value", "policy") for kind in ("informative", "noise")]
+BETA_MU = 2.0**-10
+
+
+def cells(drifts: Sequence[float], methods: Sequence[str]) -> tuple[Cell, ...]:
+  made = []
+  for drift, method in itertools.product(drifts, methods):
+    powers = (None,) if method == "none" else MUS
+    shorter = () if drift == SWEPT else (f"runs.episodes = {EPISODES}",)
+    for one in (cell(method, power, drift) for power in powers):
+      made.append(one._replace(bindings=(*one.bindings, *shorter)))
+  return tuple(made)
+
+
+def best(results: Sequence[Result], method: str, drift: float) -> Result:
+  """Of a method's mu, the best by the mean return of the last 100 episodes."""
+  columns = [(r, r.cell.columns) for r in results]
+  found = [r for r, c in columns if (c["tuner"], c["drift"]) == (method, drift)]
+  return max(found, key=lambda r: final(r.returns))
+
+
+def draw_drifts(results: list[Result]) -> Any:
+  """Figure 6: the best mu of every method, a panel each drift."""
+  made, grid = page(2, 2)
+  for axes, drift in zip(grid.flat, DRIFTS, strict=True):
+    for method in SHOWN:
+      result = best(results, method, drift)
+      curve(axes, result.returns, 40, title(result))
+    axes.set(title=f"drift = {drift:g}", xlabel="training episodes", ylabel="return")
+    axes.legend(fontsize=7)
+  return made
+
+
+def claim_drifts(results: list[Result]) -> list[str]:
+  """Figure 6: the order of the methods early and late, each at its best mu."""
+  lines = []
+  for drift in DRIFTS:
+    returns = {method: best(results, method, drift).returns for method in SHOWN}
+    early, late = ({m: final(r[:, :end]) for m, r in returns.items()} for end in (EARLY, None))
+    order = sorted(late, key=lambda m: -late[m])
+    verdict = "mixed is best" if order[0] == "mixed" else f"not mixed but {order[0]} is best"
+    lines.append(
+      f"drift {drift:g}: episodes {EARLY - 99} to {EARLY}: {ranking(early)}; "
+      f"last 100: {ranking(late)}: {verdict}"
+    )
+  return lines
+
+
+def ranking(scores: dict[str, float]) -> str:
+  return ", ".join(
+    f"{name} {scores[name]:.1f}" for name in sorted(scores, key=lambda n: -scores[n])
+  )
+
+
+def draw_sweeps(results: list[Result]) -> Any:
+  """Figure 7: left every mu, right the mean beta of kinds of weights at mu = 2^-10."""
+  made, grid = page(3, 2)
+  for (left, right), method in zip(grid, SHOWN[1:], strict=True):
+    for result in of_method(results, method):
+      mu = result.cell.columns["mu"]
+      curve(left, result.returns, 40, formula("mu", mu))
+      if mu == BETA_MU:
+        for name, (episodes, beta) in betas(result).items():
+          right.plot(episodes, beta, label=name, lw=1.2)
+    left.set(title=METHODS[method][2], xlabel="training episodes", ylabel="return")
+    right.set(title=METHODS[method][2], xlabel="training episodes", ylabel="mean $\\beta$")
+    left.legend(fontsize=7)
+    right.legend(fontsize=7)
+  return made
+
+
+def betas(result: Result) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+  """Episodes of a run, and mean beta over the runs, by kind of weight (one for a scalar tuner)."""
+  episodes = np.array([row["episodes"] for row in result.metrics]) / len(result.settings)
+  kinds = GROUPS if f"beta/{GROUPS[0]}" in result.metrics[0] else ["mean"]
+  return {
+    kind: (episodes, np.array([row[f"beta/{kind}"] for row in result.metrics])) for kind in kinds
+  }
+
+
+def claim_sweeps(results: list[Result]) -> list[str]:
+  lines = []
+  for result in results:
+    found = betas(result) if result.cell.columns["mu"] == BETA_MU else {}
+    if len(found) > 1:
+      apart = {
+        head: found[f"{head}/informative"][1][-1] - found[f"{head}/noise"][1][-1]
+        for head in ("value", "policy")
+      }
+      lines.append(
+        f"{title(result)}: beta of informative less that of noise features at the end: value "
+        f"{apart['value']:+.2f}, policy {apart['policy']:+.2f}"
+      )
+  return lines
+
+
+FIG6 = Figure(cells(DRIFTS, SHOWN), QUICK, draw_drifts, claim_drifts)
+FIG7 = Figure(cells((SWEPT,), SHOWN[1:]), QUICK, draw_sweeps, claim_sweeps)
