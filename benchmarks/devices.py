@@ -35,7 +35,7 @@ def measure(agent: str, turns: int) -> float:
 
   from selftune.core import config
   from selftune.core import train as training
-  from selftune.core.agent.functions import BuiltAgent
+  from selftune.core.agent.functions import Functions
 
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "devices.gin")
@@ -43,7 +43,7 @@ def measure(agent: str, turns: int) -> float:
     loaded = config.load(path).root
   seeds = training.pool_seeds(loaded, 0)
   pools = [[loaded.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
-  built = BuiltAgent(loaded.agent, pools[0][0].spec)
+  built = Functions(loaded.agent, pools[0][0].spec)
   learner = training.make_learner(loaded, built)
   (actor,) = training.make_actors(loaded, built, pools)
   state = learner.init(jax.random.key(0), actor.timestep)

@@ -30,7 +30,7 @@ import numpy as np
 
 from selftune.core import config
 from selftune.core import train as training
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.engine.actor import Rollout
 from selftune.core.engine.loop import Progress, run
 from selftune.core.engine.sources import concatenate
@@ -99,7 +99,7 @@ def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[s
   platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
   seeds = training.pool_seeds(loaded, 0)
   pools = [[loaded.env.make(s) for s in row] for row in seeds]
-  agent = BuiltAgent(loaded.agent, pools[0][0].spec)
+  agent = Functions(loaded.agent, pools[0][0].spec)
   learner = training.make_learner(loaded, agent)
   actors = training.make_actors(loaded, agent, pools)
   state = learner.init(jax.random.key(0), actors[0].timestep)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from .api.contracts import (
+  ChecksComponents,
   Corrector,
   EnvPlugin,
   LossTerm,
@@ -17,8 +18,35 @@ from .api.contracts import (
 )
 from .api.ranges import Count, Natural, NotNegative, Positive, Seed, ranges
 from .api.registry import configurable, name_of
+from .api.resuming import resumable
 
 BehaviourName = Literal["first", "random", "average"]
+
+
+@configurable("objective")
+@dataclasses.dataclass(frozen=True)
+class Objective:
+  """What an agent minimises, and how (Algorithm 1 of STAC).
+
+  Attributes:
+    corrector: turns values and IS ratios into targets.
+    losses: the terms of the inner loss; the outer loss has the same at their configured values.
+    optimizer: of the network's parameters.
+    max_abs_reward: rewards are clipped to this for learning; None leaves them raw.
+    max_log_is: cap on log IS ratios; leaky V-trace and importance sampling leave them unbounded.
+  """
+
+  corrector: Corrector
+  losses: tuple[LossTerm, ...]
+  optimizer: Optimizer
+  max_abs_reward: Positive | None = None
+  max_log_is: Positive = 5.0
+
+  def __post_init__(self):
+    names = [name_of(plugin) for plugin in self.losses]
+    for name in names:
+      if names.count(name) > 1:
+        raise ValueError(f"losses holds '{name}' twice; a term may appear once.")
 
 
 @configurable("agent")
@@ -30,46 +58,29 @@ class Agent:
     network: torso and heads.
     metaopt: owns the update: `fixed` (IMPALA), `metagradient` (STAC, STACX), or `ac_lambda`
       (Metatrace).
-    corrector: turns values and IS ratios into targets; None where the update minimises no loss, as
-      that of `ac_lambda`.
-    losses: the terms of the inner loss; the outer loss has the same at their configured values.
-    optimizer: of the network's parameters; None where there is no corrector.
+    objective: the loss and its optimiser; None where the update minimises no loss, as that of
+      `ac_lambda`.
     heads: P; every head has its own policy, value and metaparameters.
     behaviour: who acts: the first head, a random one, or the average of all.
-    max_abs_reward: rewards are clipped to this for learning; None leaves them raw.
-    max_log_is: cap on log IS ratios; leaky V-trace and importance sampling leave them unbounded.
   """
 
   network: NetworkPlugin
   metaopt: MetaOptimizer
-  corrector: Corrector | None = None
-  losses: tuple[LossTerm, ...] = ()
-  optimizer: Optimizer | None = None
+  objective: Objective | None = None
   heads: Count = 1
   behaviour: BehaviourName = "first"
-  max_abs_reward: Positive | None = None
-  max_log_is: Positive = 5.0
 
   def __post_init__(self):
-    if {self.corrector is None, self.optimizer is None, not self.losses} == {True, False}:
-      raise ValueError(
-        "agent.corrector, agent.losses and agent.optimizer belong together: give all, or none."
-      )
-    if self.corrector is None and self.max_abs_reward is not None:
-      raise ValueError(
-        "agent.max_abs_reward is of the losses, and this agent has none; if its metaopt clips "
-        "rewards, bind that: ac_lambda.max_abs_reward."
-      )
-    names = [name_of(plugin) for plugin in self.losses]
-    for name in names:
-      if names.count(name) > 1:
-        raise ValueError(f"agent.losses holds '{name}' twice; a term may appear once.")
-    self.metaopt.check(self.components)
+    if isinstance(self.metaopt, ChecksComponents):
+      self.metaopt.check(self.components)
 
   @property
   def components(self) -> dict[str, Any]:
     """The plugins whose tunables a meta-optimiser may tune, by registered name."""
-    return {name_of(p): p for p in (self.corrector, *self.losses, self.optimizer) if p is not None}
+    if self.objective is None:
+      return {}
+    parts = (self.objective.corrector, *self.objective.losses, self.objective.optimizer)
+    return {name_of(part): part for part in parts}
 
 
 @configurable("lockstep")
@@ -84,7 +95,7 @@ class Lockstep:
   """
 
   groups: Count = 2
-  actor_devices: tuple[int, ...] = (0,)
+  actor_devices: tuple[int, ...] = resumable((0,))
   actors = 1
 
 
@@ -103,7 +114,7 @@ class Sebulba:
   actors: Count = 1
   groups: Count = 2
   lag: Natural = 1
-  actor_devices: tuple[int, ...] = (0,)
+  actor_devices: tuple[int, ...] = resumable((0,))
 
 
 @configurable("runs")
@@ -132,10 +143,10 @@ class IndependentRuns:
   settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
   paired: bool = False
   repeats: Count = 1
-  run_writers: tuple[WriterPlugin, ...] = ()
+  run_writers: tuple[WriterPlugin, ...] = resumable(())
   episodes: Count | None = None
   iterations: Count = 100
-  chunk: Count = 32
+  chunk: Count = resumable(32)
   actor_devices = ()  # none but those that learn
 
   def __post_init__(self):
@@ -178,11 +189,11 @@ class Evaluation:
     video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
   """
 
-  every_env_steps: Count = 100_000
-  episodes: Count = 10
-  num_envs: Count = 5
-  greedy: bool = False
-  video: bool = False
+  every_env_steps: Count = resumable(100_000)
+  episodes: Count = resumable(10)
+  num_envs: Count = resumable(5)
+  greedy: bool = resumable(False)
+  video: bool = resumable(False)
 
   def __post_init__(self):
     if self.num_envs > self.episodes:
@@ -224,21 +235,21 @@ class Train:
   env: EnvPlugin
   agent: Agent
   runtime: Lockstep | Sebulba | IndependentRuns
-  writers: tuple[WriterPlugin, ...]
-  total_env_steps: Count
+  writers: tuple[WriterPlugin, ...] = resumable()
+  total_env_steps: Count = resumable()
   seed: Seed = 0
   num_envs: Count = 32
   unroll_length: Count = 20
   overlap: Natural = 0
   stagger: bool = False
-  learner_devices: tuple[int, ...] | None = (0,)
-  micro_batch: Count | None = None
-  cpu_micro_batch: Count | None = None
-  log_seconds: NotNegative = 2.0
-  checkpoint_seconds: NotNegative = 120.0
-  checkpoints_to_keep: int = 3
-  keep_every_steps: Count | None = None
-  evaluation: Evaluation | None = None
+  learner_devices: tuple[int, ...] | None = resumable((0,))
+  micro_batch: Count | None = resumable(None)
+  cpu_micro_batch: Count | None = resumable(None)
+  log_seconds: NotNegative = resumable(2.0)
+  checkpoint_seconds: NotNegative = resumable(120.0)
+  checkpoints_to_keep: int = resumable(3)
+  keep_every_steps: Count | None = resumable(None)
+  evaluation: Evaluation | None = resumable(None)
 
   def __post_init__(self):
     if not 0 <= self.overlap < self.unroll_length:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 from . import config
-from .agent.functions import BuiltAgent
+from .agent.functions import Functions
 from .api.contracts import Environment, RunInfo
 from .api.errors import UserError
 from .api.registry import name_of
@@ -181,7 +181,7 @@ def prepare_on_host(
   first = hosts.index() * runtime.actors
   mine = seeds[first : first + runtime.actors]
   pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in mine]
-  agent = BuiltAgent(experiment.agent, pools[0][0].spec)
+  agent = Functions(experiment.agent, pools[0][0].spec, experiment.total_updates)
   learner = make_learner(experiment, agent)
   actors = make_actors(experiment, agent, pools, first)
   state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
@@ -247,7 +247,7 @@ def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
 
 
 def make_actors(
-  experiment: Train, agent: BuiltAgent, pools: Sequence[Sequence[Environment]], first: int = 0
+  experiment: Train, agent: Functions, pools: Sequence[Sequence[Environment]], first: int = 0
 ) -> list[Actor]:
   """One actor for each row of pools, on the actor devices in turn; numbered from `first`."""
   devices = platform.devices(experiment.runtime.actor_devices, "actor_devices")
@@ -266,7 +266,7 @@ def make_actors(
   ]
 
 
-def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
+def make_learner(experiment: Train, agent: Functions) -> Learner:
   """The learner, on the learner devices."""
   devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
   on_cpu = devices[0].platform == "cpu"
@@ -275,6 +275,5 @@ def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
     devices,
     experiment.num_envs,
     experiment.unroll_length,
-    experiment.total_updates,
     experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None),
   )

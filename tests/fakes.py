@@ -217,9 +217,10 @@ train.unroll_length = 5
 train.total_env_steps = 120
 train.log_seconds = 0.0
 agent.network = @recurrent()
-agent.corrector = @vtrace()
-agent.losses = (@policy_gradient(), @value(), @entropy())
-agent.optimizer = @rmsprop()
+agent.objective = @objective()
+objective.corrector = @vtrace()
+objective.losses = (@policy_gradient(), @value(), @entropy())
+objective.optimizer = @rmsprop()
 rmsprop.learning_rate = 1e-4
 agent.metaopt = @fixed()
 """  # six updates

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.api.contracts import Network
 from selftune.core.api.types import EnvSpec, HeadOut, TimeStep, Trajectory
 from selftune.core.engine.learner import Learner
-from selftune.core.experiment import Agent
+from selftune.core.experiment import Agent, Objective
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.policy_gradient import PolicyGradient
@@ -94,18 +94,24 @@ def trajectory(seed: int, t: int = 5, b: int = 4, dtype=np.float32, lag: int = 0
 
 
 def agent(metaopt=None, **kwargs) -> Agent:
+  """An agent; keyword arguments replace fields of it, or of its objective."""
   settings = dict(
     network=SmallNetwork(),
+    metaopt=metaopt or Metagradient(tune=("*",), outer_losses=(PolicyKL(),)),
+  )
+  minimised = dict(
     corrector=LeakyVTrace(gamma=0.9, lambda_=0.95),
     losses=(PolicyGradient(), Value(), Entropy()),
     optimizer=RMSProp(learning_rate=0.01),
-    metaopt=metaopt or Metagradient(tune=("*",), outer_losses=(PolicyKL(),)),
   )
-  return Agent(**(settings | kwargs))
+  fields = {f.name for f in dataclasses.fields(Objective)}
+  minimised |= {name: value for name, value in kwargs.items() if name in fields}
+  rest = {name: value for name, value in kwargs.items() if name not in fields}
+  return Agent(**(settings | {"objective": Objective(**minimised)} | rest))
 
 
 def learner(agent: Agent, devices=1, b=4, t=5, micro_batch=None, updates=100, spec=SPEC) -> Learner:
-  return Learner(BuiltAgent(agent, spec), jax.devices()[:devices], b, t, updates, micro_batch)
+  return Learner(Functions(agent, spec, updates), jax.devices()[:devices], b, t, micro_batch)
 
 
 def first_state(learner: Learner, batch: Trajectory, seed: int = 0):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.api.types import ActorParams
 from selftune.core.engine.actor import Actor, Interrupted
 from selftune.plugins.envs.envpool import EnvPool
@@ -23,12 +23,12 @@ COUNTING = fakes.Counting()
 
 
 @functools.cache  # and with it what is compiled
-def built(**kwargs) -> BuiltAgent:
-  return BuiltAgent(small.agent(metaopt=Fixed(), network=fakes.Recurrent(), **kwargs), fakes.SPEC)
+def built(**kwargs) -> Functions:
+  return Functions(small.agent(metaopt=Fixed(), network=fakes.Recurrent(), **kwargs), fakes.SPEC)
 
 
 @functools.cache
-def actor_params(agent: BuiltAgent, seed: int = 0) -> ActorParams:
+def actor_params(agent: Functions, seed: int = 0) -> ActorParams:
   gamma = np.full(agent.behaviour.acting_heads, 0.9, np.float32)
   rng = np.random.default_rng(seed)
   shapes = jax.eval_shape(agent.network.init, jax.random.key(0))
@@ -108,7 +108,7 @@ def test_trajectories_equal_a_plain_loop_over_each_pool(pools):
 def test_trajectories_are_what_envpool_gives_for_their_actions(task):
   env = EnvPool(task)
   agent = small.agent(metaopt=Fixed(), network=fakes.Recurrent())
-  agent = BuiltAgent(agent, env.make((0,)).spec)
+  agent = Functions(agent, env.make((0,)).spec)
   params = actor_params(agent)
   actor = make_actor(agent, env, (1, 2), (4, 3))
   raw = env.make((1, 2, 4, 3))

@@ -36,9 +36,10 @@ train.unroll_length = 10
 train.log_seconds = 0.0
 train.checkpoint_seconds = 0.0
 agent.network = @mlp()
-agent.corrector = @vtrace()
-agent.losses = (@policy_gradient(), @value(), @entropy())
-agent.optimizer = @rmsprop()
+agent.objective = @objective()
+objective.corrector = @vtrace()
+objective.losses = (@policy_gradient(), @value(), @entropy())
+objective.optimizer = @rmsprop()
 agent.metaopt = @fixed()
 """
 

@@ -13,7 +13,7 @@ import small
 from dm_env import specs
 
 from selftune.core import train as training
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.api.errors import UserError
 from selftune.core.api.types import LearnerState
 from selftune.core.config import ROOT
@@ -47,7 +47,7 @@ def batch(seed, dtype=np.float32):
   rng = np.random.default_rng(seed)
   data = small.trajectory(seed, T, B, dtype)
   assert data.timestep.first[1:].any() and not data.timestep.first[0].all()
-  state = BuiltAgent(agent(1), SPEC).network.initial_state(B)
+  state = Functions(agent(1), SPEC).network.initial_state(B)
   behaviour = 0.1 * rng.normal(size=(T, B, 4)).astype(dtype)  # near the policy: ratios around 1
   return data._replace(
     behaviour=behaviour,
@@ -63,15 +63,10 @@ def batch(seed, dtype=np.float32):
 @functools.cache
 def by_differences(heads):
   subject = agent(heads)
-  built = BuiltAgent(subject, SPEC)
-
-  def whole_batch(f, data, *stacked):
-    sums, means, out = f(data, *jax.tree.map(lambda x: x[0], stacked))
-    return sums, means, jax.tree.map(lambda x: x[None], out)
-
-  fns, data = built.fns(100, whole_batch), batch(1, np.float64)
+  fns = Functions(subject, SPEC, 100)
+  data = batch(1, np.float64)
   rng = np.random.default_rng(0)
-  shapes = jax.eval_shape(built.network.init, jax.random.key(0))
+  shapes = jax.eval_shape(fns.network.init, jax.random.key(0))
   params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape), shapes)
   state = LearnerState(params, subject.optimizer.init(params), (), np.int32(1), (), np.int32(-1))
   state = state._replace(meta_state=subject.metaopt.init(fns, state, data))
@@ -136,7 +131,7 @@ train.learner_devices = (0,)
 mlp.hidden = (8,)
 mlp.lstm = 8
 agent.heads = 2
-agent.max_abs_reward = 1.0
+objective.max_abs_reward = 1.0
 train.num_envs = 4
 train.unroll_length = 8
 train.overlap = 5
@@ -211,7 +206,10 @@ def test_resumes_and_is_evaluated_with_its_memory(config, tmp_path):
 @pytest.mark.parametrize(
   "bindings, message",
   [
-    (("agent.losses = (@policy_gradient(), @entropy())",), r"write @normal_kl\(\) for @entropy"),
+    (
+      ("objective.losses = (@policy_gradient(), @entropy())",),
+      r"write @normal_kl\(\) for @entropy",
+    ),
     (("envpool.task = 'CartPole-v1'",), r"write @entropy\(\) for @normal_kl"),
     (("metagradient.outer_losses = (@entropy(),)",), r"write @normal_kl\(\) for @entropy"),
     (("train.overlap = 8",), r"overlap = 8 must be from 0 to 7"),

@@ -12,7 +12,8 @@ import small
 from dm_env import specs
 
 from selftune.core.agent.distributions import Categorical, for_action_spec
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
+from selftune.core.agent.update import describe
 from selftune.core.api import registry, tunables
 from selftune.core.api.errors import UserError
 from selftune.core.api.online import ScalarTuner, TunerInputs
@@ -163,20 +164,16 @@ def metagradients(corrector, optimizer, distribution):
   )
   discrete = isinstance(distribution, Categorical)
   spec = small.SPEC if discrete else small.SPEC._replace(action=CONTINUOUS)
-  built = BuiltAgent(agent, spec)
-
-  def whole_batch(f, batch, *stacked):
-    sums, means, out = f(batch, *jax.tree.map(lambda x: x[0], stacked))
-    return sums, means, jax.tree.map(lambda x: x[None], out)
-
-  fns = built.fns(100, whole_batch)
+  fns = Functions(agent, spec, 100)
   size = distribution.size
   data = small.trajectory(3, T, B, np.float64)
   behaviour = np.random.default_rng(1).normal(size=(T, B, size))
   action = np.asarray(distribution.sample(jax.random.key(0), behaviour))
   data = data._replace(behaviour=behaviour, action=action)
   params = small.table(HEADS, T, B, size=size)
-  state = LearnerState(params, agent.optimizer.init(params), (), np.int32(1), (), np.int32(-1))
+  state = LearnerState(
+    params, agent.objective.optimizer.init(params), (), np.int32(1), (), np.int32(-1)
+  )
   state = state._replace(meta_state=metaopt.init(fns, state, data))
   rng = np.random.default_rng(0)
   etas = jax.tree.map(lambda eta: 0.5 + 0.5 * rng.normal(size=eta.shape), state.meta_state.etas)
@@ -263,10 +260,10 @@ def test_metaopt(kind, name):
   tunes = "tune" in {f.name for f in dataclasses.fields(cls)}
   for options in [{}] + [{"tune": ("*",)}] * tunes:
     metaopt = cls(**options)
-    built = BuiltAgent(small.agent(metaopt, heads=HEADS), small.SPEC)
+    fns = Functions(small.agent(metaopt, heads=HEADS), small.SPEC, 100)
     for t, b in ((T, B), (1, 1)):
       data = small.trajectory(0, t, b)
-      learner = small.learner(built.agent, b=b, t=t)
+      learner = small.learner(fns.agent, b=b, t=t)
       try:
         state = jax.eval_shape(lambda learner=learner, data=data: small.first_state(learner, data))
       except UserError as error:  # it learns from one stream only
@@ -275,14 +272,13 @@ def test_metaopt(kind, name):
       new, metrics = jax.eval_shape(learner.update, state, data)
       assert described(new) == described(state)
       assert all(x.shape == () for x in metrics.values())
-      for x in jax.eval_shape(metaopt.describe, state).values():
+      for x in jax.eval_shape(functools.partial(describe, metaopt), state).values():
         if isinstance(x, Histogram):
           (bins,) = x.counts.shape
           assert x.edges.shape == (bins + 1,)
         else:
           assert x.shape == ()
-    fns = built.fns(100, None)
-    values = jax.eval_shape(functools.partial(metaopt.values, fns), state.meta_state)
+    values = jax.eval_shape(fns.values, state.meta_state)
     assert {n: x.shape for n, x in values.items()}.items() <= fns.tunable_shapes.items()
     assert not tunes or len(values) in (0, len(fns.tunable_shapes))
 

@@ -38,7 +38,7 @@ def test_the_four_agents_of_figure_2a():
     "stacx": 3,
   }
   assert {name_of(agent.metaopt) for agent in agents.values()} == {"fixed", "metagradient"}
-  assert all(agent.corrector.gamma == 0.995 for agent in agents.values())
+  assert all(agent.objective.corrector.gamma == 0.995 for agent in agents.values())
   assert all(agent.max_abs_reward == 1.0 for agent in agents.values())
 
 

@@ -9,7 +9,7 @@ import pytest
 import small
 
 from selftune.core.agent.distributions import Categorical, SquashedGaussian
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.api.types import LossInputs, Targets
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
@@ -101,7 +101,7 @@ def batch():
 def objective_of(**options):
   corrector = LeakyVTrace(gamma=0.99, lambda_=1.0)
   agent = small.agent(network=small.TableNetwork(), corrector=corrector, heads=HEADS, **options)
-  return BuiltAgent(agent, small.SPEC).fns(1, lambda f, batch: f(batch)).inner_loss
+  return Functions(agent, small.SPEC, 1, lambda f, batch: f(batch)).inner_loss
 
 
 @functools.cache

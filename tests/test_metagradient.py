@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.api.types import LearnerState
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.metagradient import Metagradient, Previous
@@ -72,18 +72,12 @@ def agent(metaopt, heads=1, behaviour="first"):
   optimizer = fields("rmsprop") | dict(end_factor=END, decay=DECAY, eps=EPS)
   return small.agent(
     metaopt,
-    corrector=dataclasses.replace(default.corrector, **fields("leaky_vtrace")),
-    optimizer=dataclasses.replace(default.optimizer, **optimizer),
+    corrector=dataclasses.replace(default.objective.corrector, **fields("leaky_vtrace")),
+    optimizer=dataclasses.replace(default.objective.optimizer, **optimizer),
     heads=heads,
     behaviour=behaviour,
     max_abs_reward=MAX_REWARD,
   )
-
-
-def whole_batch(f, batch, *stacked):
-  """One micro-batch on one device."""
-  sums, means, out = f(batch, *jax.tree.map(lambda x: x[0], stacked))
-  return sums, means, jax.tree.map(lambda x: x[None], out)
 
 
 class Subject(NamedTuple):
@@ -99,8 +93,7 @@ def make_subject(case):
   metaopt = Metagradient(
     tune=("*",), outer_losses=(PolicyKL(KL_COST),), outer_batch=case.outer_batch
   )
-  built = BuiltAgent(agent(metaopt, case.heads, case.behaviour), small.SPEC)
-  fns = built.fns(UPDATES, whole_batch)
+  fns = Functions(agent(metaopt, case.heads, case.behaviour), small.SPEC, UPDATES)
   batches = [small.trajectory(seed, T, B, np.float64) for seed in (1, 2)]
   for batch in batches:
     # One weight a unit of the torso gets no gradient, and its second moment stays 0.
@@ -110,10 +103,10 @@ def make_subject(case):
   rng = np.random.default_rng(0)
   perturbed = lambda tree, size: jax.tree.map(lambda x: x + size * rng.normal(size=x.shape), tree)
   zeros = lambda f, *args: jax.tree.map(lambda x: np.zeros(x.shape), jax.eval_shape(f, *args))
-  params = perturbed(zeros(built.network.init, jax.random.key(0)), 1)
+  params = perturbed(zeros(fns.network.init, jax.random.key(0)), 1)
   second_moment = jax.tree.map(lambda p: rng.random(p.shape), params)
   second_moment["torso"][0] = 0
-  opt_state = zeros(built.agent.optimizer.init, params)._replace(nu=second_moment)
+  opt_state = zeros(fns.agent.objective.optimizer.init, params)._replace(nu=second_moment)
   state = LearnerState(params, opt_state, (), np.int32(STEP), (), np.int32(-1))
   meta_state = zeros(lambda: metaopt.init(fns, state, batches[0]))
   etas = {
@@ -362,7 +355,7 @@ def test_no_gradient_at_all():
 
 def first_etas(**options):
   metaopt = Metagradient(**options)
-  fns = BuiltAgent(agent(metaopt, heads=2), small.SPEC).fns(UPDATES, whole_batch)
+  fns = Functions(agent(metaopt, heads=2), small.SPEC, UPDATES)
   meta_state = metaopt.init(fns, LearnerState((), (), (), 0, (), 0), ())
   return jax.tree.map(np.asarray, (meta_state.etas, metaopt.values(fns, meta_state)))
 

@@ -232,7 +232,7 @@ def test_an_installed_plugin_tunes_itself(tmp_path):
     "include 'algos/stac.gin'\n"
     "include 'suites/small.gin'\n"
     "include 'envs/catch.gin'\n"
-    "agent.losses = (@policy_gradient(), @value(), @entropy(), @logit_norm())\n"
+    "objective.losses = (@policy_gradient(), @value(), @entropy(), @logit_norm())\n"
     "metagradient.tune = ('logit_norm.cost',)\n"
     "train.total_env_steps = 3200\n"
     "train.log_seconds = 0.0\n"

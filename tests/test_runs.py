@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import small
 
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.api import registry
 from selftune.core.config import discovery
 from selftune.core.experiment import Agent
@@ -129,7 +129,7 @@ def test_the_sparse_form_is_close_in_float32():
 )
 def test_what_has_a_sparse_form(tuner, network, heads, sparse):
   agent = Agent(network=network, metaopt=AcLambda(tuner), heads=heads)
-  fns = BuiltAgent(agent, SHORT.spec).fns(1, None)
+  fns = Functions(agent, SHORT.spec)
   assert (agent.metaopt.fused(fns, SHORT, None) is not None) == sparse
 
 

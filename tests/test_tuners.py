@@ -11,7 +11,7 @@ import pytest
 from dm_env import specs
 from jax.flatten_util import ravel_pytree
 
-from selftune.core.agent.functions import BuiltAgent
+from selftune.core.agent.functions import Functions
 from selftune.core.api import registry
 from selftune.core.api.types import EnvSpec, LearnerState, TimeStep, Trajectory
 from selftune.core.config import discovery
@@ -62,7 +62,7 @@ def some_slow(quick, rest=tuple(CASES)):
 
 def build(metaopt, features=6, network=None, actions=ACTIONS):
   spec = EnvSpec(specs.Array((features,), np.float32), specs.DiscreteArray(actions))
-  return BuiltAgent(Agent(network=network or Linear(), metaopt=metaopt), spec)
+  return Functions(Agent(network=network or Linear(), metaopt=metaopt), spec)
 
 
 def transitions(s):
@@ -85,7 +85,7 @@ def first_state(metaopt, fns, params, batch):
 
 def learn(metaopt, agent, s, params=None, alpha=None):
   """Weights after every step of the stream, and the log step sizes."""
-  fns = agent.fns(1, None)
+  fns = agent
   batches = transitions(s)
   first = jax.tree.map(lambda x: x[0], batches)
   if params is None:
@@ -140,7 +140,7 @@ def test_traces_end_where_a_life_is_lost():
   """There the discount is 0, and no new episode starts."""
   metaopt = AcLambda(Metatrace())
   agent = build(metaopt)
-  fns, params = agent.fns(1, None), agent.network.init(jax.random.key(0))
+  fns, params = agent, agent.network.init(jax.random.key(0))
   batch = jax.tree.map(lambda x: x[0], transitions(STREAM))
   trace = jnp.ones(len(ravel_pytree(params)[0]))
   for discount, kept in ((1.0, 1), (0.0, 0)):
@@ -211,7 +211,7 @@ def test_vector_h_is_the_derivative_of_each_w_by_its_own_beta():
   with jax.enable_x64(True):
     metaopt = AcLambda(MetatraceVector(mu=0.0), 0.1, 0.9, 0.8, 0.0)
     agent = build(metaopt, 4, actions=1)
-    fns = agent.fns(1, None)
+    fns = agent
     batches = transitions(s)
 
     def final(beta):
@@ -278,6 +278,6 @@ def test_a_network_with_hidden_layers_learns(name):
 def test_it_learns_from_one_stream():
   with pytest.raises(ValueError, match=r"train.unroll_length = 1 and train.num_envs = 1"):
     metaopt = AcLambda(ConstantStep())
-    fns = build(metaopt).fns(1, None)
+    fns = build(metaopt)
     batch = transitions(STREAM)
     first_state(metaopt, fns, {"value": jnp.zeros(1)}, batch._replace(action=np.zeros((1, 2))))

@@ -1,108 +1,90 @@
-"""The agent: a composition of plugins, turned into pure functions."""
+"""An agent bound to an environment's spec: a composition of plugins, as pure functions."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ..api import tunables
-from ..api.contracts import (
-  AgentFns,
-  Network,
-)
+from ..api.contracts import MetaOptimizer, Network, TunesValues
 from ..api.errors import UserError, plugin_mistakes
 from ..api.registry import name_of
-from ..api.types import ActorParams, Array, EnvSpec, PyTree, TimeStep
-from ..experiment import Agent
-from . import distributions, objective
+from ..api.types import (
+  ActorParams,
+  Array,
+  EnvSpec,
+  HeadOut,
+  Metrics,
+  PyTree,
+  TimeStep,
+  Trajectory,
+)
+from ..experiment import Agent, Objective
+from . import distributions
 from .behaviour import behaviour
+from .objective import head_loss
 
 
-class BuiltAgent:
-  """An agent bound to an environment's spec: network, acting and loss functions."""
+def whole_batch(f: Callable, batch: Trajectory, *stacked: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+  """`AgentFns.accumulate` for a batch that is neither split nor shared among devices."""
+  sums, means, out = f(batch, *jax.tree.map(lambda x: x[0], stacked))
+  return sums, means, jax.tree.map(lambda x: x[None], out)
 
-  def __init__(self, agent: Agent, spec: EnvSpec):
+
+class Functions:
+  """The pure functions of an agent: `api.AgentFns`, and what acts, begins and publishes.
+
+  P heads are tuned; a behaviour that needs heads beyond these has E extra ones.
+  """
+
+  def __init__(
+    self,
+    agent: Agent,
+    spec: EnvSpec,
+    total_updates: int = 1,
+    accumulate: Callable[..., tuple[PyTree, PyTree, PyTree]] = whole_batch,
+  ):
     """Builds the network.
+
+    Args:
+      agent: what is configured.
+      spec: of the environment.
+      total_updates: after so many the optimiser's `progress` is 1.
+      accumulate: see `AgentFns`.
 
     Raises:
       UserError: no policy serves the action space, or the network cannot take the observations.
     """
     self.agent = agent
+    self.accumulate = accumulate
+    self.components: Mapping[str, Any] = agent.components
     self.distribution = distributions.for_action_spec(spec.action)
     self.behaviour = behaviour(agent.behaviour, agent.heads)
+    self._heads = agent.heads + self.behaviour.extra_heads  # P + E
+    self._total_updates = total_updates
     with plugin_mistakes():
-      self.network: Network = agent.network.build(
-        spec, self.distribution.size, agent.heads + self.behaviour.extra_heads
-      )
-    self.objective = agent.corrector and objective.Objective(
-      network=self.network,
-      distribution=self.distribution,
-      behaviour=self.behaviour,
-      corrector_name=name_of(agent.corrector),
-      corrector=agent.corrector,
-      terms={name_of(term): term for term in agent.losses},
-      heads=agent.heads,
-      max_abs_reward=agent.max_abs_reward,
-      max_log_is=agent.max_log_is,
-    )
+      self.network: Network = agent.network.build(spec, self.distribution.size, self._heads)
 
-  def fns(self, total_updates: int, accumulate: Callable) -> AgentFns:
-    """What the meta-optimiser gets; `accumulate` comes from the learner."""
-    components = self.agent.components
-    if self.objective is None or self.agent.optimizer is None:
-      return self._fns_without_loss(accumulate)
-    optimizer_name = name_of(self.agent.optimizer)
-    own = {optimizer_name: self.agent.optimizer}
+  @property
+  def metaopt(self) -> MetaOptimizer:
+    return self.agent.metaopt
 
-    def optimizer_step(params, grads, opt_state, step, values):
-      mine = {name: v[0] for name, v in values.items() if name.rsplit(".", 1)[0] == optimizer_name}
-      optimizer = tunables.bind(own, mine)[optimizer_name]
-      progress = jnp.minimum(step / total_updates, 1.0)
-      return optimizer.update(grads, opt_state, params, progress)
+  @property
+  def tunable_shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """By tunable name: [P], or [1] of the optimiser's."""
+    of_optimizer = self.agent.objective and name_of(self.agent.objective.optimizer)
+    return {
+      t.name: (1,) if t.component == of_optimizer else (self.agent.heads,)
+      for t in tunables.collect(self.components).values()
+    }
 
-    def partial(f):
-      return lambda *args: f(self.objective, *args)
-
-    return AgentFns(
-      network=self.network,
-      distribution=self.distribution,
-      components=components,
-      tunable_shapes={
-        t.name: (1,) if t.component == optimizer_name else (self.agent.heads,)
-        for t in tunables.collect(components).values()
-      },
-      gamma=partial(objective.head_gamma),
-      inner_loss=partial(objective.inner_loss),
-      outer_loss=partial(objective.outer_loss),
-      optimizer_step=optimizer_step,
-      accumulate=accumulate,
-    )
-
-  def _fns_without_loss(self, accumulate: Callable) -> AgentFns:
-    """For meta-optimisers whose update minimises no loss."""
-
-    def missing(*_):
-      raise UserError(
-        f"agent.metaopt = @{name_of(self.agent.metaopt)}() learns from a loss: give "
-        "agent.corrector, agent.losses and agent.optimizer."
-      )
-
-    heads = self.agent.heads + self.behaviour.extra_heads
-    return AgentFns(
-      network=self.network,
-      distribution=self.distribution,
-      components={},
-      tunable_shapes={},
-      gamma=lambda values: jnp.zeros(heads),
-      inner_loss=missing,
-      outer_loss=missing,
-      optimizer_step=missing,
-      accumulate=accumulate,
-    )
-
-  def init_optimizer(self, params: PyTree) -> PyTree:
-    """The state of the optimiser, if there is one."""
-    return () if self.agent.optimizer is None else self.agent.optimizer.init(params)
+  def accumulating(self, accumulate: Callable[..., tuple[PyTree, PyTree, PyTree]]) -> "Functions":
+    """The same functions with another `accumulate`."""
+    other = copy.copy(self)
+    other.accumulate = accumulate
+    return other
 
   def act(
     self,
@@ -135,3 +117,126 @@ class BuiltAgent:
       return self.distribution.mode(mu), mu, core_state
     sample = self.distribution.sample(jax.random.fold_in(action_key, t), mu)
     return sample, mu, core_state
+
+  def forward(self, params: PyTree, trajectory: Trajectory, gamma: Array) -> HeadOut:
+    """All that the first heads say of a trajectory, [len(gamma), T+1, B, ...]."""
+    out, _ = self.network.unroll(params, trajectory.timestep, trajectory.core_state, gamma)
+    return self.behaviour.mixed(out)
+
+  def values(self, meta_state: PyTree) -> dict[str, Array]:
+    """The tuned values by name, [P] or [1]; none where the meta-optimiser tunes none."""
+    return self.metaopt.values(self, meta_state) if isinstance(self.metaopt, TunesValues) else {}
+
+  def gamma(self, values: Mapping[str, Array]) -> Array:
+    """The discount of every head, [P + E]: tuned where `values` has it, else configured."""
+    if self.agent.objective is None:
+      return jnp.zeros(self._heads)  # of no use to a network whose learner has no corrector
+    corrector = self.agent.objective.corrector
+    tuned = values.get(f"{name_of(corrector)}.gamma")
+    if tuned is None:
+      return jnp.full(self._heads, corrector.gamma)
+    extra = jnp.full(self._heads - len(tuned), corrector.gamma, tuned.dtype)
+    return jnp.concatenate([tuned, extra])
+
+  def inner_loss(
+    self, params: PyTree, values: Mapping[str, Array], trajectory: Trajectory
+  ) -> tuple[Array, tuple[Metrics, Array]]:
+    """(1/P) sum_p L(T, theta^p, zeta^p) (Algorithm 2, line 11 of STAC).
+
+    Args:
+      params: of the network.
+      values: tuned values by name, [P]; what is absent keeps its configured value.
+      trajectory: [T+1, B].
+
+    Returns:
+      The loss []; metrics by name, [P]; and the policies that the outer loss is about, stopped,
+      [Po, T, B, A].
+    """
+    objective, heads = self._objective(), self.agent.heads
+    plugins = {name_of(p): p for p in (objective.corrector, *objective.losses)}
+    head_values = {name: v for name, v in values.items() if name.rsplit(".", 1)[0] in plugins}
+    out = self.forward(params, trajectory, self.gamma(values))
+
+    def one_head(values, policy, value):
+      terms = tunables.bind(plugins, values)
+      corrector = terms.pop(name_of(objective.corrector))
+      mu = trajectory.behaviour
+      return head_loss(
+        objective, self.distribution, corrector, terms, trajectory, policy, value, mu
+      )
+
+    losses, metrics = jax.vmap(one_head, in_axes=(0, 0, 0), axis_size=heads)(
+      head_values, out.policy[:heads], out.value[:heads]
+    )
+    loss = jnp.mean(losses)
+    for extra in range(heads, self._heads):
+      # Only a value is learned here: it judges the mixed policy with the configured values.
+      policy = jax.lax.stop_gradient(out.policy[extra])
+      loss += one_head({}, policy, out.value[extra])[0] / heads
+    reference = jax.lax.stop_gradient(out.policy[self.behaviour.outer_heads, :-1])
+    return loss, (metrics, reference)
+
+  def outer_loss(
+    self,
+    params: PyTree,
+    gamma: Array,
+    extra_terms: Mapping[str, Any],
+    reference: Array,
+    trajectory: Trajectory,
+  ) -> tuple[Array, Metrics]:
+    """The outer loss: configured values, the acting head, plus the extra terms (STAC, Eq. 3).
+
+    Its advantage is stopped (line 22 of Algorithm 1) because V and the IS ratios are, and nothing
+    else in it depends on theta'.
+
+    Args:
+      params: theta', of the network.
+      gamma: each head's discount for networks that embed it, [P + E]; not differentiated.
+      extra_terms: loss terms by name that only the outer loss has.
+      reference: the policies before the update, [Po, T, B, A].
+      trajectory: [T+1, B].
+
+    Returns:
+      The loss [], and metrics [].
+    """
+    objective, heads = self._objective(), self.behaviour.outer_heads
+    terms = {name_of(term): term for term in objective.losses} | dict(extra_terms)
+    out = self.forward(params, trajectory, jax.lax.stop_gradient(gamma[: heads.stop]))
+
+    def one_head(policy, value, reference):
+      parts = (self.distribution, objective.corrector, terms, trajectory)
+      return head_loss(objective, *parts, policy, value, reference)
+
+    losses, metrics = jax.vmap(one_head)(out.policy[heads], out.value[heads], reference)
+    kept: Metrics = {
+      f"outer_{name}": jnp.mean(x) for name, x in metrics.items() if name.startswith("loss/")
+    }
+    return jnp.mean(losses), kept
+
+  def init_optimizer(self, params: PyTree) -> PyTree:
+    """The state of the optimiser; () where there is none."""
+    objective = self.agent.objective
+    return () if objective is None else objective.optimizer.init(params)
+
+  def optimizer_step(
+    self,
+    params: PyTree,
+    grads: PyTree,
+    opt_state: PyTree,
+    step: Array,
+    values: Mapping[str, Array],
+  ) -> tuple[PyTree, PyTree]:
+    """One step of the optimiser, with its tuned values; new parameters and state."""
+    name = name_of(self._objective().optimizer)
+    own = {key: v[0] for key, v in values.items() if key.rsplit(".", 1)[0] == name}
+    optimizer = tunables.bind({name: self._objective().optimizer}, own)[name]
+    progress = jnp.minimum(step / self._total_updates, 1.0)
+    return optimizer.update(grads, opt_state, params, progress)
+
+  def _objective(self) -> Objective:
+    if self.agent.objective is None:
+      raise UserError(
+        f"agent.metaopt = @{name_of(self.metaopt)}() learns from a loss: write "
+        "agent.objective = @objective(), and bind its corrector, losses and optimizer."
+      )
+    return self.agent.objective

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
   from .papers import Cell, Figure, Paper, Result, final, smooth
   from .ranges import Count, Fraction, Natural, NotNegative, Positive, Range, Seed
   from .registry import configurable, name_of, register
+  from .resuming import resumable
   from .tunables import POSITIVE, SCALE, UNIT, Components, Domain, Tunable, tunable
   from .types import (
     BINS,
@@ -73,6 +74,7 @@ _MODULES = (  # the light ones first
   "errors",
   "ranges",
   "registry",
+  "resuming",
   "types",
   "papers",
   "tunables",
@@ -154,6 +156,7 @@ __all__ = [
   "jsonl",
   "name_of",
   "register",
+  "resumable",
   "smooth",
   "tunable",
   "tunables",

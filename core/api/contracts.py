@@ -190,42 +190,68 @@ class Optimizer(Protocol):
   ) -> tuple[PyTree, PyTree]: ...  # new params, new opt_state
 
 
-class AgentFns(NamedTuple):
+class AgentFns(Protocol):
   """What a meta-optimiser is given: the agent as pure functions.
 
-  `accumulate(f, batch, *stacked)` splits the Trajectory `batch` into K micro-batches, maps
-  `f(micro_batch, *slices) -> (sums, means, stacked)` over them on every learner device, and returns
-  the sums added, the means averaged over micro-batches and devices, and stacked as it came from
-  each micro-batch, [K, ...]: that is what a later call may take as its `*stacked`.
-
   `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
-  configured value.
+  configured value. A behaviour that needs heads beyond the P tuned ones has E extra heads.
   """
 
   network: Network
   distribution: Distribution
   components: Components  # corrector, loss terms and optimiser, by registered name
-  tunable_shapes: Mapping[str, tuple[int, ...]]  # by tunable name: (P,), or (1,) of the optimiser
-  gamma: Callable[[Mapping[str, Array]], Array]  # values -> [P] each head's discount
-  inner_loss: Callable[..., tuple[Array, tuple[Metrics, Array]]]
-  # (params, values, trajectory) -> loss [], (metrics, policy [P, T, B, A])
-  outer_loss: Callable[..., tuple[Array, Metrics]]
-  # (params, gamma, extra_terms, reference policy [P, T, B, A], trajectory) -> loss [], metrics
-  optimizer_step: Callable[..., tuple[PyTree, PyTree]]
-  # (params, grads, opt_state, step, values) -> params, opt_state
-  accumulate: Callable[..., tuple[PyTree, PyTree, PyTree]]
+
+  @property
+  def tunable_shapes(self) -> Mapping[str, tuple[int, ...]]:
+    """By tunable name: (P,), or (1,) of the optimiser's."""
+    ...
+
+  def gamma(self, values: Mapping[str, Array]) -> Array:
+    """Each head's discount, [P + E]."""
+    ...
+
+  def inner_loss(
+    self, params: PyTree, values: Mapping[str, Array], trajectory: Trajectory
+  ) -> tuple[Array, tuple[Metrics, Array]]:
+    """Loss []; metrics by name, [P], and the policies of the outer loss, [Po, T, B, A]."""
+    ...
+
+  def outer_loss(
+    self,
+    params: PyTree,
+    gamma: Array,
+    extra_terms: Mapping[str, LossTerm],
+    reference: Array,
+    trajectory: Trajectory,
+  ) -> tuple[Array, Metrics]:
+    """Loss [] and metrics [] at the configured values, with further terms; gamma is [P + E]."""
+    ...
+
+  def optimizer_step(
+    self,
+    params: PyTree,
+    grads: PyTree,
+    opt_state: PyTree,
+    step: Array,
+    values: Mapping[str, Array],
+  ) -> tuple[PyTree, PyTree]:
+    """New parameters and optimiser state; `step` [] is of the learner state."""
+    ...
+
+  @property
+  def accumulate(self) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
+    """`accumulate(f, batch, *stacked)` runs over the K micro-batches of every learner device.
+
+    It splits the Trajectory `batch` and maps `f(micro_batch, *slices) -> (sums, means, stacked)`
+    over the parts; it returns the sums added, the means averaged over micro-batches and devices,
+    and `stacked` as it came from each micro-batch, [K, ...]: what a later call may take as its
+    `*stacked`.
+    """
+    ...
 
 
 class MetaOptimizer(Protocol):
   """Kind `metaopt`: owns the whole update of an agent."""
-
-  def check(self, components: Components) -> None:
-    """Called when an agent is configured, with its plugins by name.
-
-    Raises:
-      ValueError: it cannot tune them; a pattern of `tune` matches nothing.
-    """
-    ...
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
     """The meta state, given the first state without it and the shapes of a batch.
@@ -241,9 +267,32 @@ class MetaOptimizer(Protocol):
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
   ) -> tuple[LearnerState, Metrics]: ...
 
+
+@runtime_checkable
+class ChecksComponents(Protocol):
+  """What a meta-optimiser offers that cannot tune just any agent."""
+
+  def check(self, components: Components) -> None:
+    """Called when an agent is configured, with its plugins by name.
+
+    Raises:
+      ValueError: it cannot tune them; a pattern of `tune` matches nothing.
+    """
+    ...
+
+
+@runtime_checkable
+class TunesValues(Protocol):
+  """What a meta-optimiser offers that tunes numbers of the agent's plugins."""
+
   def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
     """The tuned values by name as plugins see them, [P] or [1]."""
     ...
+
+
+@runtime_checkable
+class DescribesState(Protocol):
+  """What a meta-optimiser offers that has more to log than the metrics of its steps."""
 
   def describe(self, state: LearnerState) -> Described:
     """Scalars and histograms of a state, worth their cost only where a row is logged."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..agent.functions import BuiltAgent
+from ..agent.functions import Functions
 from ..api.contracts import Environment
 from ..api.types import ActorParams, Array, Device, PyTree, TimeStep, Trajectory
 
@@ -58,7 +58,7 @@ class Actor:
 
   def __init__(
     self,
-    agent: BuiltAgent,
+    agent: Functions,
     pools: Sequence[Environment],
     device: Device,
     key: Array,

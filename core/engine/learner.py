@@ -8,16 +8,15 @@ differentiates through a collective: `accumulate` reduces after each derivative 
 
 import functools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..agent.functions import BuiltAgent
-from ..api.errors import NonFiniteError, UserError, plugin_mistakes
+from ..agent.functions import Functions
+from ..agent.update import check_order, describe, first_state, guarded_step, trajectory_shapes
+from ..api.errors import NonFiniteError, UserError
 from ..api.types import (
   BATCH_AXES,
   ActorParams,
@@ -32,7 +31,6 @@ from ..api.types import (
 )
 
 AXIS = "learners"
-CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
 
 
 def batch_specs(trajectory: Trajectory) -> Trajectory:
@@ -87,44 +85,24 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batches: int):
   return jax.lax.psum(sums, AXIS), jax.lax.pmean(means, AXIS), out
 
 
-def check_order(names: Sequence[str]) -> list[str]:
-  """The order in which metrics are checked: causes before what they poison."""
-
-  def rank(name):
-    ranks = [i for i, prefix in enumerate(CHECK_ORDER) if name.startswith(prefix)]
-    total = name.startswith(("loss/total", "outer_loss/total"))
-    return (ranks[0] if ranks else len(CHECK_ORDER), total, name)
-
-  return sorted(names, key=rank)
-
-
-def first_failure(metrics: Metrics) -> Array:
-  """The index in `check_order` of the first metric that is not finite, or -1; int32 []."""
-  order = check_order(list(metrics))
-  bad = ~jnp.isfinite(jnp.stack([metrics[name].astype(jnp.float32) for name in order]))
-  return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
-
-
 class Learner:
   """Initialises, updates and publishes the state of one agent."""
 
   def __init__(
     self,
-    agent: BuiltAgent,
+    fns: Functions,
     devices: Sequence[Device],
     batch_size: int,
     unroll_length: int,
-    total_updates: int,
     micro_batch: int | None = None,
   ):
     """Prepares the update; compiled at its first call.
 
     Args:
-      agent: the agent.
+      fns: of the agent.
       devices: those the batch is split over.
       batch_size: B, trajectories an update.
       unroll_length: T.
-      total_updates: after so many the learning rate has reached its end.
       micro_batch: trajectories a device takes at a time; None takes its whole share. On CPU, one
         whose activations stay in cache is several times faster; memory shrinks with it everywhere.
 
@@ -144,11 +122,9 @@ class Learner:
         "(where it is None, on a CPU it is train.cpu_micro_batch)."
       )
     self.mesh = Mesh(devices, (AXIS,))
-    self._agent = agent
-    self._metaopt = agent.agent.metaopt
     self._batch_size, self._unroll_length = batch_size, unroll_length
     micro_batches = share // micro_batch if micro_batch else 1
-    self._fns = agent.fns(total_updates, functools.partial(accumulate, micro_batches=micro_batches))
+    self._fns = fns.accumulating(functools.partial(accumulate, micro_batches=micro_batches))
 
   def init(self, key: Array, timestep: TimeStep) -> LearnerState:
     """The first state, replicated over the learner devices.
@@ -160,17 +136,15 @@ class Learner:
     Raises:
       UserError: the meta-optimiser does not take such batches.
     """
-    batch = self._batch_shapes(timestep)
+    # An actor's first pool may hold a part of the environments only.
+    timestep = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct((self._batch_size, *x.shape[1:]), x.dtype), timestep
+    )
+    batch = trajectory_shapes(self._fns, timestep, self._unroll_length)
 
     def init(key):
-      params_key, _ = jax.random.split(key)
-      key = jax.random.fold_in(key, 2)  # the actors' is that of 1
-      params = self._agent.network.init(params_key)
-      opt_state = self._agent.init_optimizer(params)
-      zero = jnp.zeros((), jnp.int32)
-      state = LearnerState(params, opt_state, (), zero, key, zero - 1)
-      with plugin_mistakes():
-        return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
+      params_key, _ = jax.random.split(key)  # the actors' key is `fold_in(key, 1)`
+      return first_state(self._fns, params_key, jax.random.fold_in(key, 2), batch)
 
     specs = state_specs(jax.eval_shape(init, key))
     shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -230,35 +204,9 @@ class Learner:
         "the state before that update is kept."
       )
 
-  def _batch_shapes(self, timestep: TimeStep) -> Trajectory:
-    t, b = self._unroll_length, self._batch_size
-
-    def shape(x, time):
-      return jax.ShapeDtypeStruct((time, *x.shape), x.dtype)
-
-    # An actor's first pool may hold a part of the environments only.
-    timestep = jax.tree.map(lambda x: jax.ShapeDtypeStruct((b, *x.shape[1:]), x.dtype), timestep)
-    core_state = jax.eval_shape(lambda: self._agent.network.initial_state(b))
-    params = jax.eval_shape(self._agent.network.init, jax.random.key(0))
-    gamma = jnp.zeros(self._agent.behaviour.acting_heads)
-    key, step = jax.random.key(0), jnp.zeros((), jnp.int32)
-    sample, mu, _ = jax.eval_shape(
-      self._agent.act, ActorParams(params, gamma), timestep, core_state, key, step
-    )
-    arrays: dict[str, Any] = {
-      "action": shape(sample, t),
-      "behaviour": shape(mu, t),
-      "params_version": jax.ShapeDtypeStruct((t, b), jnp.int32),
-    }
-    return Trajectory(
-      timestep=jax.tree.map(lambda x: shape(x, t + 1), timestep),
-      core_state=core_state,
-      **arrays,
-    )
-
   def _build_update(self, state_spec: PyTree, batch_spec: PyTree) -> None:
     mapped = jax.shard_map(
-      self._guarded_step,
+      self._step,
       mesh=self.mesh,
       in_specs=(state_spec, batch_spec),
       out_specs=(state_spec, P()),
@@ -268,19 +216,12 @@ class Learner:
     self._batch_shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), batch_spec)
 
     def published(state):
-      gamma = self._fns.gamma(self._metaopt.values(self._fns, state.meta_state))
+      gamma = self._fns.gamma(self._fns.values(state.meta_state))
       return jax.tree.map(jnp.copy, ActorParams(state.params, gamma))
 
     self._copy = jax.jit(published)
-    self._describe = jax.jit(self._metaopt.describe)
+    self._describe = jax.jit(functools.partial(describe, self._fns.metaopt))
 
-  def _guarded_step(self, state: LearnerState, batch: Trajectory):
-    """One step of the meta-optimiser, kept only if every metric of it is finite."""
-    new, metrics = self._metaopt.step(self._fns, state, batch)
-    metrics["param_norm"] = optax.tree.norm(new.params)
-    lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
-    metrics["policy_lag"] = jax.lax.pmean(lag, AXIS)
-    failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics))
-    new = new._replace(step=state.step + 1)
-    new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
-    return new._replace(failure=failure), metrics | {"failure": failure, "updates": new.step}
+  def _step(self, state: LearnerState, batch: Trajectory):
+    state, metrics = guarded_step(self._fns, state, batch, lambda x: jax.lax.pmean(x, AXIS))
+    return state, metrics | {"failure": state.failure, "updates": state.step}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..agent.functions import BuiltAgent
+from ..agent.functions import Functions
 from ..api.errors import UserError
 from ..api.ranges import Count, Seed
 from ..api.types import ActorParams, EnvSpec, PyTree, TimeStep
@@ -64,7 +64,7 @@ def evaluate(
   if video:
     check_path(video)
   with pool_of(experiment.env, seeds, video) as (pool, watchers):
-    agent = BuiltAgent(experiment.agent, pool.spec)
+    agent = Functions(experiment.agent, pool.spec, experiment.total_updates)
     env_steps, actor_params = _restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     watchers = [_progress(episodes), *watchers]
@@ -104,7 +104,7 @@ def _progress(episodes: int) -> Watch:
 
 
 def _restore(
-  workdir: Workdir, step: int | None, experiment: Train, agent: BuiltAgent, spec: EnvSpec
+  workdir: Workdir, step: int | None, experiment: Train, agent: Functions, spec: EnvSpec
 ) -> tuple[int, ActorParams]:
   """Env steps of the checkpoint, and its parameters on the first device.
 
@@ -115,12 +115,9 @@ def _restore(
     with contextlib.closing(make_runs(experiment, experiment.runtime, [device])) as runs:
       restored = _checkpoint(workdir, step, runs.saved(runs.init()))
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)
-    fns = agent.fns(experiment.total_updates, None)  # type: ignore[arg-type]
-    gamma = fns.gamma(experiment.agent.metaopt.values(fns, state.meta_state))
+    gamma = agent.gamma(agent.values(state.meta_state))
     return restored.host["env_steps"], ActorParams(state.params, gamma)
-  learner = Learner(
-    agent, [device], experiment.num_envs, experiment.unroll_length, experiment.total_updates
-  )
+  learner = Learner(agent, [device], experiment.num_envs, experiment.unroll_length)
   one = np.zeros(1, np.float32)
   observation = np.zeros((1, *spec.observation.shape), spec.observation.dtype)
   timestep = TimeStep(observation, reward=one, discount=one, first=one > 0)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 
-from ..agent.functions import BuiltAgent
+from ..agent.functions import Functions
 from ..api.contracts import EnvPlugin
 from ..api.types import ActorParams, Device
 from ..engine.actor import Interrupted, Rollout
@@ -35,7 +35,7 @@ class Subject(NamedTuple):
   """What is evaluated."""
 
   env: EnvPlugin
-  agent: BuiltAgent
+  agent: Functions
   unroll_length: int
   seed: int
   env_seeds: tuple[int, ...]  # one an environment
@@ -46,7 +46,7 @@ class Subject(NamedTuple):
 def evaluated(
   source: Source,
   experiment: Train,
-  agent: BuiltAgent,
+  agent: Functions,
   device: Device,
   workdir: Workdir,
   env_steps: int,

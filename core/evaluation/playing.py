@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..agent.functions import BuiltAgent
+from ..agent.functions import Functions
 from ..api.contracts import Environment, EnvPlugin, ScoredPlugin
 from ..api.types import ActorParams, Array, Episode, TimeStep
 from .scores import normalised
@@ -19,7 +19,7 @@ MAX_ENVS = 16  # in one pool
 
 
 def play(
-  agent: BuiltAgent,
+  agent: Functions,
   actor_params: ActorParams,
   pool: Environment,
   episodes: int,

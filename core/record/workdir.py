@@ -8,37 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .. import config
-from ..api import jsonl
+from ..api import jsonl, registry
 from ..api.errors import UserError
-from ..api.registry import kind_of
+from ..api.resuming import is_resumable
 from .checkpoint import Checkpointer, Restored
-
-# What a resumed run may change: how long, on what, how it is logged and scored, not what it is.
-RESUME_MAY_CHANGE = (
-  "train.total_env_steps",
-  "train.learner_devices",
-  "train.micro_batch",
-  "train.cpu_micro_batch",
-  "lockstep.actor_devices",
-  "sebulba.actor_devices",
-  "runs.chunk",
-  "atari.num_threads",
-  "dm_control.num_threads",
-  "envpool.num_threads",
-  "rwrl.num_workers",
-  "train.log_seconds",
-  "train.checkpoint_seconds",
-  "train.checkpoints_to_keep",
-  "train.keep_every_steps",
-  "train.writers",
-  "runs.run_writers",
-  "train.evaluation",
-  "evaluation.every_env_steps",
-  "evaluation.episodes",
-  "evaluation.num_envs",
-  "evaluation.greedy",
-  "evaluation.video",
-)
 
 
 def locate(text: str) -> tuple[Path, int | None]:
@@ -186,9 +159,12 @@ def _replace(path: Path, text: str) -> None:
 
 
 def identity(loaded: config.Loaded) -> dict[str, str]:
-  """What makes the run what it is: its bindings, but for writers and lengths of time."""
-  return {
-    name: str(value)
-    for name, value in loaded.flat.items()
-    if name not in RESUME_MAY_CHANGE and kind_of(name.split("/")[-1].partition(".")[0]) != "writer"
-  }
+  """What makes the run what it is: its bindings, but for those that a resumed run may change."""
+  return {name: str(value) for name, value in loaded.flat.items() if not _may_change(name)}
+
+
+def _may_change(name: str) -> bool:
+  """Whether 'scope/component.field' may differ when the run goes on: all of a writer's may."""
+  component, _, field = name.split("/")[-1].partition(".")
+  cls = registry.configurables()[component]
+  return registry.kind_of(component) == "writer" or is_resumable(cls, field)

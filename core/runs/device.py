@@ -15,11 +15,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..agent.functions import BuiltAgent
+from ..agent.functions import Functions
 from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
 from ..api.types import Array, Device
-from .iteration import Waited, first_state, iterate, whole_batch
+from .iteration import Waited, first_run, iterate
 from .settings import Members, bind, check
 
 AXIS = "runs"
@@ -112,23 +112,22 @@ class Runs:
   def close(self) -> None:
     """Nothing is held."""
 
-  def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, FunctionalEnvironment]:
+  def _built(self, values: Mapping[str, Array]) -> tuple[Functions, FunctionalEnvironment]:
     agent, env = bind((self.members.agent, self._env), values)
-    return BuiltAgent(agent, env.spec), env
+    return Functions(agent, env.spec, self.members.total_updates), env
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
-    agent, env = self._built(values)
+    fns, env = self._built(values)
     env_key, *keys = jax.random.split(jax.random.key(seed), 4)
     env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self.members.num_envs))
-    fns = agent.fns(self.members.total_updates, whole_batch)
-    return first_state(agent, fns, tuple(keys), env_state, timestep, self.members.unroll_length)
+    return first_run(fns, tuple(keys), env_state, timestep, self.members.unroll_length)
 
   def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
     """Of the runs of one device."""
 
     def one_run(state, values):
-      agent, env = self._built(values)
-      return unless_ended(self.members.active(state), self._iteration(agent, env)(state), state)
+      iteration = self._iteration(*self._built(values))
+      return unless_ended(self.members.active(state), iteration(state), state)
 
     def one_chunk(chunk):
       states, values = chunk
@@ -147,11 +146,9 @@ class Runs:
     )
     return jax.tree.map(merge, states), ends
 
-  def _iteration(self, agent: BuiltAgent, env: FunctionalEnvironment) -> Iteration:
-    fns = agent.fns(self.members.total_updates, whole_batch)
-    metaopt = agent.agent.metaopt
-    if self._fuse and isinstance(metaopt, FusesIterations):
-      fused = metaopt.fused(fns, env, self.members.active)
+  def _iteration(self, fns: Functions, env: FunctionalEnvironment) -> Iteration:
+    if self._fuse and isinstance(fns.metaopt, FusesIterations):
+      fused = fns.metaopt.fused(fns, env, self.members.active)
       if fused is not None:
         return fused
-    return functools.partial(iterate, agent, env, fns, self.members.unroll_length)
+    return functools.partial(iterate, fns, env, self.members.unroll_length)

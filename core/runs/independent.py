@@ -5,6 +5,7 @@ The loop that `core.loop` is to a single run.
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..agent.update import describe
 from ..api.contracts import FunctionalEnvironment
 from ..api.errors import RunError, UserError, plugin_mistakes
 from ..api.online import RunState
@@ -115,7 +117,7 @@ def run(
     progress: so far; `updates` are those of the run that made most, `env_steps` those of all.
     stopping: says that training is to end.
   """
-  describe = jax.jit(jax.vmap(experiment.agent.metaopt.describe))
+  described = jax.jit(jax.vmap(functools.partial(describe, experiment.agent.metaopt)))
   clock = Clock(experiment.log_seconds, experiment.checkpoint_seconds)
 
   def save() -> None:
@@ -149,7 +151,7 @@ def run(
         done=done(),
       )
       if clock.time_to_log() or progress.done:
-        metrics = jax.tree.map(runs.of_each, describe(states.learner))
+        metrics = jax.tree.map(runs.of_each, described(states.learner))
         still = how_far(runs, states)
         row = summary(metrics) | {name: int(x.sum()) for name, x in still.items()}
         logger.log(row | progress.episodes.summary() | clock.row(), env_steps)

@@ -13,13 +13,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from ..agent.functions import BuiltAgent
-from ..api.contracts import AgentFns, EnvPlugin
+from ..agent.functions import Functions
+from ..agent.update import guarded_step
+from ..api.contracts import EnvPlugin
 from ..api.online import Ends, RunState, count, unless_ended
 from ..api.types import Array, Device, PyTree, TimeStep
 from ..machine.seeding import env_seeds
 from .device import AXIS
-from .iteration import Waited, act, first_state, head_gamma, learn, trajectory, whole_batch
+from .iteration import Waited, act, actor_params, first_run, trajectory
 from .settings import Members, bind, check
 
 
@@ -59,7 +60,7 @@ class PoolRuns:
     settings = {name: np.asarray(x, np.float32) for name, x in members.settings.items()}
     self._values = self._on_devices(settings)
     self._first = self._rows(self._pool.reset(stagger))
-    self._init = jax.jit(jax.vmap(self._first_state))
+    self._init = jax.jit(jax.vmap(self._first_run))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
     self._learn = jax.jit(jax.vmap(self._learn_one, in_axes=(0, 0, 1, 1, 1, 0)), donate_argnums=1)
 
@@ -126,25 +127,24 @@ class PoolRuns:
       jax.tree.map(lambda x: np.reshape(x, self._lead + np.shape(x)[1:]), timestep)
     )
 
-  def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, AgentFns]:
-    agent = BuiltAgent(bind(self.members.agent, values), self._pool.spec)
-    return agent, agent.fns(self.members.total_updates, whole_batch)
+  def _built(self, values: Mapping[str, Array]) -> Functions:
+    agent = bind(self.members.agent, values)
+    return Functions(agent, self._pool.spec, self.members.total_updates)
 
-  def _first_state(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:
+  def _first_run(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:
     _, *keys = jax.random.split(jax.random.key(seed), 4)
-    length = self.members.unroll_length
-    return first_state(*self._built(values), tuple(keys), (), timestep, length)
+    return first_run(self._built(values), tuple(keys), (), timestep, self.members.unroll_length)
 
   def _act_one(self, state, timestep, core_state, values, t):
-    agent, fns = self._built(values)
+    fns = self._built(values)
     now = state._replace(timestep=timestep, core_state=core_state)
-    sample, mu, core_state = act(agent, head_gamma(agent, fns, state), now, t)
-    return sample, mu, core_state, agent.distribution.to_action(sample)
+    sample, mu, core_state = act(fns, actor_params(fns, state), now, t)
+    return sample, mu, core_state, fns.distribution.to_action(sample)
 
   def _learn_one(self, values, state, timesteps, samples, mus, core_state):
-    agent, fns = self._built(values)
     acted, ends = jax.lax.scan(count, state, timesteps)
+    batch = trajectory(state, timesteps, samples, mus)
+    learner, _ = guarded_step(self._built(values), acted.learner, batch)
     last = jax.tree.map(lambda x: x[-1], timesteps)
-    acted = acted._replace(timestep=last, core_state=core_state)
-    new = learn(agent, fns, acted, trajectory(state, timesteps, samples, mus))
+    new = acted._replace(learner=learner, timestep=last, core_state=core_state)
     return unless_ended(self.members.active(state), (new, ends), state)

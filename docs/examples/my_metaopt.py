@@ -8,8 +8,6 @@ import optax
 
 from selftune.core.api import (
   AgentFns,
-  Array,
-  Components,
   LearnerState,
   Metrics,
   Positive,
@@ -25,9 +23,6 @@ class Clipped:
   """g <- g min(1, bound / |g|); tunes nothing."""
 
   bound: Positive = 40.0
-
-  def check(self, components: Components) -> None:
-    del components  # whatever the agent is made of
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
     del fns, state, batch
@@ -45,11 +40,3 @@ class Clipped:
     grads = optax.tree.scale(jnp.minimum(1.0, self.bound / jnp.maximum(norm, 1e-6)), grads)
     params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
     return state._replace(params=params, opt_state=opt_state), metrics | {"grad_norm": norm}
-
-  def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
-    del fns, meta_state
-    return {}
-
-  def describe(self, state: LearnerState) -> Metrics:
-    del state
-    return {}

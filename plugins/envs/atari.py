@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Count, DrawnEnvironment, Environment, UserError, register
+from ...core.api import Count, DrawnEnvironment, Environment, UserError, register, resumable
 from . import _pool
 from ._atari57 import games
 
@@ -44,7 +44,7 @@ class Atari:
   life_loss_terminates: bool | None = None
   fire_on_reset: bool = True
   max_episode_steps: Count = 27_000
-  num_threads: Count | None = None
+  num_threads: Count | None = resumable(None)
 
   def __post_init__(self):
     if self.game not in games():

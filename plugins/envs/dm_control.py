@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Count, DrawnEnvironment, Environment, UserError, register
+from ...core.api import Count, DrawnEnvironment, Environment, UserError, register, resumable
 from . import _pool, _rendering
 
 # Domain -> tasks -> the keys of dm_control's observation, in its order. EnvPool's has more keys: it
@@ -103,7 +103,7 @@ class DMControl:
   camera: int = 0
   frame_stack: Count = 1
   quality: Literal["fast", "full"] = "fast"
-  num_threads: Count | None = None
+  num_threads: Count | None = resumable(None)
 
   def __post_init__(self):
     keys = observation_keys()

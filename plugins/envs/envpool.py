@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Count, DrawnEnvironment, Environment, UserError, register
+from ...core.api import Array, Count, DrawnEnvironment, Environment, UserError, register, resumable
 from . import _pool
 
 _FAMILIES = ("envpool.classic_control", "envpool.toy_text", "envpool.box2d")
@@ -45,7 +45,7 @@ class EnvPool:
 
   task: str = "Catch-v0"
   max_episode_steps: int | None = None
-  num_threads: Count | None = None
+  num_threads: Count | None = resumable(None)
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):

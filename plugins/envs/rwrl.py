@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from ...core.api import Count, Environment, UserError, register
+from ...core.api import Count, Environment, UserError, register, resumable
 from . import _pool
 from ._rwrl_settings import LEVELS, NO_CHALLENGES, SCHEDULERS, Challenges, domains
 
@@ -34,7 +34,7 @@ class Rwrl:
   domain: str = "cartpole"
   level: Literal["none", "easy", "medium", "hard"] = "none"
   challenges: Challenges = NO_CHALLENGES
-  num_workers: Count | None = None
+  num_workers: Count | None = resumable(None)
 
   def __post_init__(self):
     if self.domain not in domains():

@@ -112,7 +112,7 @@ def block(
   )
   small = state._replace(learner=state.learner._replace(params=(), meta_state=()))
   carry = Carry(small, span, tuned.rule, jnp.vdot(z, z), jnp.vdot(z, h))
-  # The keys that core.runs.iteration.act and BuiltAgent.act would draw with.
+  # The keys that core.runs.iteration.act and Functions.act would draw with.
   t = jnp.arange(STEPS)
   keys = jax.vmap(lambda i: jax.random.fold_in(state.key, state.learner.step + i))(t)
   keys = jax.vmap(lambda key: jax.random.fold_in(jax.random.split(key)[1], 0))(keys)

@@ -13,7 +13,6 @@ from ...core.api import (
   BINS,
   AgentFns,
   Array,
-  Components,
   Described,
   Fraction,
   FunctionalEnvironment,
@@ -74,9 +73,6 @@ class AcLambda:
   max_abs_reward: Positive | None = None
   groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
-  def check(self, components: Components) -> None:
-    del components  # it tunes step sizes only
-
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> Online:
     del fns
     if batch.action.shape[:2] != (1, 1):
@@ -108,10 +104,6 @@ class AcLambda:
     if fns.network.active is None or not isinstance(self.tuner, ScalarTuner) or not one_head:
       return None
     return functools.partial(block, self, fns, env, active)
-
-  def values(self, fns: AgentFns, meta_state: Online) -> dict[str, Array]:
-    del fns, meta_state
-    return {}
 
   def inputs(self, fns: AgentFns, params: PyTree, trace: Array, batch: Trajectory) -> TunerInputs:
     """Everything that one step depends on.

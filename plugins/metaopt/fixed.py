@@ -6,14 +6,11 @@ import optax
 
 from ...core.api import (
   AgentFns,
-  Array,
-  Described,
   LearnerState,
   Metrics,
   PyTree,
   Trajectory,
   register,
-  tunables,
 )
 from ._update import inner_gradient
 
@@ -22,9 +19,6 @@ from ._update import inner_gradient
 @dataclasses.dataclass(frozen=True)
 class Fixed:
   """Tunes nothing: IMPALA; with several heads, IMPALA with auxiliary tasks."""
-
-  def check(self, components: tunables.Components) -> None:
-    del components
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
     del fns, state, batch
@@ -37,11 +31,3 @@ class Fixed:
     params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
     metrics["grad_norm"] = optax.tree.norm(grads)
     return state._replace(params=params, opt_state=opt_state), metrics
-
-  def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
-    del fns, meta_state
-    return {}
-
-  def describe(self, state: LearnerState) -> Described:
-    del state
-    return {}

@@ -11,7 +11,6 @@ import optax
 from ...core.api import (
   AgentFns,
   Array,
-  Described,
   Fraction,
   LearnerState,
   LossTerm,
@@ -55,7 +54,7 @@ class Metagradient:
     eta_init: initial eta where a sigmoid maps it (4.6: sigmoid = 0.99); elsewhere the first value
       is the configured one.
     eta_init_of: initial eta of any tuned number, by pattern, where it is to differ.
-    outer_losses: terms that only the outer loss has, or in place of one of agent.losses.
+    outer_losses: terms that only the outer loss has, or in place of one of objective.losses.
     outer_batch: the outer loss is taken on the `same` batch as the update (Algorithm 2), or on the
       `next` one (Xu et al. 2018), at the cost of one more gradient.
   """
@@ -111,10 +110,6 @@ class Metagradient:
 
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
     return tunables.transform(meta_state.etas, self._tuned(fns.components))
-
-  def describe(self, state: LearnerState) -> Described:
-    del state
-    return {}
 
   def _step_next(self, fns, state, batch):
     """Tunes eta by what the previous update did to the loss on this batch, then updates theta."""

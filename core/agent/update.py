@@ -1,0 +1,112 @@
+"""The first state of an agent that learns, and an update that is kept only if it is finite."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ..api.contracts import DescribesState, MetaOptimizer
+from ..api.errors import plugin_mistakes
+from ..api.types import ActorParams, Array, Described, LearnerState, Metrics, TimeStep, Trajectory
+from .functions import Functions
+
+CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
+
+
+def trajectory_shapes(fns: Functions, timestep: TimeStep, unroll_length: int) -> Trajectory:
+  """Shapes and dtypes of the trajectories that an agent learns from.
+
+  Args:
+    fns: of the agent.
+    timestep: of the environments, [B, ...].
+    unroll_length: T.
+  """
+
+  def over(time, tree):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((time, *x.shape), x.dtype), tree)
+
+  def act(timestep):
+    core_state = fns.network.initial_state(timestep.first.shape[0])
+    actor = ActorParams(fns.network.init(jax.random.key(0)), jnp.zeros(fns.behaviour.acting_heads))
+    sample, mu, _ = fns.act(actor, timestep, core_state, jax.random.key(0), jnp.zeros((), int))
+    return sample, mu, core_state
+
+  sample, mu, core_state = jax.eval_shape(act, timestep)
+  version = jax.ShapeDtypeStruct(timestep.first.shape, jnp.int32)
+  return Trajectory(
+    timestep=over(unroll_length + 1, timestep),
+    action=over(unroll_length, sample),
+    behaviour=over(unroll_length, mu),
+    core_state=core_state,
+    params_version=over(unroll_length, version),
+  )
+
+
+def first_state(fns: Functions, params_key: Array, key: Array, batch: Trajectory) -> LearnerState:
+  """The state before the first update.
+
+  Args:
+    fns: of the agent.
+    params_key: draws the parameters.
+    key: for meta-optimisers that draw.
+    batch: shapes of what it will learn from, [T+1, B].
+
+  Raises:
+    UserError: the meta-optimiser does not take such batches.
+  """
+  params = fns.network.init(params_key)
+  zero = jnp.zeros((), jnp.int32)
+  state = LearnerState(params, fns.init_optimizer(params), (), zero, key, zero - 1)
+  with plugin_mistakes():
+    return state._replace(meta_state=fns.metaopt.init(fns, state, batch))
+
+
+def guarded_step(
+  fns: Functions,
+  state: LearnerState,
+  batch: Trajectory,
+  mean: Callable[[Array], Array] = lambda x: x,
+) -> tuple[LearnerState, Metrics]:
+  """One step of the meta-optimiser, kept only if it and all before it were finite.
+
+  Args:
+    fns: of the agent.
+    state: before it.
+    batch: what is learned from, [T+1, B]; its share, where devices share it.
+    mean: over the devices that share the batch.
+
+  Returns:
+    The new state; its `failure` says what was not finite first. And metrics [].
+  """
+  new, metrics = fns.metaopt.step(fns, state, batch)
+  metrics["param_norm"] = optax.tree.norm(new.params)
+  lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
+  metrics["policy_lag"] = mean(lag)
+  failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics))
+  new = new._replace(step=state.step + 1)
+  new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
+  return new._replace(failure=failure), metrics
+
+
+def describe(metaopt: MetaOptimizer, state: LearnerState) -> Described:
+  """What the meta-optimiser says of a state for a row that is logged; nothing if it does not."""
+  return metaopt.describe(state) if isinstance(metaopt, DescribesState) else {}
+
+
+def check_order(names: Sequence[str]) -> list[str]:
+  """The order in which metrics are checked: causes before what they poison."""
+
+  def rank(name):
+    ranks = [i for i, prefix in enumerate(CHECK_ORDER) if name.startswith(prefix)]
+    total = name.startswith(("loss/total", "outer_loss/total"))
+    return (ranks[0] if ranks else len(CHECK_ORDER), total, name)
+
+  return sorted(names, key=rank)
+
+
+def first_failure(metrics: Metrics) -> Array:
+  """The index in `check_order` of the first metric that is not finite, or -1; int32 []."""
+  order = check_order(list(metrics))
+  bad = ~jnp.isfinite(jnp.stack([metrics[name].astype(jnp.float32) for name in order]))
+  return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
