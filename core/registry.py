@@ -1,5 +1,6 @@
 """The registry of plugins: one decorator, discovery, and what could not be imported, and why."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gin
+from gin import config as gin_config
 
 KINDS = ("env", "network", "corrector", "loss", "optimizer", "metaopt", "tuner", "writer")
 ENTRY_POINTS = "selftune.plugins"  # third parties: name = "module.to.import"
@@ -27,7 +29,8 @@ _loaded: set[str] = set()
 def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
   """Decorator: registers a documented frozen dataclass as plugin `name` of `kind`, and with gin.
 
-  The class is returned unchanged: Python calls never see gin.
+  The class is returned unchanged: Python calls never see gin. A class that is defined again, as a
+  cell of a notebook does that is run twice, takes the place of the first.
 
   Raises:
     ValueError: unknown kind; a name that is taken or not snake_case.
@@ -103,8 +106,9 @@ def unavailable() -> dict[str, str]:
 def _add(name: str, cls: type[T], module: str) -> type[T]:
   if not _NAME.fullmatch(name) or name in _TAKEN_BY_GIN:
     raise ValueError(f"'{name}' cannot be a plugin's name: use snake_case, and none of gin's own.")
-  if name in _classes:
-    other = _classes[name]
+  other = _classes.get(name)
+  again = other is not None and _kinds.get(name) == module and _place(other) == _place(cls)
+  if other is not None and not again:
     raise ValueError(
       f"the name '{name}' is taken by {other.__module__}.{other.__qualname__}; "
       f"choose another for {cls.__module__}.{cls.__qualname__}."
@@ -115,9 +119,14 @@ def _add(name: str, cls: type[T], module: str) -> type[T]:
     raise TypeError(f"{cls.__qualname__} must be a @dataclasses.dataclass(frozen=True).")
   if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # dataclass wrote it
     raise TypeError(f"{cls.__qualname__} needs a docstring: its first line is shown to users.")
-  gin.register(name, module=module)(cls)
+  with gin_config.interactive_mode() if again else contextlib.nullcontext():
+    gin.register(name, module=module)(cls)  # gin refuses a name that it knows, but interactively
   _classes[name] = cls
   return cls
+
+
+def _place(cls: type) -> tuple[str, str]:
+  return cls.__module__, cls.__qualname__
 
 
 def _is_frozen_dataclass(cls: type) -> bool:

@@ -2,10 +2,7 @@
 
 import dataclasses
 
-from selftune.core.ranges import Fraction
-from selftune.core.registry import register
-from selftune.core.tunables import UNIT, tunable
-from selftune.core.types import CorrectorInputs, Metrics, Targets
+from selftune import UNIT, CorrectorInputs, Fraction, Metrics, Targets, register, tunable
 
 
 @register("corrector", "one_step")

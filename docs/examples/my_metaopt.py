@@ -6,11 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from selftune.core.interfaces import AgentFns
-from selftune.core.ranges import Positive
-from selftune.core.registry import register
-from selftune.core.tunables import Components
-from selftune.core.types import Array, LearnerState, Metrics, PyTree, Trajectory
+from selftune import (
+  AgentFns,
+  Components,
+  LearnerState,
+  Metrics,
+  Positive,
+  PyTree,
+  Trajectory,
+  register,
+)
 
 
 @register("metaopt", "clipped")
@@ -20,11 +25,9 @@ class Clipped:
 
   bound: Positive = 40.0
 
-  def check(self, components: Components) -> None:
-    del components  # whatever the agent is made of
+  def check(self, components: Components) -> None: ...  # whatever the agent is made of
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
-    del fns, state, batch
     return ()  # nothing to remember from update to update
 
   def step(
@@ -40,10 +43,8 @@ class Clipped:
     params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
     return state._replace(params=params, opt_state=opt_state), metrics | {"grad_norm": norm}
 
-  def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
-    del fns, meta_state
-    return {}
+  def values(self, fns: AgentFns, meta_state: PyTree) -> Metrics:
+    return {}  # tunes nothing
 
   def describe(self, state: LearnerState) -> Metrics:
-    del state
-    return {}
+    return {}  # has no more to log than `step` does

@@ -6,10 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from selftune.core.interfaces import Network
-from selftune.core.ranges import Count
-from selftune.core.registry import register
-from selftune.core.types import Array, EnvSpec, HeadOut, PyTree, TimeStep
+from selftune import Array, Count, EnvSpec, HeadOut, Network, PyTree, TimeStep, register
 
 
 @register("network", "one_layer")

@@ -4,10 +4,7 @@ import dataclasses
 
 import jax
 
-from selftune.core.ranges import NotNegative
-from selftune.core.registry import register
-from selftune.core.tunables import SCALE, tunable
-from selftune.core.types import Array, PyTree
+from selftune import SCALE, Array, NotNegative, PyTree, register, tunable
 
 
 @register("optimizer", "descent")

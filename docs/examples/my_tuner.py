@@ -5,10 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from selftune.core.interfaces import TunerInputs
-from selftune.core.ranges import Positive
-from selftune.core.registry import register
-from selftune.core.types import Array, Metrics, Scalar
+from selftune import Array, Metrics, Positive, Scalar, TunerInputs, register
 
 
 class State(NamedTuple):

@@ -5,9 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TextIO
 
-from selftune.core.episodes import Episode
-from selftune.core.interfaces import RunInfo
-from selftune.core.registry import register
+from selftune import Episode, RunInfo, register
 
 
 @register("writer", "returns_csv")

@@ -4,10 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from selftune.core.ranges import NotNegative
-from selftune.core.registry import register
-from selftune.core.tunables import SCALE, tunable
-from selftune.core.types import Array, LossInputs, Metrics
+from selftune import SCALE, Array, LossInputs, Metrics, NotNegative, register, tunable
 
 
 @register("loss", "logit_norm")
