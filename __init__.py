@@ -77,6 +77,7 @@ __all__ = [
   "UserError",
   "Writer",
   "WriterPlugin",
+  "configurable",
   "evaluate",
   "load",
   "name_of",
@@ -86,7 +87,7 @@ __all__ = [
   "tunables",
 ]
 
-_MODULES = {  # of what is not in core.api
+_ELSEWHERE = {  # the modules of those that are not in core.api
   "Policy": ".core.evaluation.policy",
   "Run": ".core.trained",
   "evaluate": ".core.evaluation.evaluate",
@@ -94,13 +95,14 @@ _MODULES = {  # of what is not in core.api
   "train": ".core.trained",
 }
 
+if not TYPE_CHECKING:  # a type checker would take any name for one that this gives
 
-def __getattr__(name: str) -> Any:
-  if name not in __all__:
-    raise AttributeError(f"module 'selftune' has no attribute '{name}'")
-  value = getattr(importlib.import_module(_MODULES.get(name, ".core.api"), __name__), name)
-  globals()[name] = value  # the next time it is found without coming here
-  return value
+  def __getattr__(name: str) -> Any:
+    if name not in __all__:
+      raise AttributeError(f"module 'selftune' has no attribute '{name}'")
+    module = importlib.import_module(_ELSEWHERE.get(name, ".core.api"), __name__)
+    globals()[name] = getattr(module, name)  # the next time it is found without coming here
+    return globals()[name]
 
 
 def __dir__() -> list[str]:

@@ -48,7 +48,7 @@ def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
 
 
 def configurable(name: str) -> Callable[[type[T]], type[T]]:
-  """Decorator for core's own frozen dataclasses, which gin binds but nobody plugs in: train."""
+  """Decorator for frozen dataclasses that gin binds but nobody plugs in: train, a plugin's part."""
   return lambda cls: _add(name, cls, module="selftune")
 
 

@@ -1,6 +1,7 @@
 """What `import selftune` offers and how light it is; a run in Python: tables, scores, policy."""
 
 import ast
+import concurrent.futures
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from fakes import OPENED, Counting
+from fakes import MOUNTAIN_CAR_RUNS, OPENED, Counting
 
 import selftune
 from selftune.core import api
@@ -104,6 +105,23 @@ def test_a_run_goes_where_the_command_puts_it_and_goes_on(config, tmp_path, monk
     selftune.load(tmp_path / "nowhere")
 
 
+def test_a_program_may_train_in_a_thread(config, tmp_path, compiled_once):
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    run = pool.submit(selftune.train, config, workdir=tmp_path / "run").result()
+  assert run.metrics["env_steps"].iloc[-1] == 120
+
+
+@pytest.mark.slow
+def test_of_many_runs_the_first_acts(tmp_path, compiled_once):
+  (tmp_path / "many.gin").write_text(MOUNTAIN_CAR_RUNS + "train.writers = (@jsonl(),)")
+  bindings = ["runs.repeats = 2", "train.total_env_steps = 20"]
+  run = selftune.train(tmp_path / "many.gin", bindings, tmp_path / "many")
+  assert sorted(set(run.episodes["run"])) == [0, 1]
+  policy = run.policy()
+  policy.reset()
+  assert policy.act(np.zeros(2)) in (0, 1, 2) and run.evaluate(episodes=1)["run"] == 0
+
+
 def test_a_run_is_scored_as_the_command_scores_it(run):
   scored = run.evaluate(episodes=6, seed=2)
   assert scored == selftune.evaluate(str(run.workdir), episodes=6, seed=2)
@@ -183,6 +201,8 @@ def test_a_policy_says_what_it_takes(run):
   for wrong in (np.zeros(4), np.zeros((3, 4)), np.zeros((2, 4), complex)):
     with pytest.raises(UserError, match=r"after reset\(2\) it takes float32\[2, 4\]"):
       policy.act(wrong)
+  with pytest.raises(UserError, match=r"first has shape \[3\]; .* it is \[\] or \[2\]"):
+    policy.act(np.zeros((2, 4)), first=[True, False, False])
   assert policy.act(np.zeros((2, 4), int)).shape == (2,)
 
 

@@ -31,7 +31,7 @@ from ..interfaces import (
   WriterPlugin,
 )
 from ..ranges import Count, Fraction, Natural, NotNegative, Positive, Range, Seed
-from ..registry import name_of, register
+from ..registry import configurable, name_of, register
 from ..tunables import POSITIVE, SCALE, UNIT, Components, Domain, tunable
 from ..types import (
   ActorParams,
@@ -109,6 +109,7 @@ __all__ = [
   "UserError",
   "Writer",
   "WriterPlugin",
+  "configurable",
   "name_of",
   "register",
   "tunable",

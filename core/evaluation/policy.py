@@ -34,7 +34,7 @@ class Policy:
     self.spec = spec  # what it is shown and what it returns, without a batch axis
     self._agent, self._actor_params = agent, actor_params
     self._unroll_length, self._greedy = unroll_length, greedy
-    self._seed = seed
+    self._seed, self._batch, self._first = seed, None, True
     self._act = None
 
   def reset(self, batch: int | None = None, seed: int | None = None) -> None:
@@ -72,29 +72,44 @@ class Policy:
     """
     if self._act is None:
       raise UserError("call reset() of the policy before its first act().")
-    batch, lead = self._batch, () if self._batch is None else (self._batch,)
-    if isinstance(observation, TimeStep):
-      observation, reward, discount, first = observation
-    else:
-      reward, discount, first = 0.0, 1.0, self._first if first is None else first
-    seen, wanted = np.asarray(observation), self.spec.observation
-    fits = np.can_cast(seen.dtype, wanted.dtype, "same_kind")
-    if seen.shape != lead + wanted.shape or not fits:
-      raise UserError(
-        f"the policy was shown {seen.dtype}{list(seen.shape)}; after reset({batch}) it takes "
-        f"{wanted.dtype}{list(lead + wanted.shape)}, as it was trained with."
-      )
-    per_env = lambda x, dtype: np.broadcast_to(np.asarray(x, dtype), lead).reshape(batch or 1)
-    action = self._act(
-      TimeStep(
-        seen.reshape(batch or 1, *wanted.shape).astype(wanted.dtype),
-        per_env(reward, np.float32),
-        per_env(discount, np.float32),
-        per_env(first, bool),
-      )
-    )
+    if not isinstance(observation, TimeStep):
+      starts = self._first if first is None else first
+      observation = TimeStep(observation, np.zeros(()), np.ones(()), np.asarray(starts))
+    timestep = _batched(observation, self.spec, self._batch)
     self._first = False
-    return action[0] if batch is None else action
+    action = self._act(timestep)
+    return action[0] if self._batch is None else action
+
+
+def _batched(shown: TimeStep, spec: EnvSpec, batch: int | None) -> TimeStep:
+  """What was shown as the agent takes it, [B, ...]; what is [] holds of all.
+
+  Raises:
+    UserError: it is not of the shape or type that the agent takes.
+  """
+  lead, wanted = () if batch is None else (batch,), spec.observation
+  observation = np.asarray(shown.observation)
+  fits = np.can_cast(observation.dtype, wanted.dtype, "same_kind")
+  if observation.shape != lead + wanted.shape or not fits:
+    raise UserError(
+      f"the policy was shown {observation.dtype}{list(observation.shape)}; after reset({batch}) it "
+      f"takes {wanted.dtype}{list(lead + wanted.shape)}, as it was trained with."
+    )
+
+  def per_env(name: str, dtype: type) -> np.ndarray:
+    value = np.asarray(getattr(shown, name), dtype)
+    if value.shape not in ((), lead):
+      raise UserError(
+        f"{name} has shape {list(value.shape)}; after reset({batch}) it is [] or {list(lead)}."
+      )
+    return np.broadcast_to(value, lead).reshape(batch or 1)
+
+  return TimeStep(
+    observation.reshape(batch or 1, *wanted.shape).astype(wanted.dtype),
+    per_env("reward", np.float32),
+    per_env("discount", np.float32),
+    per_env("first", bool),
+  )
 
 
 def policy_of(
