@@ -53,12 +53,15 @@ def test_plugins_import_it_whoever_is_first(first, tmp_path):
   info = tmp_path / "stranger-1.0.dist-info"
   info.mkdir()
   (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-  (info / "entry_points.txt").write_text("[selftune.plugins]\nmine = my_corrector\n")
+  modules = [path.stem for path in (ROOT / "docs/examples").glob("my_*.py")]
+  entries = "".join(f"{module} = {module}\n" for module in modules)
+  (info / "entry_points.txt").write_text(f"[selftune.plugins]\n{entries}")
   python(
     f"import sys; sys.path += {[str(tmp_path), str(ROOT / 'docs/examples')]}\n{first}\n"
     "from selftune.core import registry; registry.load_all()\n"
     "assert registry.unavailable() == {}, registry.unavailable()\n"
-    "assert 'one_step' in registry.plugins()['corrector']\n"
+    "one = {'corrector': 'one_step', 'env': 'corridor', 'metaopt': 'clipped', 'tuner': 'decaying'}\n"
+    "assert all(name in registry.plugins()[kind] for kind, name in one.items())\n"
   )
 
 

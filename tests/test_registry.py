@@ -190,7 +190,7 @@ def test_an_installed_package_is_discovered(tmp_path):
   )
   result = subprocess.run(
     [sys.executable, "-c", code, str(tmp_path / "x.gin")],
-    env={**os.environ, "PYTHONPATH": str(target)},
+    env={**os.environ, "PYTHONPATH": os.pathsep.join([str(target), *sys.path])},
     capture_output=True,
     text=True,
     check=True,
