@@ -60,7 +60,7 @@ def test_plugins_import_it_whoever_is_first(first, tmp_path):
     f"import sys; sys.path += {[str(tmp_path), str(ROOT / 'docs/examples')]}\n{first}\n"
     "from selftune.core import registry; registry.load_all()\n"
     "assert registry.unavailable() == {}, registry.unavailable()\n"
-    "one = {'corrector': 'one_step', 'env': 'corridor', 'metaopt': 'clipped', 'tuner': 'decaying'}\n"
+    "one = {'corrector': 'one_step', 'env': 'corridor', 'metaopt': 'clipped'}\n"
     "assert all(name in registry.plugins()[kind] for kind, name in one.items())\n"
   )
 
