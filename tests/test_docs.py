@@ -3,8 +3,12 @@
 import csv
 import importlib
 import itertools
+import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +77,44 @@ def test_every_kind_of_plugin_is_shown(examples):
   page = (ROOT / "docs" / "plugins.md").read_text()
   shown = set(re.findall(r'--8<-- "docs/examples/(.+)"', page))
   assert shown == {path.name for path in EXAMPLES.iterdir() if path.is_file()}
+
+
+def notebook():
+  """The tutorial's cells of code."""
+  cells = json.loads((ROOT / "docs" / "tutorial.ipynb").read_text())["cells"]
+  return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def executed(code, folder):
+  """What a program prints, in a process and a folder of its own."""
+  (folder / "shown.py").write_text(code)
+  environment = os.environ | {"MPLBACKEND": "agg", "XLA_FLAGS": ""}
+  done = subprocess.run(
+    [sys.executable, "shown.py"], cwd=folder, env=environment, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+@pytest.mark.slow
+def test_the_tutorial_runs(tmp_path):
+  """As a program: a line of IPython's own is left out."""
+  cells = [[line for line in cell["source"] if not line.startswith("%")] for cell in notebook()]
+  code = "\n".join("".join(cell) for cell in cells)
+  assert executed(code, tmp_path) == "caught 5 of 5\n"
+
+
+def test_the_tutorial_holds_no_output():
+  assert all(not cell["outputs"] and cell["execution_count"] is None for cell in notebook())
+
+
+@pytest.mark.slow
+def test_python_that_is_shown_runs(tmp_path):
+  """That of README which trains; with fewer steps."""
+  texts = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+  (code,) = (text for text in texts if "selftune.train" in text)
+  executed(code.replace("200_000", "2_000"), tmp_path)
+  assert (tmp_path / "runs" / "pole" / "checkpoints").is_dir()
 
 
 def blocks(language):

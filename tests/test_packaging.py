@@ -1,6 +1,7 @@
 """What an installed selftune holds: every package, every gin file, and nothing at top level."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -29,8 +30,9 @@ def test_every_package_is_listed():
     assert (ROOT / Path(*package.split(".")[1:]) / "__init__.py").is_file(), package
 
 
-def test_the_version_is_written_once_more_and_equal():
-  assert PYPROJECT["project"]["version"] == selftune.__version__
+def test_the_version_is_written_in_three_places_and_equal():
+  newest = re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+  assert PYPROJECT["project"]["version"] == selftune.__version__ == newest[1]
 
 
 @pytest.mark.slow

@@ -73,6 +73,25 @@ def test_register_returns_the_class_itself_and_names_it(scratch):
     registry.register("loss", "another_name")(Documented)
 
 
+def test_a_class_that_is_defined_again_takes_the_place_of_the_first(scratch, tmp_path):
+  """As where a cell of a notebook is run twice."""
+
+  def cell(cost, kind="loss", name="defined_again"):
+    namespace = {"dataclasses": dataclasses, "register": registry.register, "__name__": "__main__"}
+    text = LOSS.format(name=name).replace("cost: float = 1.0", f"cost: float = {cost}")
+    exec(text.replace("from selftune import register", "").replace('"loss"', repr(kind)), namespace)
+    return namespace[f"Loss{name}"]
+
+  first, second = cell(1.0), cell(2.0)
+  assert registry.plugins()["loss"]["defined_again"] is second is not first
+  (tmp_path / "x.gin").write_text("")
+  assert config.load(tmp_path / "x.gin", root="defined_again").root == second(2.0)
+  with pytest.raises(ValueError, match="name 'defined_again' is taken by __main__"):
+    cell(3.0, kind="corrector")
+  with pytest.raises(ValueError, match="registered already, as 'defined_again'"):
+    registry.register("loss", "defined_again")(second)
+
+
 def test_core_dataclasses_are_no_plugins(scratch):
   @registry.configurable("scratch_core")
   @dataclasses.dataclass(frozen=True)
@@ -121,7 +140,7 @@ def distribution(folder: Path, name: str, module: str, text: str) -> None:
 
 LOSS = """
 import dataclasses
-from selftune.core.api.registry import register
+from selftune import register
 
 @register("loss", "{name}")
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +191,7 @@ def test_an_installed_package_is_discovered(tmp_path):
   )
   result = subprocess.run(
     [sys.executable, "-c", code, str(tmp_path / "x.gin")],
-    env={**os.environ, "PYTHONPATH": str(target)},
+    env={**os.environ, "PYTHONPATH": os.pathsep.join([str(target), *sys.path])},
     capture_output=True,
     text=True,
     check=True,

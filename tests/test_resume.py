@@ -240,7 +240,7 @@ def test_an_installed_plugin_tunes_itself(tmp_path):
   code = "import sys; from selftune.core.commands.cli import main; sys.exit(main(sys.argv[1:]))"
   subprocess.run(
     [sys.executable, "-c", code, "train", str(path), "--workdir", str(run)],
-    env={**os.environ, "PYTHONPATH": str(target)},
+    env={**os.environ, "PYTHONPATH": os.pathsep.join([str(target), *sys.path])},
     check=True,
     timeout=120,
   )

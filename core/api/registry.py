@@ -3,6 +3,7 @@
 `core.config.discovery` fills it.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import re
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import gin
+from gin import config as gin_config
 
 KINDS = {  # kind of plugin -> its contract in core.api, which is read when it is asked for
   "env": "EnvPlugin",
@@ -36,7 +38,8 @@ _unavailable: dict[str, str] = {}
 def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
   """Decorator: registers a documented frozen dataclass as plugin `name` of `kind`, and with gin.
 
-  The class is returned unchanged: Python calls never see gin.
+  The class is returned unchanged: Python calls never see gin. A class that is defined again, as a
+  cell of a notebook does that is run twice, takes the place of the first.
 
   Raises:
     ValueError: unknown kind; a name that is taken or not snake_case.
@@ -54,7 +57,7 @@ def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
 
 
 def configurable(name: str) -> Callable[[type[T]], type[T]]:
-  """Decorator for core's own frozen dataclasses, which gin binds but nobody plugs in: train."""
+  """Decorator for frozen dataclasses that gin binds but nobody plugs in: train, a plugin's part."""
   return lambda cls: _add(name, cls, module="selftune")
 
 
@@ -108,8 +111,9 @@ def lost(label: str, module: str, why: str) -> None:
 def _add(name: str, cls: type[T], module: str) -> type[T]:
   if not _NAME.fullmatch(name) or name in _TAKEN_BY_GIN:
     raise ValueError(f"'{name}' cannot be a plugin's name: use snake_case, and none of gin's own.")
-  if name in _classes:
-    other = _classes[name]
+  other = _classes.get(name)
+  again = other is not None and _kinds.get(name) == module and _place(other) == _place(cls)
+  if other is not None and not again:
     raise ValueError(
       f"the name '{name}' is taken by {other.__module__}.{other.__qualname__}; "
       f"choose another for {cls.__module__}.{cls.__qualname__}."
@@ -120,9 +124,14 @@ def _add(name: str, cls: type[T], module: str) -> type[T]:
     raise TypeError(f"{cls.__qualname__} must be a @dataclasses.dataclass(frozen=True).")
   if (cls.__doc__ or f"{cls.__name__}(").startswith(f"{cls.__name__}("):  # dataclass wrote it
     raise TypeError(f"{cls.__qualname__} needs a docstring: its first line is shown to users.")
-  gin.register(name, module=module)(cls)
+  with gin_config.interactive_mode() if again else contextlib.nullcontext():
+    gin.register(name, module=module)(cls)  # gin refuses a name that it knows, but interactively
   _classes[name] = cls
   return cls
+
+
+def _place(cls: type) -> tuple[str, str]:
+  return cls.__module__, cls.__qualname__
 
 
 def _is_frozen_dataclass(cls: type) -> bool:

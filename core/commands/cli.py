@@ -8,7 +8,6 @@ import contextlib
 import datetime
 import json
 import logging
-import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -58,13 +57,12 @@ def _train_here(arguments: argparse.Namespace) -> int:
   from .. import config, experiment
   from .. import train as training
   from ..machine import hosts
+  from ..record.workdir import default
 
   root: experiment.Train = config.load(arguments.config, arguments.bind).root
   if arguments.coordinator is not None:
     hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
-  name = Path(arguments.config).name.removesuffix(".gin")
-  by_agent = "WANDB_SWEEP_ID" in os.environ and os.environ.get("WANDB_RUN_ID")
-  workdir = arguments.workdir or Path("runs", f"{name}_{by_agent or f'seed{root.seed}'}")
+  workdir = arguments.workdir or default(arguments.config, root.seed)
   progress = training.train(
     arguments.config, arguments.bind, workdir, arguments.resume, arguments.init_from
   )

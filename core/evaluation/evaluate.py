@@ -29,12 +29,12 @@ REPORT_SECONDS = 5.0
 
 
 def evaluate(
-  path: Path,
-  episodes: int,
+  path: Path | str,
+  episodes: int = 100,
   greedy: bool = False,
   seed: int = 0,
   step: int | None = None,
-  video: Path | None = None,
+  video: Path | str | None = None,
 ) -> dict[str, Any]:
   """Scores a checkpoint of a run; on one device, with progress on stderr.
 
@@ -58,14 +58,14 @@ def evaluate(
   for name, value, kind in (("episodes", episodes, Count), ("seed", seed, Seed)):
     if not fits(value, kind):
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
-  workdir = Workdir(path)
-  experiment = _of_first(workdir.load().root)
+  workdir, video = Workdir(Path(path)), Path(video) if video else None
+  experiment = of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
     check_path(video)
   with pool_of(experiment.env, seeds, video) as (pool, watchers):
     agent = Functions(experiment.agent, pool.spec, experiment.total_updates)
-    env_steps, actor_params = _restore(workdir, step, experiment, agent, pool.spec)
+    env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     watchers = [_progress(episodes), *watchers]
     played = play(agent, actor_params, pool, episodes, unroll_length, key, greedy, watchers)
@@ -78,7 +78,7 @@ def evaluate(
   }
 
 
-def _of_first(experiment: Train) -> Train:
+def of_first(experiment: Train) -> Train:
   """With the settings of the first run, where there are many."""
   if not isinstance(experiment.runtime, IndependentRuns):
     return experiment
@@ -103,7 +103,7 @@ def _progress(episodes: int) -> Watch:
   return report
 
 
-def _restore(
+def restore(
   workdir: Workdir, step: int | None, experiment: Train, agent: Functions, spec: EnvSpec
 ) -> tuple[int, ActorParams]:
   """Env steps of the checkpoint, and its parameters on the first device.

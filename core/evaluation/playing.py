@@ -46,17 +46,14 @@ def play(
   left = np.full(pool.num_envs, episodes // pool.num_envs)
   left[: episodes % pool.num_envs] += 1
   returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
-  core_state = agent.network.initial_state(pool.num_envs)
+  act = acting(agent, actor_params, pool.num_envs, unroll_length, key, greedy)
   timestep = pool.reset()
   played: list[Episode] = []
   for watch in watchers:
     watch(timestep, 0)
   t = 0
   while left.any():
-    trajectory = jax.random.fold_in(key, t // unroll_length)
-    step = (timestep, core_state, trajectory, np.int32(t % unroll_length))
-    action, core_state = _act(agent, greedy, actor_params, *step)
-    pool.send(np.asarray(action))
+    pool.send(act(timestep))
     timestep = pool.recv()
     t += 1
     for i in np.flatnonzero(timestep.first & (left > 0)):
@@ -67,6 +64,32 @@ def play(
     for watch in watchers:
       watch(timestep, len(played))
   return played
+
+
+def acting(
+  agent: Functions,
+  actor_params: ActorParams,
+  num_envs: int,
+  unroll_length: int,
+  key: Array,
+  greedy: bool = False,
+) -> Callable[[TimeStep], np.ndarray]:
+  """A function from the timestep [B, ...] of `num_envs` environments to the actions to send them.
+
+  It carries the recurrent state, and counts the steps: what it draws follows from the key. The
+  other arguments are those of `play`.
+  """
+  core_state, t = agent.network.initial_state(num_envs), 0
+
+  def act(timestep: TimeStep) -> np.ndarray:
+    nonlocal core_state, t
+    trajectory = jax.random.fold_in(key, t // unroll_length)
+    step = (timestep, core_state, trajectory, np.int32(t % unroll_length))
+    action, core_state = _act(agent, greedy, actor_params, *step)
+    t += 1
+    return np.asarray(action)
+
+  return act
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))  # one function: an agent compiles once

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -77,9 +78,14 @@ def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Devi
 def stop_signals() -> Iterator[Callable[[], bool]]:
   """Within it, Ctrl-C and SIGTERM ask the run to save and end; a second Ctrl-C ends it at once.
 
+  In a program that trains in a thread beside its main one, signals stay that program's affair.
+
   Yields:
     A function that says whether the run was asked to end.
   """
+  if threading.current_thread() is not threading.main_thread():  # no other may handle signals
+    yield lambda: False
+    return
   asked = False
 
   def ask(number, frame):

@@ -26,6 +26,16 @@ def locate(text: str) -> tuple[Path, int | None]:
   return (path if path.name == "checkpoints" else path / "checkpoints"), number
 
 
+def default(config: str, seed: int) -> Path:
+  """Where a run goes that is not told where: runs/<config>_seed<seed>.
+
+  Under a W&B agent it is runs/<config>_<its run's id>: the points of a sweep may share a seed.
+  """
+  name = Path(config).name.removesuffix(".gin")
+  by_agent = "WANDB_SWEEP_ID" in os.environ and os.environ.get("WANDB_RUN_ID")
+  return Path("runs", f"{name}_{by_agent or f'seed{seed}'}")
+
+
 class Workdir:
   """The folder of one run; nothing is created before `create`."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from selftune.core.api import UNIT, CorrectorInputs, Fraction, Metrics, Targets, register, tunable
+from selftune import UNIT, CorrectorInputs, Fraction, Metrics, Targets, register, tunable
 
 
 @register("corrector", "one_step")

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from dm_env import specs
 
-from selftune.core.api import Array, Count, Environment, EnvSpec, TimeStep, register
+from selftune import Array, Count, Environment, EnvSpec, TimeStep, register
 
 
 @register("env", "corridor")
@@ -25,17 +25,13 @@ class CorridorPool:
 
   def __init__(self, plugin: Corridor, seeds: tuple[int, ...]):
     self.spec = EnvSpec(specs.Array((plugin.length,), np.float32), specs.DiscreteArray(2))
-    self.num_envs = len(seeds)
-    self._plugin = plugin
+    self._plugin, self.num_envs = plugin, len(seeds)
     self._generators = [np.random.default_rng(seed) for seed in seeds]
 
-  def reset(self, stagger: bool = False) -> TimeStep:
-    del stagger  # episodes are not all of one length
-    self._place = self._starts()
-    self._steps = np.zeros(self.num_envs, int)
+  def reset(self, stagger: bool = False) -> TimeStep:  # episodes differ in length: none to stagger
+    self._place, self._steps = self._starts(), np.zeros(self.num_envs, int)
     self._ended = np.zeros(self.num_envs, bool)
-    zeros = np.zeros(self.num_envs, np.float32)
-    return TimeStep(self._observe(), zeros, zeros + 1, ~self._ended)
+    return self._timestep(first=~self._ended, goal=self._ended)
 
   def send(self, actions: Array) -> None:
     self._actions = np.asarray(actions)
@@ -47,15 +43,13 @@ class CorridorPool:
     self._steps = np.where(first, 0, self._steps + 1)
     goal = ~first & (self._place == self._plugin.length - 1)
     self._ended = goal | (self._steps >= self._plugin.max_steps)
-    reward = goal.astype(np.float32)
-    discount = (~goal).astype(np.float32)  # 1 where the time ran out: that is no end of the task
-    return TimeStep(self._observe(), reward, discount, first)
+    return self._timestep(first, goal)  # its discount is 1 where only the time ran out
 
-  def close(self) -> None:
-    pass
+  def close(self) -> None: ...
 
   def _starts(self) -> np.ndarray:
     return np.array([g.integers(self._plugin.length - 1) for g in self._generators])
 
-  def _observe(self) -> np.ndarray:
-    return np.eye(self._plugin.length, dtype=np.float32)[self._place]
+  def _timestep(self, first: np.ndarray, goal: np.ndarray) -> TimeStep:
+    observation = np.eye(self._plugin.length, dtype=np.float32)[self._place]
+    return TimeStep(observation, goal.astype(np.float32), (~goal).astype(np.float32), first)

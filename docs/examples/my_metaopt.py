@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from selftune.core.api import (
+from selftune import (
   AgentFns,
   LearnerState,
   Metrics,
@@ -25,7 +25,6 @@ class Clipped:
   bound: Positive = 40.0
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
-    del fns, state, batch
     return ()  # nothing to remember from update to update
 
   def step(

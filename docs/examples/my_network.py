@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from selftune.core.api import Array, Count, EnvSpec, HeadOut, Network, PyTree, TimeStep, register
+from selftune import Array, Count, EnvSpec, HeadOut, Network, PyTree, TimeStep, register
 
 
 @register("network", "one_layer")

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax
 
-from selftune.core.api import SCALE, Array, NotNegative, PyTree, register, tunable
+from selftune import SCALE, Array, NotNegative, PyTree, register, tunable
 
 
 @register("optimizer", "descent")

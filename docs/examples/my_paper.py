@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Page
 
-from selftune.core.api import Cell, Figure, Result, final, register, smooth
+from selftune import Cell, Figure, Result, final, register, smooth
 
 CAR = "experiments/metatrace_mountain_car"
 

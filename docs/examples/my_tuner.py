@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from selftune.core.api import Array, Metrics, Positive, Scalar, TunerInputs, register
+from selftune import Array, Metrics, Positive, Scalar, TunerInputs, register
 
 
 class State(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TextIO
 
-from selftune.core.api import Episode, RunInfo, register
+from selftune import Episode, RunInfo, register
 
 
 @register("writer", "returns_csv")

@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from selftune.core.api import SCALE, Array, LossInputs, Metrics, NotNegative, register, tunable
+from selftune import SCALE, Array, LossInputs, Metrics, NotNegative, register, tunable
 
 
 @register("loss", "logit_norm")

@@ -1,0 +1,112 @@
+"""A run in Python, for notebooks and programs: its settings, tables, plot, scores and policy."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import config as configuration
+from . import train as training
+from .api import jsonl
+from .api.errors import UserError
+from .evaluation.evaluate import evaluate
+from .evaluation.policy import Policy, policy_of
+from .record import plotting
+from .record.workdir import Workdir, default
+
+if TYPE_CHECKING:
+  from matplotlib.figure import Figure
+  from pandas import DataFrame
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """A run and what it has left in its folder.
+
+  Attributes:
+    workdir: the folder.
+    config: every setting in use, 'component.field' -> value.
+    step: the update whose checkpoint acts and is scored; None for the newest whole one.
+  """
+
+  workdir: Path
+  config: Mapping[str, Any] = dataclasses.field(repr=False)
+  step: int | None = None
+
+  @property
+  def metrics(self) -> "DataFrame":
+    """Rows of metrics.jsonl as it is now, one every `train.log_seconds`."""
+    return self._table("metrics.jsonl")
+
+  @property
+  def episodes(self) -> "DataFrame":
+    """Rows of episodes.jsonl as it is now, one a finished episode."""
+    return self._table("episodes.jsonl")
+
+  def evaluate(
+    self, episodes: int = 100, greedy: bool = False, seed: int = 0, video: Path | str | None = None
+  ) -> dict[str, Any]:
+    """Scores of full episodes in other environments; see `core.evaluation.evaluate.evaluate`."""
+    return evaluate(self.workdir, episodes, greedy, seed, self.step, video)
+
+  def policy(self, greedy: bool = False, seed: int = 0) -> Policy:
+    """The agent, to act in a program of your own; see `core.evaluation.policy.policy_of`."""
+    return policy_of(Workdir(self.workdir), self.step, greedy, seed)
+
+  def plot(self) -> "Figure":
+    """The return and every self-tuned number against env steps.
+
+    It is made without pyplot, so a notebook shows it after `%matplotlib inline`.
+    """
+    return plotting.figure([self.workdir])
+
+  def _table(self, name: str) -> "DataFrame":
+    import pandas as pd  # here, for it takes its time and not everybody wants a table
+
+    path = self.workdir / name
+    if not path.is_file():
+      raise UserError(f"{path} does not exist: it is written by @jsonl() among train.writers.")
+    return pd.DataFrame(jsonl.read(path))
+
+
+def train(
+  config: str | Path,
+  bindings: str | Sequence[str] = (),
+  workdir: Path | str | None = None,
+  resume: bool = False,
+  init_from: str | None = None,
+) -> Run:
+  """Trains an agent, as `selftune train` does. An interrupt saves and ends the run.
+
+  Args:
+    config: a gin file or the name of a packaged one, such as `experiments/catch_stacx`.
+    bindings: further gin bindings; one string may hold several, a line each.
+    workdir: where everything goes; None for runs/<config>_seed<seed>.
+    resume: go on with the run in the workdir, from its newest whole checkpoint.
+    init_from: the first weights are those of a checkpoint, PATH[@STEP].
+
+  Returns:
+    The run, ended or interrupted.
+
+  Raises:
+    UserError: a mistake in any of these; nothing was created then.
+    RunError: the run cannot go on; the last good checkpoint is intact.
+  """
+  config, bindings = str(config), [bindings] if isinstance(bindings, str) else bindings
+  if workdir is None:
+    workdir = default(config, configuration.load(config, bindings).root.seed)
+  training.train(config, bindings, Path(workdir), resume, init_from)
+  return load(workdir)
+
+
+def load(workdir: Path | str, step: int | None = None) -> Run:
+  """The run in a workdir, finished or not.
+
+  Args:
+    workdir: its folder.
+    step: the update whose checkpoint is meant; None for the newest whole one.
+
+  Raises:
+    UserError: there is no run, or its configuration does not load.
+  """
+  return Run(Path(workdir), Workdir(Path(workdir)).load().flat, step)
