@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from . import tunables
+from . import checks, tunables
 from .behaviour import Behaviour
 from .distributions import Distribution
 from .interfaces import Corrector, LossTerm, Network
@@ -77,7 +77,13 @@ def head_loss(
   log_is -= objective.distribution.log_prob(trajectory.behaviour, trajectory.action)
   log_is = stop(jnp.minimum(log_is, objective.max_log_is))
 
-  targets, metrics = corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask))
+  taken = {"loss/total", *(f"loss/{n}" for n in terms), *(f"is_ratio/{q}" for q in QUANTILES)}
+  targets, metrics = checks.targets(
+    checks.who(corrector),
+    corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask)),
+    mask,
+    taken,
+  )
   inputs = LossInputs(
     policy=policy[:-1],
     value=value[:-1],
@@ -91,7 +97,7 @@ def head_loss(
   )
   total = jnp.zeros_like(mask)
   for name, term in terms.items():
-    loss, term_metrics = term(inputs)
+    loss, term_metrics = checks.loss(checks.who(term), term(inputs), mask, taken | {*metrics})
     total += loss
     metrics |= {f"loss/{name}": loss, **term_metrics}
   metrics["loss/total"] = total

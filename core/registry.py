@@ -1,11 +1,13 @@
 """The registry of plugins: one decorator, discovery, and what could not be imported, and why."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
 import pkgutil
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import gin
@@ -64,7 +66,7 @@ def load_all() -> None:
     if not info.name.rpartition(".")[2].startswith("_"):
       _load(info.name, info.name)
   for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-    _load(f"{entry.name} ({entry.value})", entry.module)
+    _load(f"{entry.name} ({entry.value})", entry.value.partition(":")[0].strip())
 
 
 def plugins() -> dict[str, dict[str, type]]:
@@ -100,6 +102,30 @@ def unavailable() -> dict[str, str]:
   return dict(_unavailable)
 
 
+class Exited(Exception):
+  """Code that was imported wanted to end the program."""
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+  """Around imports of plugins: they print to stderr, and cannot end the program.
+
+  A command's stdout holds what was asked for, JSON perhaps, and libraries greet whoever imports
+  them.
+
+  Raises:
+    Exited: for what `except Exception` would let through, SystemExit above all; a
+      KeyboardInterrupt is the user's and goes on.
+  """
+  try:
+    with contextlib.redirect_stdout(sys.stderr):
+      yield
+  except (Exception, KeyboardInterrupt):
+    raise
+  except BaseException as error:
+    raise Exited(f"it raises {error!r}") from error
+
+
 def _add(name: str, cls: type[T], module: str) -> type[T]:
   if not _NAME.fullmatch(name) or name in _TAKEN_BY_GIN:
     raise ValueError(f"'{name}' cannot be a plugin's name: use snake_case, and none of gin's own.")
@@ -129,7 +155,8 @@ def _load(label: str, module: str) -> None:
     return
   _loaded.add(module)
   try:
-    importlib.import_module(module)
+    with foreign_code():
+      importlib.import_module(module)
   except Exception as error:  # a plugin may fail in any way; the others must go on
     _unavailable[label] = f"{type(error).__name__}: {error}"
     for name in [n for n, cls in _classes.items() if cls.__module__ == module]:

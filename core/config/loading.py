@@ -183,7 +183,8 @@ def _import(statement: config_parser.ImportStatement, where: str, folder: Path) 
     raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
   sys.path += [p for p in (str(folder.resolve()), str(Path.cwd())) if p not in sys.path]
   try:
-    gin.parse_config(statement.format())  # gin writes it into the saved configuration, too
+    with registry.foreign_code():
+      gin.parse_config(statement.format())  # gin writes it into the saved configuration, too
   except Exception as error:  # whatever a module may raise
     reason = str(error).partition("\n")[0]
     if f"No module named '{statement.module.split('.')[0]}'" in reason:
