@@ -5,20 +5,20 @@ bare `jnp.sum` over a loss term of shape [B] would train, with the wrong weight 
 """
 
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from .errors import UserError
 from .histograms import Histogram
-from .interfaces import FunctionalEnvironment, Network, RunInfo, Writer, WriterPlugin
+from .interfaces import Network, RunInfo, Writer, WriterPlugin
 from .registry import kind_of, name_of
-from .types import Array, EnvSpec, HeadOut, LearnerState, Metrics, PyTree, Targets, TimeStep
+from .types import Array, HeadOut, LearnerState, Metrics, PyTree, Targets, TimeStep
 
 FLOAT = (jnp.float32, jnp.float64)  # the second one only where JAX is set to 64 bits
 NUMBER = (jnp.number, jnp.bool_)
-BOOL = (jnp.bool_,)
+WHOLE = (jnp.integer, jnp.bool_)
 
 # What rows hold beside the metrics of plugins.
 OF_CORE = {"failure", "updates", "policy_lag", "env_steps", "wall_time", "episodes"}
@@ -67,7 +67,7 @@ def array(
   aval = _aval(x)
   fits = aval is not None and aval.shape == shape
   if not (fits and any(jnp.issubdtype(aval.dtype, dtype) for dtype in dtypes)):
-    kind = {FLOAT: "float32", NUMBER: "numbers", BOOL: "bool"}.get(dtypes, str(dtypes[0]))
+    kind = {FLOAT: "float32", NUMBER: "numbers", WHOLE: "bool or integers"}[dtypes]
     named = f"[{axes}] = " if axes else ""
     raise UserError(f"{owner} gave {described(x)} as {what}; wanted: {kind} {named}{list(shape)}.")
 
@@ -120,15 +120,15 @@ def metrics(
 
 def loss(owner: str, given: Any, like: Array, taken: Collection[str]) -> tuple[Array, Metrics]:
   """What a loss term gave, for transitions of the shape [T, B] of `like`."""
-  term, found = _several(owner, given, ("loss [T, B]", "metrics"))
+  term, found = several(owner, given, ("loss [T, B]", "metrics"))
   array(owner, "its loss", term, like.shape, "T, B")
   return term, metrics(owner, found, like.shape, "T, B", taken)
 
 
 def targets(owner: str, given: Any, like: Array, taken: Collection[str]) -> tuple[Targets, Metrics]:
   """What a corrector gave, for transitions of the shape [T, B] of `like`."""
-  found, of_it = _several(owner, given, ("Targets", "metrics"))
-  _instance(owner, "its targets", found, Targets)
+  found, of_it = several(owner, given, ("Targets", "metrics"))
+  instance(owner, "its targets", found, Targets)
   for name, x in found._asdict().items():
     array(owner, f"Targets.{name}", x, like.shape, "T, B")
   return found, metrics(owner, of_it, like.shape, "T, B", taken)
@@ -136,7 +136,7 @@ def targets(owner: str, given: Any, like: Array, taken: Collection[str]) -> tupl
 
 def network(owner: str, given: Any, policy_size: int) -> Network:
   """The network, its functions checking what they give; `policy_size` is A."""
-  _instance(owner, "its network", given, Network)
+  instance(owner, "its network", given, Network)
 
   def init(key: Array) -> PyTree:
     params = given.init(key)
@@ -160,8 +160,8 @@ def network(owner: str, given: Any, policy_size: int) -> Network:
     params: PyTree, timestep: TimeStep, core_state: PyTree, gamma: Array
   ) -> tuple[HeadOut, PyTree]:
     result = given.unroll(params, timestep, core_state, gamma)
-    out, new_core_state = _several(owner, result, ("HeadOut", "core state"))
-    _instance(owner, "its output", out, HeadOut)
+    out, new_core_state = several(owner, result, ("HeadOut", "core state"))
+    instance(owner, "its output", out, HeadOut)
     shape = (len(gamma), *timestep.first.shape)
     array(owner, "HeadOut.policy", out.policy, (*shape, policy_size), "P, T, B, A")
     array(owner, "HeadOut.value", out.value, shape, "P, T, B")
@@ -173,7 +173,7 @@ def network(owner: str, given: Any, policy_size: int) -> Network:
 
 def optimizer(owner: str, given: Any, params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree]:
   """What an optimiser made of these parameters and its state."""
-  new_params, new_opt_state = _several(owner, given, ("new params", "new opt_state"))
+  new_params, new_opt_state = several(owner, given, ("new params", "new opt_state"))
   tree(owner, "new params", new_params, params)
   tree(owner, "new opt_state", new_opt_state, opt_state)
   return new_params, new_opt_state
@@ -181,7 +181,7 @@ def optimizer(owner: str, given: Any, params: PyTree, opt_state: PyTree) -> tupl
 
 def tuner(owner: str, given: Any, state: PyTree, params: Array) -> tuple[PyTree, Array]:
   """The new state and step sizes of a tuner, for parameters [N], or of one number for all: []."""
-  new_state, alpha = _several(owner, given, ("new state", "alpha"))
+  new_state, alpha = several(owner, given, ("new state", "alpha"))
   tree(owner, "its new state", new_state, state)
   step_sizes(owner, "alpha", alpha, params)
   return new_state, alpha
@@ -189,7 +189,7 @@ def tuner(owner: str, given: Any, state: PyTree, params: Array) -> tuple[PyTree,
 
 def step_sizes(owner: str, what: str, x: Any, params: Array) -> Array:
   """`x`; raises UserError unless it is one number, or one a parameter."""
-  if jnp.ndim(x) if _aval(x) is not None else params.ndim:
+  if params.ndim and (_aval(x) is None or jnp.ndim(x)):
     array(owner, what, x, params.shape, "N")
   else:
     array(owner, what, x, ())
@@ -198,8 +198,8 @@ def step_sizes(owner: str, what: str, x: Any, params: Array) -> Array:
 
 def updated(owner: str, given: Any, state: LearnerState) -> tuple[LearnerState, Metrics]:
   """What the step of a meta-optimiser made of a state."""
-  new, found = _several(owner, given, ("LearnerState", "metrics"))
-  _instance(owner, "its new state", new, LearnerState)
+  new, found = several(owner, given, ("LearnerState", "metrics"))
+  instance(owner, "its new state", new, LearnerState)
   tree(owner, "its new state", new, state)
   return new, metrics(owner, found, (), taken=OF_CORE)
 
@@ -233,37 +233,6 @@ def opened(plugin: WriterPlugin, run: RunInfo) -> Writer:
   return log
 
 
-class _Functional(NamedTuple):
-  """A `FunctionalEnvironment`."""
-
-  spec: EnvSpec
-  init: Any
-  step: Any
-
-
-def functional(owner: str, env: FunctionalEnvironment) -> FunctionalEnvironment:
-  """The environment, its functions checking what they give."""
-  spec = env.spec
-  observation = spec.observation
-  wanted = (jax.dtypes.canonicalize_dtype(observation.dtype),)
-
-  def checked(given: Any) -> tuple[PyTree, TimeStep]:
-    state, timestep = _several(owner, given, ("state", "TimeStep"))
-    _instance(owner, "its timestep", timestep, TimeStep)
-    array(owner, "TimeStep.observation", timestep.observation, observation.shape, "", wanted)
-    array(owner, "TimeStep.reward", timestep.reward, ())
-    array(owner, "TimeStep.discount", timestep.discount, ())
-    array(owner, "TimeStep.first", timestep.first, (), "", BOOL)
-    return arrays(owner, "its state", state), timestep
-
-  def step(state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
-    new_state, timestep = checked(env.step(state, action))
-    tree(owner, "its state", new_state, state)
-    return new_state, timestep
-
-  return _Functional(spec, lambda key: checked(env.init(key)), step)
-
-
 def _aval(x: Any) -> Any:
   """Shape and dtype of what JAX takes for an array, traced or not; else None."""
   try:
@@ -272,7 +241,7 @@ def _aval(x: Any) -> Any:
     return None
 
 
-def _several(owner: str, given: Any, parts: tuple[str, ...]) -> Any:
+def several(owner: str, given: Any, parts: tuple[str, ...]) -> Any:
   """`given`; raises UserError unless it is a tuple of as many parts."""
   if not isinstance(given, tuple) or len(given) != len(parts):
     size = f" of {len(given)}" if isinstance(given, tuple) else ""
@@ -280,7 +249,8 @@ def _several(owner: str, given: Any, parts: tuple[str, ...]) -> Any:
   return given
 
 
-def _instance(owner: str, what: str, given: Any, cls: type) -> None:
+def instance(owner: str, what: str, given: Any, cls: type) -> None:
+  """Raises UserError unless `given` is of a class."""
   if not isinstance(given, cls):
     raise UserError(f"{owner} gave {described(given)} as {what}; wanted: a {cls.__name__}.")
 

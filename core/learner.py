@@ -242,9 +242,9 @@ class Learner:
     failure = int(metrics["failure"])
     if failure >= 0:
       names = check_order([name for name in metrics if name not in ("failure", "updates")])
-      causes = [f"'{name}' of {self._env}" for name in INPUTS] + [f"'{name}'" for name in names]
+      names = [*(f"{name} of {self._env}" for name in INPUTS), *names]
       raise NonFiniteError(
-        f"{causes[failure]} was not finite in update {int(metrics['updates']) + 1}; "
+        f"'{names[failure]}' was not finite in update {int(metrics['updates']) + 1}; "
         "the state before that update is kept."
       )
 

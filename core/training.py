@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import checks, config, hosts, platform, plotting, pools
+from . import checks, config, environments, hosts, platform, plotting
 from .actor import Actor
 from .agent import BuiltAgent
 from .checkpoint import Checkpointer
@@ -174,11 +174,11 @@ def prepare_on_host(
   """Environments in pools, actors that step them, and a learner."""
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
-    pools.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
+    environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
   seeds = pool_seeds(experiment, workdir.restarts())
   first = hosts.index() * runtime.actors
   mine = seeds[first : first + runtime.actors]
-  made = [[pools.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
+  made = [[environments.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
   agent = BuiltAgent(experiment.agent, made[0][0].spec)
   learner = make_learner(experiment, agent)
   actors = make_actors(experiment, agent, made, first)

@@ -236,7 +236,7 @@ def test_a_number_that_is_not_finite(name, devices, micro_batch):
   # Later good batches do not hide it, and do not change the state.
   for batches in ([poisoned(BATCHES[2], b=3)], BATCHES[:2]):
     state, metrics = train(learner, state, batches)
-    message = "'reward' of train.env was not finite in update 3; the state before that update"
+    message = "'reward of train.env' was not finite in update 3; the state before that update"
     with pytest.raises(NonFiniteError, match=message):
       learner.check(metrics)
     assert_equal(state._replace(failure=good.failure), good)
@@ -258,9 +258,9 @@ def test_the_earliest_cause_is_named():
   learner, _ = compiled("fixed", 1, None)
   names = ["grad_norm", "loss/value/0", "variance/0", "policy_lag"]
   metrics = dict.fromkeys(names, 0.0) | {"updates": 5}
-  inputs = [f"'{name}' of train.env" for name in INPUTS]
-  for i, cause in enumerate([*inputs, *(f"'{name}'" for name in check_order(names))]):
-    with pytest.raises(NonFiniteError, match=f"^{cause} was not finite in update 6;"):
+  inputs = [f"{name} of train.env" for name in INPUTS]
+  for i, cause in enumerate([*inputs, *check_order(names)]):
+    with pytest.raises(NonFiniteError, match=f"^'{cause}' was not finite in update 6;"):
       learner.check(metrics | {"failure": i})
 
 

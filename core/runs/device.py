@@ -15,8 +15,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .. import checks
 from ..agent import BuiltAgent
+from ..environments import functional
 from ..interfaces import FunctionalEnvironment
 from ..types import Array, Device
 from .iteration import (
@@ -133,7 +133,7 @@ class Runs:
 
   def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, FunctionalEnvironment]:
     agent, env = bind((self.members.agent, self._env), values)
-    return BuiltAgent(agent, env.spec), checks.functional(checks.who(env), env)
+    return BuiltAgent(agent, env.spec), functional(env)
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
     agent, env = self._built(values)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .. import pools
+from .. import environments
 from ..agent import BuiltAgent
 from ..interfaces import AgentFns, EnvPlugin
 from ..seeding import env_seeds
@@ -65,7 +65,7 @@ class PoolRuns:
     )
     self._lead = (members.size, members.num_envs)
     self.waited = Waited()
-    self._pool = pools.make(env, self.env_seeds)
+    self._pool = environments.make(env, self.env_seeds)
     used = max(n for n in range(1, len(devices) + 1) if members.size % n == 0)
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
     settings = {name: np.asarray(x, np.float32) for name, x in members.settings.items()}
