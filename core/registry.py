@@ -102,10 +102,6 @@ def unavailable() -> dict[str, str]:
   return dict(_unavailable)
 
 
-class Exited(Exception):
-  """Code that was imported wanted to end the program."""
-
-
 @contextlib.contextmanager
 def foreign_code() -> Iterator[None]:
   """Around imports of plugins: they print to stderr, and cannot end the program.
@@ -114,7 +110,7 @@ def foreign_code() -> Iterator[None]:
   them.
 
   Raises:
-    Exited: for what `except Exception` would let through, SystemExit above all; a
+    ImportError: in place of what `except Exception` would let through, SystemExit above all; a
       KeyboardInterrupt is the user's and goes on.
   """
   try:
@@ -123,7 +119,7 @@ def foreign_code() -> Iterator[None]:
   except (Exception, KeyboardInterrupt):
     raise
   except BaseException as error:
-    raise Exited(f"it raises {error!r}") from error
+    raise ImportError(f"it raises {error!r}") from error
 
 
 def _add(name: str, cls: type[T], module: str) -> type[T]:

@@ -191,6 +191,8 @@ class BadPool:
     if plugin.at != self.received:
       return timestep
     x = getattr(timestep, plugin.field)
+    if plugin.how == "exit":
+      raise SystemExit(0)
     given = {"shape": x[:1], "dtype": x.astype(complex), "nothing": None, "missing": None}
     if plugin.how == "missing":
       return None
@@ -319,6 +321,11 @@ def test_from_the_command_line_once_training_has_begun(bad, tmp_path, capsys):
   assert code == 2 and lines[-1] == (
     "selftune: env @bad_env(): recv() gave float32 [1, 4] as TimeStep.observation; wanted: "
     "float32 [2, 4], the first axis that of its 2 environments."
+  )
+  bindings[-1] = "bad_env.how = 'exit'"
+  code, lines = train(bad, tmp_path / "exit", bindings, capsys)
+  assert (
+    code == 1 and lines[-1] == "selftune: the run was ended by code that it calls: sys.exit(0)."
   )
   code, lines = train(bad, tmp_path / "log", ["train.writers = (@bad_writer(),)"], capsys)
   assert code == 2 and lines[-1].startswith(

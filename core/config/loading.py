@@ -186,7 +186,7 @@ def _import(statement: config_parser.ImportStatement, where: str, folder: Path) 
     with registry.foreign_code():
       gin.parse_config(statement.format())  # gin writes it into the saved configuration, too
   except Exception as error:  # whatever a module may raise
-    reason = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0] or type(error).__name__
     if f"No module named '{statement.module.split('.')[0]}'" in reason:
       reason += f". Put it into {folder} or the current folder, or its folder on PYTHONPATH."
     raise ConfigError(f"{where}: cannot import {statement.module}: {reason}") from error
