@@ -298,6 +298,27 @@ FROM_THE_COMMAND_LINE = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Incomplete:
+  """A meta-optimiser that is not finished yet."""
+
+  def init(self, fns, state, batch):
+    return ()
+
+
+def test_what_a_plugin_lacks(bad, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(fakes, "PLUGINS", {"incomplete": ("metaopt", Incomplete)})
+  fakes.register(monkeypatch)
+  code, lines = train(bad, tmp_path / "run", ["agent.metaopt = @incomplete()"], capsys)
+  assert (code, lines) == (
+    2,
+    [
+      "selftune: test_checks.Incomplete, registered as metaopt @incomplete(), lacks check, step, "
+      "values, describe: see selftune.core.interfaces.MetaOptimizer."
+    ],
+  )
+
+
 @pytest.mark.parametrize("of", FROM_THE_COMMAND_LINE)
 def test_from_the_command_line(of, bad, tmp_path, capsys):
   bindings, message = FROM_THE_COMMAND_LINE[of]

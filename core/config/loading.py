@@ -24,6 +24,7 @@ from .bindings import (
   Reached,
   Table,
   check_all_read,
+  check_complete,
   check_types,
   fields,
   flatten,
@@ -66,6 +67,7 @@ def load(config: str | Path, bindings: Sequence[str] = (), root: str = "train") 
     reached = reach(table, root, str(config))
     check_all_read(table, reached)
     check_types(table, reached)
+    check_complete(reached)
     for (scope, name), args in table.items():
       for arg, binding in args.items():
         gin.bind_parameter((scope, name, arg), map_leaves(_for_gin, binding.value))
