@@ -17,8 +17,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from . import checks
-from .agent import BuiltAgent
+from .agent import Agent, BuiltAgent
 from .errors import NonFiniteError, UserError, plugin_mistakes
+from .objective import NOT_FINITE
 from .types import (
   BATCH_AXES,
   ActorParams,
@@ -105,14 +106,38 @@ def not_finite(timestep: TimeStep) -> Array:
   return jnp.stack([jnp.any(~jnp.isfinite(getattr(timestep, name))) for name in INPUTS])
 
 
+def without_flags(metrics: Metrics) -> Metrics:
+  """The metrics that are logged: not those by which losses say what made them not finite."""
+  return {name: x for name, x in metrics.items() if not name.startswith(NOT_FINITE)}
+
+
+def culprits(env: str, agent: Agent) -> list[str]:
+  """What may have made a metric not finite, in order, for messages."""
+  inputs = [f"{name} of {env}" for name in INPUTS]
+  return [
+    *inputs,
+    f"output of {checks.who(agent.network)}",
+    f"targets of {checks.who(agent.corrector)}",
+  ]
+
+
 def first_failure(metrics: Metrics, bad_inputs: Array) -> Array:
-  """What made a metric not finite: an index in (*INPUTS, *check_order(metrics)); int32 [].
+  """What made a metric not finite: an index in (*culprits, *check_order(metrics)); int32 [].
 
   -1 where every metric is finite: the agent may then leave out what is wrong with its inputs.
+
+  Args:
+    metrics: [], with the flags of losses among them.
+    bad_inputs: see `not_finite`.
   """
-  order = check_order(list(metrics))
-  bad = ~jnp.isfinite(jnp.stack([jnp.asarray(metrics[name], jnp.float32) for name in order]))
-  causes = jnp.concatenate([bad_inputs, bad])
+  logged = without_flags(metrics)
+  flags = [
+    jnp.any(jnp.array([x > 0 for name, x in metrics.items() if name.startswith(flag)]))
+    for flag in NOT_FINITE
+  ]
+  order = check_order(list(logged))
+  bad = ~jnp.isfinite(jnp.stack([jnp.asarray(logged[name], jnp.float32) for name in order]))
+  causes = jnp.concatenate([bad_inputs, jnp.stack(flags), bad])
   return jnp.where(jnp.any(bad), jnp.argmax(causes), -1).astype(jnp.int32)
 
 
@@ -242,7 +267,7 @@ class Learner:
     failure = int(metrics["failure"])
     if failure >= 0:
       names = check_order([name for name in metrics if name not in ("failure", "updates")])
-      names = [*(f"{name} of {self._env}" for name in INPUTS), *names]
+      names = culprits(self._env, self._agent.agent) + names
       raise NonFiniteError(
         f"'{names[failure]}' was not finite in update {int(metrics['updates']) + 1}; "
         "the state before that update is kept."
@@ -304,4 +329,7 @@ class Learner:
     failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics, bad_inputs))
     new = new._replace(step=state.step + 1)
     new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
-    return new._replace(failure=failure), metrics | {"failure": failure, "updates": new.step}
+    return new._replace(failure=failure), without_flags(metrics) | {
+      "failure": failure,
+      "updates": new.step,
+    }

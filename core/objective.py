@@ -16,6 +16,9 @@ from .distributions import Distribution
 from .interfaces import Corrector, LossTerm, Network
 from .types import Array, CorrectorInputs, HeadOut, LossInputs, Metrics, PyTree, Trajectory
 
+# Metrics of these names are above 0 where the network or the corrector gave what is not finite. The
+# learner asks them when a loss is not, and logs none of them.
+NOT_FINITE = ("not_finite/network", "not_finite/corrector")
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95, "max": 1.0}
 
 
@@ -103,6 +106,10 @@ def head_loss(
   metrics["loss/total"] = total
   metrics = {name: masked_mean(x, mask) for name, x in metrics.items()}
   metrics |= {f"is_ratio/{name}": x for name, x in masked_quantiles(jnp.exp(log_is), mask).items()}
+  # A logit of -inf is an action that may not be taken.
+  of_network = jnp.mean(jnp.isnan(policy)) + jnp.mean(~jnp.isfinite(value))
+  of_corrector = jnp.mean(~jnp.isfinite(jnp.stack(targets)))
+  metrics |= dict(zip(NOT_FINITE, (of_network, of_corrector), strict=True))
   return jnp.sum(total * mask), metrics
 
 

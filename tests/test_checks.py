@@ -54,11 +54,14 @@ class BadLoss:
 
 @dataclasses.dataclass(frozen=True)
 class BadCorrector:
-  """Its targets have a row too many."""
+  """Its targets have a row too many, or as `how` says."""
 
   gamma: float = 0.9
+  how: str = "row"
 
   def __call__(self, x):
+    if self.how == "nan":
+      return Targets(x.reward / 0, x.reward), {}
     return Targets(x.value, x.value[:-1]), {}
 
 
@@ -75,6 +78,7 @@ class BadNetwork:
     def unroll(params, timestep, core_state, gamma):
       shape = (len(gamma), *timestep.first.shape)
       value = jnp.ones((*shape, 1)) if self.how == "value" else jnp.ones(shape)
+      value /= self.how != "nan"
       core_state = core_state[0] if self.how == "core" else core_state
       return HeadOut(jnp.zeros((*shape, policy_size)) + params["w"], value), core_state
 
@@ -354,6 +358,26 @@ def test_from_the_command_line_once_training_has_begun(bad, tmp_path, capsys):
   )
 
 
+@pytest.mark.parametrize(
+  "bindings, cause",
+  [
+    (
+      ["agent.network = @bad_network()", "bad_network.how = 'nan'"],
+      "output of network @bad_network",
+    ),
+    (
+      ["agent.corrector = @bad_corrector()", "bad_corrector.how = 'nan'"],
+      "targets of corrector @b",
+    ),
+  ],
+)
+def test_what_is_not_finite_is_named(bindings, cause, bad, tmp_path, capsys):
+  code, lines = train(bad, tmp_path / "run", bindings, capsys)
+  assert code == 1 and lines[-1].startswith(f"selftune: '{cause}")
+  assert "was not finite in update 1;" in lines[-1]
+  assert not any("not_finite" in name for row in fakes.rows(tmp_path / "run") for name in row)
+
+
 ON_THE_DEVICE = {
   "reward": "env @bad_car() gave float32 [1] as TimeStep.reward; wanted: numbers [].",
   "observation": "env @bad_car() gave float32 [1] as TimeStep.observation; wanted: numbers [2].",
@@ -386,7 +410,7 @@ def test_what_the_environment_gave_is_named_on_the_device_too(bad, tmp_path, cap
   code, lines = train(bad, tmp_path / "run", [], capsys)
   assert code == 0
   assert (
-    "selftune: reward of env @bad_car() was not finite: it ended run 0, 1, 2, 3, 4" in lines[-1]
+    "selftune: 'reward of env @bad_car()' was not finite: it ended run 0, 1, 2, 3, 4" in lines[-1]
   )
   assert lines[-1].endswith("and 2 more.")
 

@@ -21,7 +21,7 @@ from ..errors import RunError, UserError, plugin_mistakes
 from ..experiment import IndependentRuns, Train
 from ..histograms import Histogram, pooled
 from ..interfaces import FunctionalEnvironment
-from ..learner import INPUTS
+from ..learner import culprits
 from ..logging import Logger
 from ..loop import Clock, Progress
 from ..types import Device
@@ -161,7 +161,8 @@ def run(
       if clock.time_to_save():
         save()
     save()
-  warn_of_inputs(checks.who(experiment.env), runs.of_each(states.learner.failure))
+  names = culprits(checks.who(experiment.env), experiment.agent)
+  warn_of_failures(names, runs.of_each(states.learner.failure))
   return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
@@ -193,19 +194,19 @@ def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
   }
 
 
-def warn_of_inputs(env: str, failures: np.ndarray) -> None:
-  """Warns of runs that diverged because of what the environment gave.
+def warn_of_failures(names: Sequence[str], failures: np.ndarray) -> None:
+  """Warns of runs that diverged because of what a plugin gave.
 
   Args:
-    env: its name.
+    names: of the `culprits`.
     failures: of the runs, [R], as in LearnerState.
   """
-  for cause, name in enumerate(INPUTS):
+  for cause, name in enumerate(names):
     runs = np.flatnonzero(failures == cause)
     if runs.size:
       more = f" and {runs.size - 5} more" if runs.size > 5 else ""
       listed = ", ".join(map(str, runs[:5]))
-      _LOG.warning("%s of %s was not finite: it ended run %s%s.", name, env, listed, more)
+      _LOG.warning("'%s' was not finite: it ended run %s%s.", name, listed, more)
 
 
 def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
