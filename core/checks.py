@@ -1,7 +1,7 @@
 """What plugins give, checked where it enters: structure, shapes and dtypes, with the plugin's name.
 
-Compiled functions call these while they are traced, so that an update pays nothing for them. A
-bare `jnp.sum` over a loss term of shape [B] would train, with the wrong weight and in silence.
+Compiled functions call these while they are traced, so that an update pays nothing for them. A loss
+of shape [B] or [] instead of [T, B] would else train in silence, with T or T B times its weight.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,10 +20,10 @@ FLOAT = (jnp.float32, jnp.float64)  # the second one only where JAX is set to 64
 NUMBER = (jnp.number, jnp.bool_)
 WHOLE = (jnp.integer, jnp.bool_)
 
-# What rows hold beside the metrics of plugins.
-OF_CORE = {"failure", "updates", "policy_lag", "env_steps", "wall_time", "episodes"}
-OF_CORE |= {"episode_return", "episode_length", "steps_per_second", "queue_wait", "env_wait"}
-OF_CORE |= {"act_time"}
+OF_CORE = {  # what rows hold beside the metrics of plugins
+  *("failure", "updates", "policy_lag", "env_steps", "wall_time", "steps_per_second"),
+  *("episodes", "episode_return", "episode_length", "queue_wait", "env_wait", "act_time"),
+}
 
 
 def who(plugin: Any) -> str:
@@ -65,8 +65,12 @@ def array(
     UserError: says what was given, and what is wanted.
   """
   aval = _aval(x)
-  fits = aval is not None and aval.shape == shape
-  if not (fits and any(jnp.issubdtype(aval.dtype, dtype) for dtype in dtypes)):
+  fits = (
+    aval is not None
+    and aval.shape == shape
+    and any(jnp.issubdtype(aval.dtype, dtype) for dtype in dtypes)
+  )
+  if not fits:
     kind = {FLOAT: "float32", NUMBER: "numbers", WHOLE: "bool or integers"}[dtypes]
     named = f"[{axes}] = " if axes else ""
     raise UserError(f"{owner} gave {described(x)} as {what}; wanted: {kind} {named}{list(shape)}.")
@@ -209,7 +213,8 @@ def values(owner: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dic
   _names(owner, given, ())
   for name, x in given.items():
     if name not in shapes:
-      raise UserError(f"{owner} gave a value of '{name}'; wanted: some of {', '.join(shapes)}.")
+      known = ", ".join(shapes) or "none"
+      raise UserError(f"{owner} gave a value of '{name}'; wanted: tunables of this agent: {known}.")
     array(owner, f"the value of '{name}'", x, shapes[name])
   return given
 

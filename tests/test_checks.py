@@ -285,7 +285,7 @@ FROM_THE_COMMAND_LINE = {
   ),
   "values": (
     ["agent.metaopt = @bad_metaopt()", "bad_metaopt.how = 'values'"],
-    "metaopt @bad_metaopt() gave a value of 'entropy.cots'; wanted: some of vtrace.gamma, ",
+    "metaopt @bad_metaopt() gave a value of 'entropy.cots'; wanted: tunables of this agent: ",
   ),
   "describe": (
     ["agent.metaopt = @bad_metaopt()", "bad_metaopt.how = 'describe'"],
@@ -485,6 +485,7 @@ WRONG = [
   (updated, (state_of(), {"a": TERM}), "it gave float32 [5, 4] as metric 'a'; wanted: numbers []."),
   (updated, (state_of(), {"updates": 1}), "it gave a metric 'updates', which another one has"),
   (values, None, "it returned None; wanted: a dict of arrays by name."),
+  (values, {"a": zeros()}, "it gave a value of 'a'; wanted: tunables of this agent: a.b."),
   (values, {"a.b": zeros()}, "it gave float32 [] as the value of 'a.b'; wanted: float32 [2]."),
   (describe, {"a": TERM}, "it gave float32 [5, 4] as metric 'a'; wanted: numbers []."),
   (describe, {"env_steps": 1}, "it gave a metric 'env_steps', which another one has; rename it."),

@@ -155,14 +155,15 @@ class AcLambda:
     """
     online: Online = state.meta_state
     name = checks.who(self.tuner)
-    beta = checks.step_sizes(name, "beta", self.tuner.beta(online.tuner), online.trace)
+    beta = self.tuner.beta(online.tuner)
+    beta = jnp.asarray(checks.step_sizes(name, "beta", beta, online.trace))
     of_tuner = checks.metrics(name, self.tuner.metrics(online.tuner), ())
     rows: Described = {
       "beta/mean": jnp.mean(beta),
       "trace_norm": jnp.linalg.norm(online.trace),
       **of_tuner,
     }
-    if jnp.ndim(beta) == 0:
+    if beta.ndim == 0:
       return rows
     rows["beta"] = Histogram(*jnp.histogram(beta, BINS))
     _, unravel = ravel_pytree(state.params)
