@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from . import distributions, objective, tunables
+from . import checks, distributions, objective, tunables
 from .behaviour import BehaviourName, behaviour
 from .errors import UserError, plugin_mistakes
 from .interfaces import (
@@ -88,9 +88,12 @@ class BuiltAgent:
     self.distribution = distributions.for_action_spec(spec.action)
     self.behaviour = behaviour(agent.behaviour, agent.heads)
     with plugin_mistakes():
-      self.network: Network = agent.network.build(
+      network = agent.network.build(
         spec, self.distribution.size, agent.heads + self.behaviour.extra_heads
       )
+    self.network: Network = checks.network(
+      checks.who(agent.network), network, self.distribution.size
+    )
     self.objective = agent.corrector and objective.Objective(
       network=self.network,
       distribution=self.distribution,
@@ -115,7 +118,8 @@ class BuiltAgent:
       mine = {name: v[0] for name, v in values.items() if name.rsplit(".", 1)[0] == optimizer_name}
       optimizer = tunables.bind(own, mine)[optimizer_name]
       progress = jnp.minimum(step / total_updates, 1.0)
-      return optimizer.update(grads, opt_state, params, progress)
+      updated = optimizer.update(grads, opt_state, params, progress)
+      return checks.optimizer(checks.who(optimizer), updated, params, opt_state)
 
     def partial(f):
       return lambda *args: f(self.objective, *args)
@@ -159,7 +163,10 @@ class BuiltAgent:
 
   def init_optimizer(self, params: PyTree) -> PyTree:
     """The state of the optimiser, if there is one."""
-    return () if self.agent.optimizer is None else self.agent.optimizer.init(params)
+    optimizer = self.agent.optimizer
+    if optimizer is None:
+      return ()
+    return checks.arrays(checks.who(optimizer), "its first state", optimizer.init(params))
 
   def act(
     self,

@@ -29,7 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> int:
-  return COMMANDS[arguments.command](arguments)
+  try:
+    return COMMANDS[arguments.command](arguments)
+  except SystemExit as error:  # of a plugin: it would end the run as if nothing had happened
+    raise RunError(f"the run was ended by code that it calls: sys.exit({error.code!r}).") from error
 
 
 def _exit_code(run: Callable[[], int]) -> int:
@@ -96,7 +99,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 
   checkpoints, step = locate(arguments.workdir)
   it = arguments
-  result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video)
+  with contextlib.redirect_stdout(sys.stderr):  # environments' libraries greet whoever uses them
+    result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video)
   print(json.dumps(result))
   return OK
 

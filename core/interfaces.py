@@ -30,6 +30,7 @@ from .types import (
 )
 
 
+@runtime_checkable
 class Environment(Protocol):
   """A pool of `B` auto-resetting environments on the host; NumPy in, NumPy out.
 
@@ -61,6 +62,7 @@ class EnvPlugin(Protocol):
   def make(self, seeds: tuple[int, ...]) -> Environment: ...
 
 
+@runtime_checkable
 class DrawnEnvironment(Environment, Protocol):
   """A pool whose first environment can be drawn."""
 
@@ -300,6 +302,7 @@ class MetaOptimizer(Protocol):
     ...
 
 
+@runtime_checkable
 class Writer(Protocol):
   """Kind `writer`: an open log. Called from one thread only, rows in order of `env_steps`.
 

@@ -16,8 +16,10 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from .agent import BuiltAgent
+from . import checks
+from .agent import Agent, BuiltAgent
 from .errors import NonFiniteError, UserError, plugin_mistakes
+from .objective import NOT_FINITE
 from .types import (
   BATCH_AXES,
   ActorParams,
@@ -32,6 +34,7 @@ from .types import (
 )
 
 AXIS = "learners"
+INPUTS = ("observation", "reward", "discount")  # of a TimeStep, what may be not finite
 CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
 
 
@@ -98,11 +101,44 @@ def check_order(names: Sequence[str]) -> list[str]:
   return sorted(names, key=rank)
 
 
-def first_failure(metrics: Metrics) -> Array:
-  """The index in `check_order` of the first metric that is not finite, or -1; int32 []."""
-  order = check_order(list(metrics))
-  bad = ~jnp.isfinite(jnp.stack([metrics[name].astype(jnp.float32) for name in order]))
-  return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
+def not_finite(timestep: TimeStep) -> Array:
+  """Which of `INPUTS` hold a number that is not finite: bool [3]."""
+  return jnp.stack([jnp.any(~jnp.isfinite(getattr(timestep, name))) for name in INPUTS])
+
+
+def without_flags(metrics: Metrics) -> Metrics:
+  """The metrics that are logged: not those by which losses say what made them not finite."""
+  return {name: x for name, x in metrics.items() if not name.startswith(NOT_FINITE)}
+
+
+def culprits(env: str, agent: Agent) -> list[str]:
+  """What may have made a metric not finite, in order, for messages."""
+  inputs = [f"{name} of {env}" for name in INPUTS]
+  return [
+    *inputs,
+    f"output of {checks.who(agent.network)}",
+    f"targets of {checks.who(agent.corrector)}",
+  ]
+
+
+def first_failure(metrics: Metrics, bad_inputs: Array) -> Array:
+  """What made a metric not finite: an index in (*culprits, *check_order(metrics)); int32 [].
+
+  -1 where every metric is finite: the agent may then leave out what is wrong with its inputs.
+
+  Args:
+    metrics: [], with the flags of losses among them.
+    bad_inputs: see `not_finite`.
+  """
+  logged = without_flags(metrics)
+  flags = [
+    jnp.any(jnp.array([x > 0 for name, x in metrics.items() if name.startswith(flag)]))
+    for flag in NOT_FINITE
+  ]
+  order = check_order(list(logged))
+  bad = ~jnp.isfinite(jnp.stack([jnp.asarray(logged[name], jnp.float32) for name in order]))
+  causes = jnp.concatenate([bad_inputs, jnp.stack(flags), bad])
+  return jnp.where(jnp.any(bad), jnp.argmax(causes), -1).astype(jnp.int32)
 
 
 class Learner:
@@ -116,6 +152,7 @@ class Learner:
     unroll_length: int,
     total_updates: int,
     micro_batch: int | None = None,
+    env: str = "train.env",
   ):
     """Prepares the update; compiled at its first call.
 
@@ -127,6 +164,7 @@ class Learner:
       total_updates: after so many the learning rate has reached its end.
       micro_batch: trajectories a device takes at a time; None takes its whole share. On CPU, one
         whose activations stay in cache is several times faster; memory shrinks with it everywhere.
+      env: where timesteps come from, for messages.
 
     Raises:
       UserError: the batch cannot be divided so.
@@ -144,8 +182,9 @@ class Learner:
         "(where it is None, on a CPU it is train.cpu_micro_batch)."
       )
     self.mesh = Mesh(devices, (AXIS,))
-    self._agent = agent
+    self._agent, self._env = agent, env
     self._metaopt = agent.agent.metaopt
+    self._who = checks.who(self._metaopt)
     self._batch_size, self._unroll_length = batch_size, unroll_length
     micro_batches = share // micro_batch if micro_batch else 1
     self._fns = agent.fns(total_updates, functools.partial(accumulate, micro_batches=micro_batches))
@@ -170,7 +209,8 @@ class Learner:
       zero = jnp.zeros((), jnp.int32)
       state = LearnerState(params, opt_state, (), zero, key, zero - 1)
       with plugin_mistakes():
-        return state._replace(meta_state=self._metaopt.init(self._fns, state, batch))
+        meta_state = self._metaopt.init(self._fns, state, batch)
+      return state._replace(meta_state=checks.arrays(self._who, "its meta state", meta_state))
 
     specs = state_specs(jax.eval_shape(init, key))
     shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
@@ -187,9 +227,11 @@ class Learner:
     The first update is compiled from this trace.
 
     Raises:
-      UserError: a loss term does not go with the agent's actions.
+      UserError: a loss term does not go with the agent's actions; a plugin gives what it must not.
     """
-    jax.eval_shape(self._update, state, self._batch)
+    _, metrics = jax.eval_shape(self._update, state, self._batch)
+    jax.eval_shape(self._copy, state)
+    checks.description(self._who, jax.eval_shape(self._describe, state), metrics)
 
   def put(self, trajectory: Trajectory) -> Trajectory:
     """Moves a trajectory [T+1, B, ...] from the host to the learner devices.
@@ -225,6 +267,7 @@ class Learner:
     failure = int(metrics["failure"])
     if failure >= 0:
       names = check_order([name for name in metrics if name not in ("failure", "updates")])
+      names = culprits(self._env, self._agent.agent) + names
       raise NonFiniteError(
         f"'{names[failure]}' was not finite in update {int(metrics['updates']) + 1}; "
         "the state before that update is kept."
@@ -268,19 +311,25 @@ class Learner:
     self._batch_shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), batch_spec)
 
     def published(state):
-      gamma = self._fns.gamma(self._metaopt.values(self._fns, state.meta_state))
+      values = self._metaopt.values(self._fns, state.meta_state)
+      gamma = self._fns.gamma(checks.values(self._who, values, self._fns.tunable_shapes))
       return jax.tree.map(jnp.copy, ActorParams(state.params, gamma))
 
     self._copy = jax.jit(published)
-    self._describe = jax.jit(self._metaopt.describe)
+    describe = self._metaopt.describe
+    self._describe = jax.jit(lambda state: checks.description(self._who, describe(state)))
 
   def _guarded_step(self, state: LearnerState, batch: Trajectory):
     """One step of the meta-optimiser, kept only if every metric of it is finite."""
-    new, metrics = self._metaopt.step(self._fns, state, batch)
+    new, metrics = checks.updated(self._who, self._metaopt.step(self._fns, state, batch), state)
     metrics["param_norm"] = optax.tree.norm(new.params)
     lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
     metrics["policy_lag"] = jax.lax.pmean(lag, AXIS)
-    failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics))
+    bad_inputs = jax.lax.pmax(not_finite(batch.timestep).astype(jnp.int32), AXIS) > 0
+    failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics, bad_inputs))
     new = new._replace(step=state.step + 1)
     new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
-    return new._replace(failure=failure), metrics | {"failure": failure, "updates": new.step}
+    return new._replace(failure=failure), without_flags(metrics) | {
+      "failure": failure,
+      "updates": new.step,
+    }

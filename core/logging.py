@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from . import checks
 from .episodes import Episode
 from .histograms import Histogram, is_finite
 from .interfaces import (
@@ -145,7 +146,7 @@ class _Lane:
   """One writer, with the queue and the only thread that calls it."""
 
   def __init__(self, name: str, plugin: WriterPlugin, run: RunInfo) -> None:
-    self._open = functools.partial(plugin.open, run)
+    self._open = functools.partial(checks.opened, plugin, run)
     self._writer: Writer | None = self._open() if plugin.required else None
     self._name, self.required = name, plugin.required
     self._failure: Exception | None = None

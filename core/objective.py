@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from . import tunables
+from . import checks, tunables
 from .behaviour import Behaviour
 from .distributions import Distribution
 from .interfaces import Corrector, LossTerm, Network
 from .types import Array, CorrectorInputs, HeadOut, LossInputs, Metrics, PyTree, Trajectory
 
+# Metrics of these names are above 0 where the network or the corrector gave what is not finite. The
+# learner asks them when a loss is not, and logs none of them.
+NOT_FINITE = ("not_finite/network", "not_finite/corrector")
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95, "max": 1.0}
 
 
@@ -77,7 +80,13 @@ def head_loss(
   log_is -= objective.distribution.log_prob(trajectory.behaviour, trajectory.action)
   log_is = stop(jnp.minimum(log_is, objective.max_log_is))
 
-  targets, metrics = corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask))
+  taken = {"loss/total", *(f"loss/{n}" for n in terms), *(f"is_ratio/{q}" for q in QUANTILES)}
+  targets, metrics = checks.targets(
+    checks.who(corrector),
+    corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask)),
+    mask,
+    taken,
+  )
   inputs = LossInputs(
     policy=policy[:-1],
     value=value[:-1],
@@ -91,12 +100,16 @@ def head_loss(
   )
   total = jnp.zeros_like(mask)
   for name, term in terms.items():
-    loss, term_metrics = term(inputs)
+    loss, term_metrics = checks.loss(checks.who(term), term(inputs), mask, taken | {*metrics})
     total += loss
     metrics |= {f"loss/{name}": loss, **term_metrics}
   metrics["loss/total"] = total
   metrics = {name: masked_mean(x, mask) for name, x in metrics.items()}
   metrics |= {f"is_ratio/{name}": x for name, x in masked_quantiles(jnp.exp(log_is), mask).items()}
+  # A logit of -inf is an action that may not be taken.
+  of_network = jnp.mean(jnp.isnan(policy)) + jnp.mean(~jnp.isfinite(value))
+  of_corrector = jnp.mean(~jnp.isfinite(jnp.stack(targets)))
+  metrics |= dict(zip(NOT_FINITE, (of_network, of_corrector), strict=True))
   return jnp.sum(total * mask), metrics
 
 

@@ -6,7 +6,8 @@ import importlib
 import importlib.metadata
 import pkgutil
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import gin
@@ -67,7 +68,7 @@ def load_all() -> None:
     if not info.name.rpartition(".")[2].startswith("_"):
       _load(info.name, info.name)
   for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-    _load(f"{entry.name} ({entry.value})", entry.module)
+    _load(f"{entry.name} ({entry.value})", entry.value.partition(":")[0].strip())
 
 
 def plugins() -> dict[str, dict[str, type]]:
@@ -101,6 +102,26 @@ def name_of(plugin: Any) -> str:
 def unavailable() -> dict[str, str]:
   """Why modules of plugins could not be imported, by module (entry points: name and module)."""
   return dict(_unavailable)
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+  """Around imports of plugins: they print to stderr, and cannot end the program.
+
+  A command's stdout holds what was asked for, JSON perhaps, and libraries greet whoever imports
+  them.
+
+  Raises:
+    ImportError: in place of what `except Exception` would let through, SystemExit above all; a
+      KeyboardInterrupt is the user's and goes on.
+  """
+  try:
+    with contextlib.redirect_stdout(sys.stderr):
+      yield
+  except (Exception, KeyboardInterrupt):
+    raise
+  except BaseException as error:
+    raise ImportError(f"it raises {error!r}") from error
 
 
 def _add(name: str, cls: type[T], module: str) -> type[T]:
@@ -138,7 +159,8 @@ def _load(label: str, module: str) -> None:
     return
   _loaded.add(module)
   try:
-    importlib.import_module(module)
+    with foreign_code():
+      importlib.import_module(module)
   except Exception as error:  # a plugin may fail in any way; the others must go on
     _unavailable[label] = f"{type(error).__name__}: {error}"
     for name in [n for n, cls in _classes.items() if cls.__module__ == module]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import config, hosts, platform, plotting
+from . import checks, config, environments, hosts, platform, plotting
 from .actor import Actor
 from .agent import BuiltAgent
 from .checkpoint import Checkpointer
@@ -174,14 +174,14 @@ def prepare_on_host(
   """Environments in pools, actors that step them, and a learner."""
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
-    drawn.make_drawn((experiment.seed,)).close()  # or it says why not
+    environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
   seeds = pool_seeds(experiment, workdir.restarts())
   first = hosts.index() * runtime.actors
   mine = seeds[first : first + runtime.actors]
-  pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in mine]
-  agent = BuiltAgent(experiment.agent, pools[0][0].spec)
+  made = [[environments.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
+  agent = BuiltAgent(experiment.agent, made[0][0].spec)
   learner = make_learner(experiment, agent)
-  actors = make_actors(experiment, agent, pools, first)
+  actors = make_actors(experiment, agent, made, first)
   state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
   learner.trace(state)
 
@@ -219,7 +219,9 @@ def prepare_runs(
 
   size = runs.members.size
   ended = lambda progress: progress.env_steps >= size * experiment.total_env_steps
-  return Prepared(runs.saved(runs.init()), [[runs.env_seeds]], size, ended, loop)
+  states = runs.init()
+  runs.trace(states, runtime.iterations)
+  return Prepared(runs.saved(states), [[runs.env_seeds]], size, ended, loop)
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
@@ -275,4 +277,5 @@ def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
     experiment.unroll_length,
     experiment.total_updates,
     experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None),
+    checks.who(experiment.env),
   )

@@ -312,6 +312,12 @@ def test_numbers_that_are_not_finite_end_the_run_with_the_term(cli, small, tmp_p
   assert result.err.splitlines()[-1].startswith("selftune: 'loss/value/0' was not finite in update")
 
 
+def test_what_environments_print_does_not_spoil_the_scores(cli, trained, monkeypatch):
+  monkeypatch.setattr(evaluate, "evaluate", lambda *_: print("hello from a library") or {"mean": 1})
+  result = cli("eval", trained)
+  assert json.loads(result.out) == {"mean": 1} and result.err == "hello from a library\n"
+
+
 def test_bugs_keep_their_traceback_and_ctrl_c_does_not(cli, small, trained, monkeypatch):
   def fail(*_):
     raise failure

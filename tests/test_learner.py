@@ -10,7 +10,7 @@ import small
 
 from selftune.core.checkpoint import Checkpointer
 from selftune.core.errors import NonFiniteError, UserError
-from selftune.core.learner import check_order
+from selftune.core.learner import INPUTS, check_order, first_failure, not_finite, without_flags
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.fixed import Fixed
 from selftune.plugins.metaopt.metagradient import Metagradient
@@ -236,7 +236,7 @@ def test_a_number_that_is_not_finite(name, devices, micro_batch):
   # Later good batches do not hide it, and do not change the state.
   for batches in ([poisoned(BATCHES[2], b=3)], BATCHES[:2]):
     state, metrics = train(learner, state, batches)
-    message = "'loss/policy_gradient/0' was not finite in update 3; the state before that update"
+    message = "'reward of train.env' was not finite in update 3; the state before that update"
     with pytest.raises(NonFiniteError, match=message):
       learner.check(metrics)
     assert_equal(state._replace(failure=good.failure), good)
@@ -258,9 +258,36 @@ def test_the_earliest_cause_is_named():
   learner, _ = compiled("fixed", 1, None)
   names = ["grad_norm", "loss/value/0", "variance/0", "policy_lag"]
   metrics = dict.fromkeys(names, 0.0) | {"updates": 5}
-  for i, name in enumerate(check_order(names)):
-    with pytest.raises(NonFiniteError, match=f"^'{name}' was not finite in update 6;"):
+  inputs = [f"{name} of train.env" for name in INPUTS]
+  made = ["output of SmallNetwork", r"targets of corrector @leaky_vtrace\(\)"]
+  for i, cause in enumerate([*inputs, *made, *check_order(names)]):
+    with pytest.raises(NonFiniteError, match=f"^'{cause}' was not finite in update 6;"):
       learner.check(metrics | {"failure": i})
+
+
+@pytest.mark.parametrize("bad", INPUTS)
+def test_inputs_are_the_cause_only_where_a_metric_is_not_finite(bad):
+  timestep = BATCHES[0].timestep
+  timestep = timestep._replace(**{bad: np.where(timestep.first.any(), np.inf, 0.0)})
+  bad_inputs = not_finite(timestep)
+  assert bad_inputs.tolist() == [name == bad for name in INPUTS]
+  finite = {"loss": 1.0, "grad_norm": np.float32(2)}
+  assert first_failure(finite, bad_inputs) == -1
+  assert first_failure(finite | {"loss": np.nan}, bad_inputs) == INPUTS.index(bad)
+  fine = np.zeros(3, bool)
+  assert first_failure(finite | {"loss": np.nan}, fine) == 5 + check_order(finite).index("loss")
+
+
+def test_the_network_or_the_corrector_is_the_cause():
+  fine = np.zeros(3, bool)
+  flags = {f"not_finite/{who}/{p}": 0.0 for who in ("network", "corrector") for p in range(2)}
+  bad = flags | {"loss": np.nan}
+  assert first_failure(flags | {"loss": 0.0, "not_finite/network/1": 0.1}, fine) == -1
+  assert first_failure(bad, fine) == 5
+  assert first_failure(bad | {"not_finite/corrector/1": 0.1}, fine) == 4
+  assert first_failure(bad | {"not_finite/network/1": 0.1}, fine) == 3
+  assert first_failure(bad | {"not_finite/network/1": 0.1}, np.array([0, 1, 0], bool)) == 1
+  assert without_flags(bad).keys() == {"loss"}
 
 
 # Resuming.

@@ -214,7 +214,7 @@ def test_a_reward_that_is_not_a_number(config, tmp_path, runtime, log_seconds):
   sick = tmp_path / "sick"
   with pytest.raises(NonFiniteError) as caught:
     training.train(config, [*bindings, "counting.fault = 'nan'", "counting.at = 13"], sick)
-  assert "'loss/policy_gradient/0' was not finite in update 3;" in str(caught.value)
+  assert "'reward of env @counting()' was not finite in update 3;" in str(caught.value)
   assert fakes.checkpoints(sick)[-1] == 2
   # The state before that update, whole.
   assert fakes.checksums(sick, 2) == fakes.checksums(tmp_path / "healthy", 2)

@@ -11,6 +11,7 @@ import small
 
 from selftune.core import registry
 from selftune.core.agent import Agent, BuiltAgent
+from selftune.core.learner import INPUTS
 from selftune.core.runs import settings
 from selftune.core.runs.device import CHUNK, Runs
 from selftune.core.runs.iteration import episodes
@@ -232,7 +233,7 @@ def test_a_diverged_run_is_frozen_and_the_others_go_on(fuse, iterations, monkeyp
   runs = make(online(Metatrace()), env, varied={"poisoned.at": (1e9, 8.0, 1e9)}, fuse=fuse)
   states, _ = runs.advance(runs.init(), iterations)
   first = host(states)
-  np.testing.assert_array_equal(first.learner.failure, [-1, 0, -1])
+  np.testing.assert_array_equal(first.learner.failure, [-1, INPUTS.index("reward"), -1])
   np.testing.assert_array_equal(runs.members.active(states), [True, False, True])
   np.testing.assert_array_equal(first.env_steps, [32, 8, 32])
   assert first.learner.step[1] == 7  # the update that failed is not made

@@ -163,6 +163,24 @@ def check_types(table: Table, reached: Reached) -> None:
           )
 
 
+def check_complete(reached: Reached) -> None:
+  """Raises ConfigError for the first plugin that lacks what its kind is asked for."""
+  protocols = {kind: protocol for protocol, kind in KIND_OF_PROTOCOL.items()}
+  for _, name in reached:
+    kind = registry.kind_of(name)
+    if kind is None:
+      continue
+    cls, protocol = registry.configurables()[name], protocols[kind]
+    wanted = [n for n in vars(protocol) if not n.startswith("_") or n == "__call__"]
+    missing = set(wanted) - set(dir(cls)) - set(fields(name))
+    if missing:
+      raise ConfigError(
+        f"{cls.__module__}.{cls.__qualname__}, registered as {kind} @{name}(), "
+        f"lacks {', '.join(n for n in wanted if n in missing)}: see "
+        f"{protocol.__module__}.{protocol.__name__}."
+      )
+
+
 def flatten(table: Table, reached: Reached) -> dict[str, Any]:
   """`component.parameter` -> value in use, defaults too; references as text."""
   flat = {}

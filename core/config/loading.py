@@ -24,6 +24,7 @@ from .bindings import (
   Reached,
   Table,
   check_all_read,
+  check_complete,
   check_types,
   fields,
   flatten,
@@ -66,6 +67,7 @@ def load(config: str | Path, bindings: Sequence[str] = (), root: str = "train") 
     reached = reach(table, root, str(config))
     check_all_read(table, reached)
     check_types(table, reached)
+    check_complete(reached)
     for (scope, name), args in table.items():
       for arg, binding in args.items():
         gin.bind_parameter((scope, name, arg), map_leaves(_for_gin, binding.value))
@@ -183,9 +185,10 @@ def _import(statement: config_parser.ImportStatement, where: str, folder: Path) 
     raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
   sys.path += [p for p in (str(folder.resolve()), str(Path.cwd())) if p not in sys.path]
   try:
-    gin.parse_config(statement.format())  # gin writes it into the saved configuration, too
+    with registry.foreign_code():
+      gin.parse_config(statement.format())  # gin writes it into the saved configuration, too
   except Exception as error:  # whatever a module may raise
-    reason = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0] or type(error).__name__
     if f"No module named '{statement.module.split('.')[0]}'" in reason:
       reason += f". Put it into {folder} or the current folder, or its folder on PYTHONPATH."
     raise ConfigError(f"{where}: cannot import {statement.module}: {reason}") from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import environments
 from ..errors import RunError, UserError
 from ..interfaces import DrawablePlugin, DrawnEnvironment, Environment, EnvPlugin
 from ..registry import name_of
@@ -53,10 +54,10 @@ def pool_of(
 ) -> Iterator[tuple[Environment, list[Watch]]]:
   """A pool of new environments, and who must watch it for the video at `path`, if one is wanted."""
   if path is None:
-    with contextlib.closing(env.make(tuple(seeds))) as pool:
+    with contextlib.closing(environments.make(env, tuple(seeds))) as pool:
       yield pool, []
     return
-  pool = drawable(env, f"video {path}").make_drawn(tuple(seeds))
+  pool = environments.make_drawn(drawable(env, f"video {path}"), tuple(seeds))
   with contextlib.closing(pool), contextlib.closing(Video(path, pool)) as video:
     yield pool, [lambda timestep, _: video.add(timestep)]
 

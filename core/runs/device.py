@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..agent import BuiltAgent
+from ..environments import functional
 from ..interfaces import FunctionalEnvironment
 from ..types import Array, Device
 from .iteration import (
@@ -115,6 +116,14 @@ class Runs:
     """
     return self._compiled(iterations, states, self._rows[1])
 
+  def trace(self, states: RunState, iterations: int) -> None:
+    """Traces what `advance` will run, so that what a plugin gives is known before files are left.
+
+    Raises:
+      UserError: a plugin gives what it must not.
+    """
+    jax.eval_shape(lambda *rows: self._compiled(iterations, *rows), states, self._rows[1])
+
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""
     return np.asarray(x)[: self.members.size]
@@ -124,7 +133,7 @@ class Runs:
 
   def _built(self, values: Mapping[str, Array]) -> tuple[BuiltAgent, FunctionalEnvironment]:
     agent, env = bind((self.members.agent, self._env), values)
-    return BuiltAgent(agent, env.spec), env
+    return BuiltAgent(agent, env.spec), functional(env)
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
     agent, env = self._built(values)

@@ -6,6 +6,7 @@ The loop that `core.loop` is to a single run.
 import csv
 import dataclasses
 import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import hosts
+from .. import checks, hosts
 from ..checkpoint import Checkpointer
 from ..episodes import Episode
 from ..errors import RunError, UserError, plugin_mistakes
 from ..experiment import IndependentRuns, Train
 from ..histograms import Histogram, pooled
 from ..interfaces import FunctionalEnvironment
+from ..learner import culprits
 from ..logging import Logger
 from ..loop import Clock, Progress
 from ..types import Device
@@ -28,6 +30,8 @@ from .iteration import RunState, episodes
 from .logs import RunLogs
 from .pool import PoolRuns
 from .settings import Members, check
+
+_LOG = logging.getLogger(__name__)
 
 
 def varied(experiment: Train) -> tuple[Any, ...]:
@@ -157,6 +161,8 @@ def run(
       if clock.time_to_save():
         save()
     save()
+  names = culprits(checks.who(experiment.env), experiment.agent)
+  warn_of_failures(names, runs.of_each(states.learner.failure))
   return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
@@ -186,6 +192,21 @@ def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
     "runs/active": runs.of_each(runs.members.active(states)).astype(int),
     "runs/diverged": (runs.of_each(states.learner.failure) >= 0).astype(int),
   }
+
+
+def warn_of_failures(names: Sequence[str], failures: np.ndarray) -> None:
+  """Warns of runs that diverged because of what a plugin gave.
+
+  Args:
+    names: of the `culprits`.
+    failures: of the runs, [R], as in LearnerState.
+  """
+  for cause, name in enumerate(names):
+    runs = np.flatnonzero(failures == cause)
+    if runs.size:
+      more = f" and {runs.size - 5} more" if runs.size > 5 else ""
+      listed = ", ".join(map(str, runs[:5]))
+      _LOG.warning("'%s' was not finite: it ended run %s%s.", name, listed, more)
 
 
 def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import checks
 from ..agent import BuiltAgent
 from ..errors import plugin_mistakes
 from ..interfaces import AgentFns, FunctionalEnvironment
-from ..learner import first_failure
+from ..learner import first_failure, not_finite
 from ..types import ActorParams, Array, LearnerState, PyTree, TimeStep, Trajectory
 
 
@@ -99,14 +100,18 @@ def first_state(
     repeat = lambda x: jax.tree.map(lambda x: jnp.stack([x] * unroll_length), x)
     return trajectory(state, *map(repeat, (timestep, sample, mu)))
 
+  metaopt = agent.agent.metaopt
   with plugin_mistakes():
-    meta_state = agent.agent.metaopt.init(fns, learner, jax.eval_shape(some_trajectory, state))
+    meta_state = metaopt.init(fns, learner, jax.eval_shape(some_trajectory, state))
+  checks.arrays(checks.who(metaopt), "its meta state", meta_state)
   return state._replace(learner=learner._replace(meta_state=meta_state))
 
 
 def head_gamma(agent: BuiltAgent, fns: AgentFns, state: RunState) -> Array:
   """The discounts of the agent's heads, as they are now."""
-  return fns.gamma(agent.agent.metaopt.values(fns, state.learner.meta_state))
+  metaopt = agent.agent.metaopt
+  values = metaopt.values(fns, state.learner.meta_state)
+  return fns.gamma(checks.values(checks.who(metaopt), values, fns.tunable_shapes))
 
 
 def act(
@@ -129,9 +134,9 @@ def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array)
 
 def learn(agent: BuiltAgent, fns: AgentFns, state: RunState, batch: Trajectory) -> RunState:
   """An update, kept only if it is finite."""
-  old = state.learner
-  learner, metrics = agent.agent.metaopt.step(fns, old, batch)
-  failure = first_failure(metrics)
+  old, metaopt = state.learner, agent.agent.metaopt
+  learner, metrics = checks.updated(checks.who(metaopt), metaopt.step(fns, old, batch), old)
+  failure = first_failure(metrics, not_finite(batch.timestep))
   learner = learner._replace(step=learner.step + 1)
   learner = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), learner, old)
   return state._replace(learner=learner._replace(failure=failure))

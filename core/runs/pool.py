@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from .. import environments
 from ..agent import BuiltAgent
 from ..interfaces import AgentFns, EnvPlugin
 from ..seeding import env_seeds
@@ -64,7 +65,7 @@ class PoolRuns:
     )
     self._lead = (members.size, members.num_envs)
     self.waited = Waited()
-    self._pool = env.make(self.env_seeds)
+    self._pool = environments.make(env, self.env_seeds)
     used = max(n for n in range(1, len(devices) + 1) if members.size % n == 0)
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
     settings = {name: np.asarray(x, np.float32) for name, x in members.settings.items()}
@@ -120,6 +121,24 @@ class PoolRuns:
       ended.append(ends)
     self.waited = Waited(env_wait / iterations, act_time / iterations)
     return states, jax.tree.map(lambda *x: np.concatenate(x, axis=1), *ended)
+
+  def trace(self, states: RunState, iterations: int) -> None:
+    """Traces what learns, so that what a plugin gives is known before files are left.
+
+    Raises:
+      UserError: a plugin gives what it must not.
+    """
+    del iterations  # each is the same compiled program
+    many = lambda x: jnp.stack([x] * self.members.unroll_length)
+
+    def learn(states: RunState) -> RunState:
+      sample, mu, core_state, _ = self._act(
+        states, states.timestep, states.core_state, self._values, jnp.int32(0)
+      )
+      seen = jax.tree.map(many, (states.timestep, sample, mu))
+      return self._learn(self._values, states, *seen, core_state)
+
+    jax.eval_shape(learn, states)
 
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, on the host: [R, ...]."""

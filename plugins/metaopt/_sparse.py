@@ -20,14 +20,17 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ...core import checks
 from ...core.distributions import Distribution
 from ...core.interfaces import AgentFns, Dots, FunctionalEnvironment, ScalarTuner
+from ...core.learner import first_failure, not_finite
 from ...core.runs.iteration import Ends, RunState, count, unless_ended
 from ...core.types import Array, PyTree, TimeStep
 
 if TYPE_CHECKING:
   from .ac_lambda import AcLambda
 
+METRICS = ("delta", "param_norm")  # of `AcLambda.step`
 STEPS = 16  # T: writing out costs more with every step, reading the memory less with each
 
 
@@ -153,14 +156,15 @@ def step(
   next_phi = products(span, next_sums, shared)
 
   overlap = features.size, shared[t]
-  learned, finite = learn(
+  learned, changes = learn(
     ac, fns.distribution, carry, t, sample[0], timestep, phi, next_phi, overlap
   )
   transition = ~timestep.first[0]
-  keep = transition & jnp.all(finite)
+  # By the names of `AcLambda.step`'s metrics.
+  failure = first_failure(dict(zip(METRICS, changes, strict=True)), not_finite(timestep))
+  failure = jnp.where(transition, failure, -1)
+  keep = transition & (failure < 0)
   learned = jax.tree.map(lambda new, old: jnp.where(keep, new, old), learned, carry)
-  failure = jnp.where(finite[0], 1, 0)  # which of `AcLambda.step`'s metrics failed
-  failure = jnp.where(transition & ~jnp.all(finite), failure, -1).astype(jnp.int32)
   made = (failure < 0).astype(jnp.int32)
   learner = run.learner._replace(step=run.learner.step + made, failure=failure)
   run, ends = count(run, timestep)
@@ -194,7 +198,8 @@ def learn(
     overlap: phi_t' phi_t and phi_{t + 1}' phi_t.
 
   Returns:
-    The new span, rule and products; and whether delta, and what is added to w and h, are finite.
+    The new span, rule and products; and delta, and what is added to w and h for each number of the
+    trace, [2].
   """
   phi_w, phi_z, phi_h = phi
   next_w, next_z, next_h = next_phi
@@ -224,7 +229,8 @@ def learn(
     u_u=u_u,
   )
   assert isinstance(ac.tuner, ScalarTuner)
-  rule, alpha = ac.tuner.adapt(carry.rule, dots)
+  adapted = ac.tuner.adapt(carry.rule, dots)
+  rule, alpha = checks.tuner(checks.who(ac.tuner), adapted, carry.rule, delta)
 
   along_w = alpha * delta  # w and h change by so much of the trace
   along_h = alpha * (delta + discount * next_h[0] - phi_h[0])
@@ -239,8 +245,8 @@ def learn(
     scale=jnp.stack([s_w + along_w * s_z, s_z, s_h + along_h * s_z]),
   )
   z_h += along_h * z_z + alpha * jnp.vdot(bonus, phi_z)
-  finite = jnp.isfinite(jnp.stack([delta, along_w + along_h]))
-  return Carry(carry.run, span, rule, z_z, z_h), finite
+  changes = jnp.stack([delta, along_w + along_h])
+  return Carry(carry.run, span, rule, z_z, z_h), changes
 
 
 def written_out(span: Span, start: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from ...core import checks
 from ...core.histograms import BINS, Histogram
 from ...core.interfaces import AgentFns, FunctionalEnvironment, ScalarTuner, Tuner, TunerInputs
 from ...core.ranges import Fraction, NotNegative, Positive
@@ -70,14 +71,18 @@ class AcLambda:
         "train.unroll_length = 1 and train.num_envs = 1"
       )
     params, _ = ravel_pytree(state.params)
-    return Online(jnp.zeros_like(params), self.tuner.init(self.alpha, params))
+    tuner = checks.arrays(
+      checks.who(self.tuner), "its first state", self.tuner.init(self.alpha, params)
+    )
+    return Online(jnp.zeros_like(params), tuner)
 
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
   ) -> tuple[LearnerState, Metrics]:
     params, unravel = ravel_pytree(state.params)
     x = self.inputs(fns, state.params, state.meta_state.trace, batch)
-    tuner, alpha = self.tuner.update(state.meta_state.tuner, x)
+    old = state.meta_state.tuner
+    tuner, alpha = checks.tuner(checks.who(self.tuner), self.tuner.update(old, x), old, params)
     params += alpha * (x.trace * x.delta + x.bonus)
     new = state._replace(params=unravel(params), meta_state=Online(x.trace, tuner))
     valid = ~batch.timestep.first[1, 0]  # else there was no transition: a new episode has begun
@@ -149,11 +154,14 @@ class AcLambda:
     `beta/<name>/<group>` over one of `groups` in it.
     """
     online: Online = state.meta_state
-    beta = jnp.asarray(self.tuner.beta(online.tuner))
+    name = checks.who(self.tuner)
+    beta = self.tuner.beta(online.tuner)
+    beta = jnp.asarray(checks.step_sizes(name, "beta", beta, online.trace))
+    of_tuner = checks.metrics(name, self.tuner.metrics(online.tuner), ())
     rows: Described = {
       "beta/mean": jnp.mean(beta),
       "trace_norm": jnp.linalg.norm(online.trace),
-      **self.tuner.metrics(online.tuner),
+      **of_tuner,
     }
     if beta.ndim == 0:
       return rows
