@@ -36,7 +36,8 @@ class Environment(Protocol):
   `reset` is called once, first. After that every `send(actions)` is followed by one `recv()`;
   between the two the pool steps in the background. After a step that ended an episode the next one
   ignores its action and returns the FIRST observation of a new episode, with reward 0 and discount
-  1. Rewards are raw. Arrays returned are never written to again.
+  1. Rewards are raw. Arrays returned are never written to again. Core takes them in the dtypes of
+  `TimeStep` and of `spec`, whatever theirs are.
 
   `stagger` asks environments whose episodes are all of one length to start at different steps of
   their first episode, so that a batch is not forever at the same point of it; others ignore it.

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import small
 
 from selftune.core import seeding
 from selftune.core.distributions import Categorical
@@ -21,7 +22,7 @@ class ScriptedPool:
 
   def __init__(self, lengths):
     self.lengths = [list(one) for one in lengths]
-    self.num_envs = len(lengths)
+    self.num_envs, self.spec = len(lengths), small.SPEC
     self.age = np.zeros(self.num_envs, int)
     self.actions = []
 

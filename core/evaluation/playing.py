@@ -10,6 +10,7 @@ import numpy as np
 from ..agent import BuiltAgent
 from ..episodes import Episode
 from ..interfaces import Environment, EnvPlugin, ScoredPlugin
+from ..timesteps import as_specified
 from ..types import ActorParams, Array, TimeStep
 from .scores import normalised
 
@@ -48,7 +49,7 @@ def play(
   left[: episodes % pool.num_envs] += 1
   returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
   core_state = agent.network.initial_state(pool.num_envs)
-  timestep = pool.reset()
+  timestep = as_specified(pool.reset(), pool.spec)
   played: list[Episode] = []
   for watch in watchers:
     watch(timestep, 0)
@@ -58,7 +59,7 @@ def play(
     step = (timestep, core_state, trajectory, np.int32(t % unroll_length))
     action, core_state = _act(agent, greedy, actor_params, *step)
     pool.send(np.asarray(action))
-    timestep = pool.recv()
+    timestep = as_specified(pool.recv(), pool.spec)
     t += 1
     for i in np.flatnonzero(timestep.first & (left > 0)):
       played.append(Episode(t * pool.num_envs, float(returns[i]), int(lengths[i])))
