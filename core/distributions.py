@@ -34,7 +34,10 @@ class Distribution(Protocol):
 
 
 class Categorical:
-  """Softmax policy over `size` discrete actions; the parameters are logits."""
+  """Softmax policy over `size` discrete actions; the parameters are logits.
+
+  A logit of -inf masks an action: it is never taken, and adds nothing to entropy, KL or gradients.
+  """
 
   def __init__(self, num_actions: int):
     self.size = num_actions
@@ -51,17 +54,23 @@ class Categorical:
 
   def entropy(self, params: Array) -> Array:
     log_p = jax.nn.log_softmax(params)
-    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    return -_expectation(log_p, log_p)
 
   def kl(self, params: Array, reference: Array) -> Array:
     log_p, log_q = jax.nn.log_softmax(params), jax.nn.log_softmax(reference)
-    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
+    return _expectation(log_p, log_p - log_q)
 
   def normal_kl(self, params: Array) -> Array:
     raise UserError("discrete actions have no KL to a normal: write @entropy() for @normal_kl().")
 
   def to_action(self, sample: Array) -> Array:
     return sample
+
+
+def _expectation(log_p: Array, x: Array) -> Array:
+  """sum_a p(a) x(a) over the last axis; 0 times infinity is 0, as is the limit of p log p."""
+  p = jnp.exp(log_p)
+  return jnp.sum(p * jnp.where(p > 0, x, 0), axis=-1)
 
 
 class SquashedGaussian:
@@ -81,7 +90,7 @@ class SquashedGaussian:
   def __init__(self, minimum: np.ndarray, maximum: np.ndarray):
     """Takes the bounds of the actions, [D] each."""
     self.size = 2 * len(minimum)
-    self._minimum, self._range = minimum, maximum - minimum
+    self._minimum, self._maximum, self._range = minimum, maximum, maximum - minimum
 
   def _mean_log_std(self, params: Array) -> tuple[Array, Array]:
     x, y = jnp.split(jnp.tanh(params), 2, axis=-1)
@@ -119,8 +128,21 @@ class SquashedGaussian:
     return jnp.sum(0.5 * (ratio + shift - 1) - (log_std - log_std_r), axis=-1)
 
   def to_action(self, sample: Array) -> Array:
-    low, width = (jnp.broadcast_to(x, sample.shape) for x in (self._minimum, self._range))
-    return (low + width * (jnp.tanh(sample) + 1) / 2).astype(sample.dtype)
+    """The action, never beyond its bounds, though sum and bounds may be rounded to beyond them."""
+    low, high = self._minimum, self._maximum
+    least, most = _inside(low, high, sample.dtype), _inside(high, low, sample.dtype)
+    low, width, least, most = (
+      jnp.broadcast_to(x, sample.shape) for x in (low, self._range, least, most)
+    )
+    action = (low + width * (jnp.tanh(sample) + 1) / 2).astype(sample.dtype)
+    return jnp.clip(action, least, most)
+
+
+def _inside(bound: np.ndarray, other: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """The numbers of a float type next to `bound`, [D], none beyond it as seen from `other`."""
+  rounded = bound.astype(dtype)
+  beyond = np.where(bound < other, rounded < bound, rounded > bound)
+  return np.where(beyond, np.nextafter(rounded, other.astype(dtype)), rounded)
 
 
 def for_action_spec(action: specs.Array) -> Distribution:
