@@ -98,7 +98,8 @@ def _eval(arguments: argparse.Namespace) -> int:
 
   checkpoints, step = locate(arguments.workdir)
   it = arguments
-  result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video)
+  how = (it.episodes, it.greedy, it.seed, step, it.video, it.max_steps)
+  result = evaluate(checkpoints.parent, *how)
   print(json.dumps(result))
   return OK
 
