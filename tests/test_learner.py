@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -127,6 +128,29 @@ def test_devices_and_micro_batches_change_nothing(name, devices, micro_batch):
 def test_batches_that_do_not_split(devices, batch, micro_batch, message):
   with pytest.raises(UserError, match=message):
     small.learner(AGENTS["fixed"](), devices, batch, T, micro_batch)
+
+
+# The outer loss on the next batch.
+
+
+def test_what_is_logged_of_eta_is_what_eta_is():
+  """From the first update on, before which there was none to judge."""
+  learner, state = start("next")
+  etas = [on_host(state).meta_state.etas]
+  for batch in BATCHES[:3]:
+    state, metrics = learner.update(state, learner.put(batch))
+    etas.append(on_host(state).meta_state.etas)
+    values = learner._metaopt.values(learner._fns, state.meta_state)
+    for kind, expected in (("eta_raw", etas[-1]), ("eta", values)):
+      for name, numbers in expected.items():
+        logged = [metrics[f"{kind}/{name}/{p}"] for p in range(len(numbers))]
+        np.testing.assert_allclose(logged, numbers, rtol=1e-6, err_msg=name)
+    nothing = [n for n, x in metrics.items() if n.startswith(("metagrad", "outer_loss")) and x == 0]
+    count = sum(n.startswith(("metagrad", "outer_loss")) for n in metrics)
+    assert len(nothing) == (count if len(etas) == 2 else 0)
+  moved = [jax.tree.leaves(jax.tree.map(np.subtract, b, a)) for a, b in itertools.pairwise(etas)]
+  assert not np.concatenate(moved[0]).any()
+  assert np.concatenate(moved[1]).all() and np.concatenate(moved[2]).all()
 
 
 # Tuning nothing.
