@@ -53,12 +53,12 @@ class Categorical:
     return jnp.take_along_axis(log_p, jnp.expand_dims(sample, -1), axis=-1).squeeze(-1)
 
   def entropy(self, params: Array) -> Array:
-    log_p = jax.nn.log_softmax(params)
-    return -_expectation(log_p, log_p)
+    log_p = jax.nn.log_softmax(_finite(params))
+    return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
   def kl(self, params: Array, reference: Array) -> Array:
-    log_p, log_q = jax.nn.log_softmax(params), jax.nn.log_softmax(reference)
-    return _expectation(log_p, log_p - log_q)
+    log_p, log_q = (jax.nn.log_softmax(_finite(x)) for x in (params, reference))
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
   def normal_kl(self, params: Array) -> Array:
     raise UserError("discrete actions have no KL to a normal: write @entropy() for @normal_kl().")
@@ -67,10 +67,17 @@ class Categorical:
     return sample
 
 
-def _expectation(log_p: Array, x: Array) -> Array:
-  """sum_a p(a) x(a) over the last axis; 0 times infinity is 0, as is the limit of p log p."""
-  p = jnp.exp(log_p)
-  return jnp.sum(p * jnp.where(p > 0, x, 0), axis=-1)
+@jax.custom_jvp
+def _finite(logits: Array) -> Array:
+  """The logits, -inf as a number: 0 times that, or times what comes of it, is 0, and not NaN."""
+  return jnp.maximum(logits, -1e30)
+
+
+@_finite.defjvp
+def _finite_jvp(primals, tangents):
+  # The identity: a masked action has probability 0, so its derivatives are 0 anyway; and XLA rounds
+  # those of all others as it did without this function.
+  return _finite(*primals), *tangents
 
 
 class SquashedGaussian:

@@ -86,7 +86,7 @@ def test_masked_actions_in_literal_numbers():
   assert it.entropy(jnp.array([-jnp.inf, 3.0, -jnp.inf])) == 0
   assert it.kl(x, x) == 0
   np.testing.assert_allclose(it.kl(x, jnp.zeros(3)), np.log(3 / 2), rtol=1e-6)
-  assert it.kl(jnp.zeros(3), x) == np.inf  # takes what the reference never does
+  assert it.kl(jnp.zeros(3), x) > 1e29  # takes what the reference never does
   assert (it.log_prob(x, 0), it.mode(x)) == (-np.inf, 1)
   keys = jax.random.split(jax.random.key(0), 500)
   assert set(np.unique(jax.vmap(lambda key: it.sample(key, x))(keys))) == {1, 2}
