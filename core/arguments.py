@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from .errors import UserError
+from .evaluation import MAX_STEPS
 
 CONFIG_HELP = "a gin file, or the name of a packaged one, such as experiments/catch_stacx"
 BIND_HELP = "override one parameter; repeat for more, the last one of a name counts"
@@ -122,9 +123,9 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
 
 Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
 an episode; normalized is the mean by published scores, where there are any: in Atari 0 is random
-play and 1 the human tester. Progress goes to stderr. A video shows the first episode of the first
-environment, of Atari, DM Control, classic control and Catch; it needs
-pip install 'selftune[video]'.""",
+play and 1 the human tester. An episode that has not ended after --max-steps is cut and counted as
+such. Progress goes to stderr. A video shows the first episode of the first environment, of Atari,
+DM Control, classic control and Catch; it needs pip install 'selftune[video]'.""",
   )
   it.add_argument(
     "workdir",
@@ -137,6 +138,13 @@ pip install 'selftune[video]'.""",
   )
   it.add_argument(
     "--seed", type=int, default=0, metavar="S", help="of environments and actions (default: 0)"
+  )
+  it.add_argument(
+    "--max-steps",
+    type=int,
+    default=MAX_STEPS,
+    metavar="N",
+    help=f"cut an episode that has not ended after so many (default: {MAX_STEPS})",
   )
   it.add_argument("--video", type=Path, metavar="FILE.mp4", help="record an episode")
 

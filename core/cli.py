@@ -99,8 +99,9 @@ def _eval(arguments: argparse.Namespace) -> int:
 
   checkpoints, step = locate(arguments.workdir)
   it = arguments
+  how = (it.episodes, it.greedy, it.seed, step, it.video, it.max_steps)
   with contextlib.redirect_stdout(sys.stderr):  # environments' libraries greet whoever uses them
-    result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video)
+    result = evaluate(checkpoints.parent, *how)
   print(json.dumps(result))
   return OK
 

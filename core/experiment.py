@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from .agent import Agent
 from .config.values import describe, fits
+from .evaluation import MAX_STEPS
 from .interfaces import EnvPlugin, WriterPlugin
 from .ranges import Count, Natural, NotNegative, Seed
 from .registry import configurable, name_of
@@ -163,6 +164,7 @@ class Evaluation:
     every_env_steps: of training; the first is of the untrained agent.
     episodes: to play each time.
     num_envs: that play them.
+    max_steps: of an episode; one that has not ended then is cut, and counted as `cut`.
     greedy: take the mode of the policy, not a sample.
     video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
   """
@@ -170,6 +172,7 @@ class Evaluation:
   every_env_steps: Count = 100_000
   episodes: Count = 10
   num_envs: Count = 5
+  max_steps: Count = MAX_STEPS
   greedy: bool = False
   video: bool = False
 

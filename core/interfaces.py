@@ -37,7 +37,8 @@ class Environment(Protocol):
   `reset` is called once, first. After that every `send(actions)` is followed by one `recv()`;
   between the two the pool steps in the background. After a step that ended an episode the next one
   ignores its action and returns the FIRST observation of a new episode, with reward 0 and discount
-  1. Rewards are raw. Arrays returned are never written to again.
+  1. Rewards are raw. Arrays returned are never written to again. Core takes them in the dtypes of
+  `TimeStep` and of `spec`, whatever theirs are.
 
   `stagger` asks environments whose episodes are all of one length to start at different steps of
   their first episode, so that a batch is not forever at the same point of it; others ignore it.
@@ -248,7 +249,8 @@ class AgentFns(NamedTuple):
   `accumulate(f, batch, *stacked)` splits the Trajectory `batch` into K micro-batches, maps
   `f(micro_batch, *slices) -> (sums, means, stacked)` over them on every learner device, and returns
   the sums added, the means averaged over micro-batches and devices, and stacked as it came from
-  each micro-batch, [K, ...]: that is what a later call may take as its `*stacked`.
+  each micro-batch, [K, ...]: that is what a later call may take as its `*stacked`, with the same
+  batch. A part of a batch, of fewer trajectories, is split likewise, into as few as it needs.
 
   `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
   configured value.

@@ -71,8 +71,30 @@ def split(trajectory: Trajectory, micro_batches: int) -> Trajectory:
   return Trajectory(*map(one, BATCH_AXES, trajectory))
 
 
-def accumulate(f, batch: Trajectory, *stacked, micro_batches: int):
+def parts(batch: Trajectory, micro_batch: int) -> int:
+  """The least number of equal parts of a batch, or of a part of one, of at most `micro_batch` each.
+
+  Raises:
+    UserError: the batch is empty.
+  """
+  size = batch.action.shape[1]
+  if not size:
+    raise UserError(
+      "the meta-optimiser gives fns.accumulate an empty part of a batch: perhaps a learner device "
+      "has too few trajectories for it (train.num_envs, train.learner_devices)."
+    )
+  return next(k for k in range(1, size + 1) if size % k == 0 and size // k <= micro_batch)
+
+
+def accumulate(f, batch: Trajectory, *stacked, micro_batch: int):
   """Sums, means and stacked results of `f` over micro-batches and devices (see AgentFns)."""
+  micro_batches = parts(batch, micro_batch)
+  for x in jax.tree.leaves(stacked):
+    if len(x) != micro_batches:
+      raise UserError(
+        f"the meta-optimiser gives fns.accumulate a batch of {micro_batches} micro-batches and "
+        f"results stacked over {len(x)}: give it those of the same batch."
+      )
   if micro_batches == 1:
     sums, means, out = f(batch, *[jax.tree.map(lambda x: x[0], x) for x in stacked])
     out = jax.tree.map(lambda x: x[None], out)
@@ -186,8 +208,8 @@ class Learner:
     self._metaopt = agent.agent.metaopt
     self._who = checks.who(self._metaopt)
     self._batch_size, self._unroll_length = batch_size, unroll_length
-    micro_batches = share // micro_batch if micro_batch else 1
-    self._fns = agent.fns(total_updates, functools.partial(accumulate, micro_batches=micro_batches))
+    at_once = functools.partial(accumulate, micro_batch=micro_batch or share)
+    self._fns = agent.fns(total_updates, at_once)
 
   def init(self, key: Array, timestep: TimeStep) -> LearnerState:
     """The first state, replicated over the learner devices.

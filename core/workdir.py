@@ -35,6 +35,7 @@ RESUME_MAY_CHANGE = (
   "evaluation.every_env_steps",
   "evaluation.episodes",
   "evaluation.num_envs",
+  "evaluation.max_steps",
   "evaluation.greedy",
   "evaluation.video",
 )

@@ -240,6 +240,7 @@ ARGUMENTS = {
   "folder": (["train", "x", "runs/x"], ["'runs/x' is no NAME=VALUE", "--workdir runs/x"]),
   "no number": (["eval", "x", "--episodes", "ten"], ["--episodes", "'ten'"]),
   "no episodes": (["eval", "x", "--episodes", "0"], ["--episodes 0: it must be int at least 1"]),
+  "no steps": (["eval", "x", "--max-steps", "0"], ["--max-steps 0: it must be int at least 1"]),
   "seed": (["eval", "x", "--seed", "-1"], ["--seed -1: it must be int from 0 to 2^32 - 1"]),
   "steps": (["report", "x", "--at", "inf"], ["'inf' is no number of env steps"]),
   "kind": (["plugins", "losses"], ["'losses'", "Did you mean 'loss'?", "corrector"]),
@@ -353,6 +354,10 @@ def test_eval_scores_the_newest_parameters(cli, trained, monkeypatch):
   assert json.loads(cli("eval", workdir, "--greedy", "--episodes", 3).out)["greedy"] is True
   assert json.loads(cli("eval", f"{workdir}@3", "--episodes", 2).out)["env_steps"] == 240
   assert_refused(cli("eval", f"{workdir}@9"), "no checkpoint of update 9", "there are [2, 3, 4]")
+  cut = cli("eval", workdir, "--episodes", 3, "--max-steps", 8)
+  scored = json.loads(cut.out)
+  assert (scored["length"], scored["cut"], scored["max_steps"]) == (8.0, 3, 8)
+  assert "3 of 3 episodes did not end within 8 steps (--max-steps): cut there" in cut.err
   assert contents(workdir) == before
 
 

@@ -132,6 +132,29 @@ def test_what_has_a_sparse_form(tuner, network, heads, sparse):
   assert (agent.metaopt.fused(fns, SHORT, None) is not None) == sparse
 
 
+class Careless:
+  """A mountain car whose timesteps are integers where these will do; reward -1.5 a step."""
+
+  spec = SHORT.spec
+
+  def init(self, key):
+    state, timestep = SHORT.init(key)
+    return state, timestep._replace(reward=jnp.int32(0), discount=jnp.int32(1), first=jnp.int32(1))
+
+  def step(self, state, action):
+    state, timestep = SHORT.step(state, action)
+    return state, timestep._replace(reward=1.5 * timestep.reward, first=timestep.first.astype(int))
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_the_first_timestep_does_not_decide_what_later_ones_can_hold(fuse):
+  runs = make(online(Metatrace()), Careless(), fuse=fuse)
+  states, ends = runs.advance(runs.init(), 2 if fuse else 32)
+  assert [x.dtype for x in states.timestep] == [jnp.float32] * 3 + [bool]
+  assert ends.length[ends.ended].tolist() == [11] * 6
+  assert ends.episode_return[ends.ended].tolist() == [-16.5] * 6
+
+
 # Alone or together.
 
 AGENTS = {

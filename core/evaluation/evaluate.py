@@ -22,6 +22,7 @@ from ..runs.settings import bind
 from ..seeding import evaluation_seeds
 from ..types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..workdir import Workdir
+from . import MAX_STEPS
 from .playing import MAX_ENVS, Watch, play, summary
 from .video import check_path, pool_of
 
@@ -35,6 +36,7 @@ def evaluate(
   seed: int = 0,
   step: int | None = None,
   video: Path | str | None = None,
+  max_steps: int = MAX_STEPS,
 ) -> dict[str, Any]:
   """Scores a checkpoint of a run; on one device, with progress on stderr.
 
@@ -45,17 +47,19 @@ def evaluate(
     seed: of environments and actions.
     step: the update whose checkpoint it is; None for the newest whole one.
     video: an MP4 file for the first episode of the first environment.
+    max_steps: of an episode; one that has not ended then is cut, and said to be.
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
-    length; what was played, and `run`, 0, where the runs are many; `normalized`, the mean by
-    published scores, where there are any.
+    length; what was played, how many episodes of it were `cut`, and `run`, 0, where the runs are
+    many; `normalized`, the mean by published scores, where there are any.
 
   Raises:
     UserError: there is no run or no whole checkpoint, a number makes no sense, or there can be no
       video.
   """
-  for name, value, kind in (("episodes", episodes, Count), ("seed", seed, Seed)):
+  numbers = (("episodes", episodes, Count), ("seed", seed, Seed), ("max-steps", max_steps, Count))
+  for name, value, kind in numbers:
     if not fits(value, kind):
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
   workdir, video = Workdir(Path(path)), Path(video) if video else None
@@ -68,12 +72,16 @@ def evaluate(
     env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     watchers = [_progress(episodes), *watchers]
-    played = play(agent, actor_params, pool, episodes, unroll_length, key, greedy, watchers)
+    how_long = (episodes, max_steps, unroll_length)
+    played = play(agent, actor_params, pool, *how_long, key, greedy, watchers)
+  if note := played.note(f"{max_steps:,} steps (--max-steps)"):
+    print(f"selftune: {note}.", file=sys.stderr)
   of_run = {"run": 0} if isinstance(experiment.runtime, IndependentRuns) else {}
   return summary(experiment.env, played) | {
     "env_steps": env_steps,
     "greedy": greedy,
     "seed": seed,
+    "max_steps": max_steps,
     **of_run,
   }
 

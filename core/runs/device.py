@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from ..agent import BuiltAgent
 from ..environments import functional
 from ..interfaces import FunctionalEnvironment
+from ..timesteps import as_specified
 from ..types import Array, Device
 from .iteration import (
   Ends,
@@ -139,6 +140,7 @@ class Runs:
     agent, env = self._built(values)
     env_key, *keys = jax.random.split(jax.random.key(seed), 4)
     env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self.members.num_envs))
+    timestep = as_specified(timestep, env.spec, jnp.asarray)
     fns = agent.fns(self.members.total_updates, whole_batch)
     return first_state(agent, fns, tuple(keys), env_state, timestep, self.members.unroll_length)
 

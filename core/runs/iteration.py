@@ -12,6 +12,7 @@ from ..agent import BuiltAgent
 from ..errors import plugin_mistakes
 from ..interfaces import AgentFns, FunctionalEnvironment
 from ..learner import first_failure, not_finite
+from ..timesteps import as_specified
 from ..types import ActorParams, Array, LearnerState, PyTree, TimeStep, Trajectory
 
 
@@ -151,6 +152,7 @@ def iterate(
   def step(state: RunState, t: Array):
     sample, mu, core_state = act(agent, gamma, state, t)
     env_state, timestep = jax.vmap(env.step)(state.env, agent.distribution.to_action(sample))
+    timestep = as_specified(timestep, env.spec, jnp.asarray)
     state, ends = count(state, timestep)
     state = state._replace(env=env_state, timestep=timestep, core_state=core_state)
     return state, ((timestep, sample, mu), ends)

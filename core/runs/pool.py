@@ -17,6 +17,7 @@ from .. import environments
 from ..agent import BuiltAgent
 from ..interfaces import AgentFns, EnvPlugin
 from ..seeding import env_seeds
+from ..timesteps import as_specified
 from ..types import Array, Device, PyTree, TimeStep
 from .device import AXIS
 from .iteration import (
@@ -152,6 +153,7 @@ class PoolRuns:
 
   def _rows(self, timestep: TimeStep) -> TimeStep:
     """[R * B, ...] of the pool as [R, B, ...] on the devices."""
+    timestep = as_specified(timestep, self._pool.spec)
     return self._on_devices(
       jax.tree.map(lambda x: np.reshape(x, self._lead + np.shape(x)[1:]), timestep)
     )

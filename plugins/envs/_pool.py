@@ -16,6 +16,7 @@ from dm_env import specs
 
 from ...core.errors import UserError
 from ...core.types import Array, EnvSpec, TimeStep
+from ._limit import Limited
 
 Info = Mapping[str, np.ndarray]  # EnvPool's extra outputs, [B] each
 Observe = Callable[[Any], Array]  # EnvPool's observation -> [B, *spec.observation.shape]
@@ -93,6 +94,8 @@ class Pool:
     observe: turns EnvPool's observation into a fresh or never reused array [B, ...].
     discount: the discount of rows that are not FIRST.
     episode_length: steps of every episode if these are all the same, else None.
+    limit: steps after which an episode is cut, of a task whose observation is one array; None
+      leaves that to EnvPool.
     num_threads: threads that step; None for one a CPU, at most one an environment.
     options: EnvPool's own, by name; with `DRAWN` among them `draw` works.
     draw: draws what EnvPool itself does not.
@@ -107,6 +110,7 @@ class Pool:
     observe: Observe,
     discount: Discount = until_terminated,
     episode_length: int | None = None,
+    limit: int | None = None,
     num_threads: int | None = None,
     options: Mapping[str, Any],
     draw: Draw | None = None,
@@ -118,6 +122,7 @@ class Pool:
     self._seeds = seeds
     self._task, self._draw = task, draw
     # Only the gymnasium type tells time limits from terminations.
+    longer = {} if limit is None else {"max_episode_steps": limit + 1}
     self._pool = envpool().make(
       task,
       "gymnasium",
@@ -125,12 +130,15 @@ class Pool:
       seed=list(seeds),
       num_threads=num_threads or min(self.num_envs, os.cpu_count() or 1),
       **options,
+      **longer,
     )
     self.spec = EnvSpec(observation, self._pool.spec.action_spec())
     with warnings.catch_warnings():
       # Built once, on first use: Gymnasium warns that EnvPool writes float32 bounds as float64.
       warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
       _ = self._pool.observation_space
+    if limit is not None:
+      self._pool = Limited(self._pool, limit)
 
   def reset(self, stagger: bool = False) -> TimeStep:
     raw, self._info = self._pool.reset()

@@ -25,6 +25,7 @@ from ...core.distributions import Distribution
 from ...core.interfaces import AgentFns, Dots, FunctionalEnvironment, ScalarTuner
 from ...core.learner import first_failure, not_finite
 from ...core.runs.iteration import Ends, RunState, count, unless_ended
+from ...core.timesteps import as_specified
 from ...core.types import Array, PyTree, TimeStep
 
 if TYPE_CHECKING:
@@ -149,6 +150,7 @@ def step(
   phi = products(span, span.sums, span.shared)
   sample = fns.distribution.sample(key, phi[:1, 1:])
   env_state, timestep = jax.vmap(env.step)(run.env, fns.distribution.to_action(sample))
+  timestep = as_specified(timestep, env.spec, jnp.asarray)
   features, next_features = active(run.timestep.observation[0]), active(timestep.observation[0])
   met = jnp.where((jnp.arange(STEPS) == t)[:, None], features[None], span.met)
   shared = jnp.sum(met == next_features[None], axis=-1).astype(phi.dtype)
