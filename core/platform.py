@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from . import process
 from .errors import UserError
 from .types import Device
 
@@ -75,25 +76,15 @@ def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Devi
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-  """Within it, Ctrl-C and SIGTERM ask the run to save and end; a second Ctrl-C ends it at once.
+  """Within it, Ctrl-C, SIGTERM and SIGHUP ask the run to save and end; a second Ctrl-C ends it.
 
   Yields:
     A function that says whether the run was asked to end.
   """
-  asked = False
-
-  def ask(number, frame):
-    nonlocal asked
-    if asked and number == signal.SIGINT:
-      signal.signal(number, signal.SIG_DFL)  # a third one does not wait for anything to be closed
-      raise KeyboardInterrupt
-    asked = True
-    # Not print: the signal may have come while stderr's buffer was being written.
-    os.write(2, f"\n{signal.Signals(number).name}: saving and stopping.\n".encode())
-
-  before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+  stop = process.Stop()
+  before = {number: signal.signal(number, stop) for number in process.heeded()}
   try:
-    yield lambda: asked
+    yield lambda: stop.asked
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
