@@ -3,6 +3,7 @@
 Imports next to nothing, so that `begin` can be the first thing that a command does.
 """
 
+import atexit
 import contextlib
 import io
 import os
@@ -30,6 +31,7 @@ def begin() -> None:
   if _begun == os.getpid():
     return
   _begun = os.getpid()
+  atexit.register(_ignore_signals)  # the first, which is called last
   end_on_signals()
   _open_closed_streams()
   threading.Thread(target=_listen, args=(_wakeups(),), name="signals", daemon=True).start()
@@ -60,7 +62,8 @@ def end(number: int, frame: FrameType | None = None) -> None:
   """
   del frame
   if _ending.acquire(blocking=False):  # else another thread is about to
-    what = "interrupted" if number == signal.SIGINT else signal.Signals(number).name
+    by = signal.Signals(number).name
+    what = "interrupted" if number == signal.SIGINT else f"ended by {by}"
     tell(f"selftune: {what}.")
     os._exit(128 + number)
 
@@ -70,6 +73,12 @@ def tell(line: str) -> None:
   cursor = SHOW_CURSOR if os.isatty(2) else b""
   with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
     os.write(2, cursor + line.encode() + b"\n")
+
+
+def _ignore_signals() -> None:
+  """At exit, when all is done: else Python restores what kills a process without a word."""
+  for number in SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
 
 
 class Stop:
