@@ -133,7 +133,8 @@ def _plot(arguments: argparse.Namespace) -> int:
   alone = len(arguments.workdirs) == 1
   out = arguments.out or (arguments.workdirs[0] if alone else Path()) / "curves.png"
   if out.suffix != ".png":
-    raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
+    instead = out.parent / f"{out.stem.strip('.') or 'curves'}.png"
+    raise UserError(f"--out {out}: the plot is a PNG; write {instead}.")
   print(plot(arguments.workdirs, out))
   return OK
 

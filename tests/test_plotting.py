@@ -53,7 +53,7 @@ def test_seeds_become_one_line_in_a_band(tmp_path):
   runs.append(write_rows(tmp_path / "b", [{"env_steps": 5, "episode_return": 1.0}]))
   top = plotting.figure(runs).axes[0]
   mean, other = top.get_lines()
-  assert (mean.get_label(), other.get_label()) == ("a (2 seeds)", "b")
+  assert [text.get_text() for text in top.get_legend().get_texts()] == ["a (2 seeds)", "b"]
   np.testing.assert_allclose(mean.get_xydata()[[0, -1]], [[200, 205], [300, 305]])
   (band,) = top.collections
   limits = band.get_datalim(top.transData)

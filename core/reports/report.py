@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..plotting import DPI
+from ..plotting import LEGEND, legend, line_colours, save, shown
 from .comparison import Comparison, compare
 from .statistics import AGGREGATES, Estimates, Statistics, statistics
 
@@ -65,10 +65,10 @@ def report(
   try:
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-      figure.savefig(out / f"{name}.png", dpi=DPI)
+      save(figure, out / f"{name}.png")
     (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
     page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-    (out / "index.html").write_text(page, "utf-8")
+    (out / "index.html").write_text(page, "utf-8", "backslashreplace")  # a name may be no text
   except OSError as error:
     raise UserError(f"cannot write the report: {error}.") from error
   return _text(aggregate_table(comparison, found))
@@ -175,10 +175,11 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 def _bars(axes: Any, names: Sequence[str], points: Sequence[float], intervals: Any) -> None:
   """A row an agent, the first on top: its interval as a bar, the estimate as a line in it."""
   axes.use_sticky_edges = False  # room beside the bars
+  colours = line_colours(len(names))
   for i, (point, (low, high)) in enumerate(zip(points, intervals, strict=True)):
-    axes.barh(i, high - low, left=low, height=0.6, color=f"C{i}", alpha=0.6)
+    axes.barh(i, high - low, left=low, height=0.6, color=colours[i], alpha=0.6)
     axes.vlines(point, i - 0.3, i + 0.3, color="black", linewidth=1.5)
-  axes.set_yticks(range(len(names)), names)
+  axes.set_yticks(range(len(names)), [shown(name) for name in names], parse_math=False)
   axes.set_ylim(len(names) - 0.5, -0.5)
 
 
@@ -225,7 +226,11 @@ def _efficiency(found: Statistics, comparison: Comparison, score: str) -> Any:
 
 
 def _bands(axes: Any, x: np.ndarray, estimates: Estimates) -> None:
-  for i, (agent, point) in enumerate(estimates.point.items()):
-    axes.plot(x, point, color=f"C{i}", linewidth=1.8, label=agent)
-    axes.fill_between(x, *estimates.interval[agent], color=f"C{i}", alpha=0.18, linewidth=0)
-  axes.figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+  colours = line_colours(len(estimates.point))
+  for colour, (agent, point) in zip(colours, estimates.point.items(), strict=True):
+    axes.plot(x, point, color=colour, linewidth=1.8)
+    axes.fill_between(x, *estimates.interval[agent], color=colour, alpha=0.18, linewidth=0)
+  names = [shown(agent) for agent in estimates.point]
+  columns = max(1, min(4, LEGEND // (6 + max(map(len, names)))))
+  look = {"loc": "outside upper center", "ncols": columns, "fontsize": 9}
+  legend(axes.figure, axes.get_lines(), names, **look)
