@@ -29,6 +29,7 @@ TITLES = {BETA: "log step size", "u": "effective step size", "metagrad_norm": "m
 STYLES = ("-", "--", ":", "-.")
 COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend of their own
 LEGEND = 95  # characters a row of that
+NAMED = 200  # lines in it, at most
 BESIDE = 60  # characters of a name that a legend among the curves has room for
 LONGEST = 80  # characters of a name in a picture
 _LOG = logging.getLogger(__name__)
@@ -43,28 +44,29 @@ def plot(workdirs: Sequence[Path], out: Path) -> Path:
   """
   drawn = figure(holding(workdirs, "metrics.jsonl"))
   try:
-    save(drawn, out)
+    save({out: drawn})
   except OSError as error:
     raise UserError(f"cannot write the plot: {error}.") from error
   return out
 
 
-def save(drawn: Any, out: Path) -> None:
-  """Writes a figure as PNG; what Matplotlib warns of is one line."""
+def save(figures: Mapping[Path, Any]) -> None:
+  """Writes figures as PNGs; what Matplotlib warns of is told once, in one line."""
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
-    drawn.savefig(out, dpi=DPI, format="png")
+    for out, drawn in figures.items():
+      drawn.savefig(out, dpi=DPI, format="png")
   said = {str(warning.message) for warning in caught}
   if without := sorted(message for message in said if message.startswith("Glyph ")):
-    _LOG.warning("%s: Matplotlib's font lacks characters, which are boxes: %s", out, without[0])
+    _LOG.warning("Matplotlib's font lacks characters, which are drawn as boxes: %s", without[0])
   for message in sorted(said.difference(without)):
-    _LOG.warning("%s: %s", out, message)
+    _LOG.warning("%s: %s", ", ".join(map(str, figures)), message)
 
 
-def shown(name: str) -> str:
+def shown(name: str, longest: int = LONGEST) -> str:
   """A name as there is room for it in a picture: on one line, the middle left out if it is long."""
   text = " ".join(name.encode("utf-8", "replace").decode().split())
-  return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 :]}"
+  return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-longest // 2 :]}"
 
 
 def legend(owner: Any, lines: Sequence[Any], names: Sequence[str], **look: Any) -> None:
@@ -251,7 +253,10 @@ def line_colours(lines: int) -> list[Any]:
 
 
 def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None:
-  """A legend of many lines below all panels; the page grows by it."""
+  """A legend of many lines below all panels; the page grows by it, as far as a PNG can."""
+  if len(names) > NAMED:
+    _LOG.warning("the legend names the first %d of %d lines", NAMED, len(names))
+    lines, names = lines[:NAMED], names[:NAMED]
   columns = max(1, LEGEND // (6 + max(map(len, names))))
   width, height = page.get_size_inches()
   page.set_size_inches(width, height + 0.18 * -(-len(names) // columns))
