@@ -5,6 +5,7 @@ Imports next to nothing, so that `begin` can be the first thing that a command d
 
 import atexit
 import contextlib
+import errno
 import io
 import os
 import select
@@ -15,7 +16,7 @@ from types import FrameType
 from typing import TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
+SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
 
 _ending = threading.Lock()
 _begun: int | None = None  # the process that has
@@ -35,7 +36,7 @@ def begin() -> None:
   end_on_signals()
   _open_closed_streams()
   threading.Thread(target=_listen, args=(_wakeups(),), name="signals", daemon=True).start()
-  os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))  # it is the parent's
+  _leave_wakeups_to_the_parent()
   sys.stdout, sys.stderr = output(1, sys.stdout), output(2, sys.stderr)
 
 
@@ -64,15 +65,15 @@ def end(number: int, frame: FrameType | None = None) -> None:
   if _ending.acquire(blocking=False):  # else another thread is about to
     by = signal.Signals(number).name
     what = "interrupted" if number == signal.SIGINT else f"ended by {by}"
-    tell(f"selftune: {what}.")
+    _tell(f"{SHOW_CURSOR if os.isatty(2) else ''}selftune: {what}.\n")
     os._exit(128 + number)
 
 
-def tell(line: str) -> None:
-  """A line on stderr, from a handler: not by print, which the signal may have come amid."""
-  cursor = SHOW_CURSOR if os.isatty(2) else b""
+def _tell(text: str) -> None:
+  """Says something on stderr, from a handler: not by print, which the signal may have come amid."""
   with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
-    os.write(2, cursor + line.encode() + b"\n")
+    if select.select([], [2], [], 0)[1]:  # else a pipe is full, and nobody reads it
+      os.write(2, text.encode())
 
 
 def _ignore_signals() -> None:
@@ -115,7 +116,7 @@ class Stop:
 
   def _tell(self, number: int) -> None:
     if self._told.acquire(blocking=False):
-      tell(f"\n{signal.Signals(number).name}: saving and stopping.")
+      _tell(f"\n{signal.Signals(number).name}: saving and stopping.\n")
 
 
 def _wakeups() -> int:
@@ -124,6 +125,21 @@ def _wakeups() -> int:
   os.set_blocking(writer, False)
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
   return reader
+
+
+def _leave_wakeups_to_the_parent() -> None:
+  """Has a forked child write nothing into the pipe: its signals would end its parent."""
+  masks: list[set[int]] = []
+
+  def unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+  def in_child() -> None:
+    signal.set_wakeup_fd(-1)
+    unblock()
+
+  block = lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS))
+  os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=in_child)
 
 
 def _listen(wakeups: int) -> None:
@@ -176,7 +192,8 @@ class _Output(io.FileIO):
 
 
 def output_failure() -> str | None:
-  """Why stdout could not be written, after `begin`; a reader that has read enough is no failure."""
+  """Why stdout could not be written, after `begin`; a reader that is gone is no failure."""
   sys.stdout.flush()
   failure: OSError | None = sys.stdout.buffer.raw.failure  # type: ignore
-  return None if isinstance(failure, BrokenPipeError | None) else failure.strerror
+  gone = (errno.EPIPE, errno.EIO)  # a pipe's, a terminal's
+  return None if failure is None or failure.errno in gone else failure.strerror

@@ -95,11 +95,20 @@ def test_native_code_keeps_neither_the_word_nor_a_second_ctrl_c_waiting():
   assert running.returncode == 130
 
 
+def test_a_full_pipe_that_nobody_reads_does_not_keep_a_signal_waiting():
+  running = in_native_code(
+    "import os; os.set_blocking(2, False); os.write(2, bytes(10**6)); os.set_blocking(2, True)"
+  )
+  running.send_signal(signal.SIGINT)
+  assert running.wait(timeout=fakes.SOON) == 130
+  running.communicate()
+
+
 def test_a_forked_child_does_not_end_its_parent():
   running = in_native_code(
     "import os, time\n"
     "child = os.fork()\n"
-    "if not child: time.sleep(60)\n"
+    "if not child: time.sleep(60), os._exit(1)\n"
     "os.kill(child, signal.SIGTERM)\n"
     "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 143"
   )
