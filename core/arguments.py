@@ -57,7 +57,8 @@ first steps:
   selftune plugins loss                         what losses there are, and what can be set of them
 
 'selftune COMMAND --help' tells more of each.
-Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 interrupted.""",
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 interrupted (143 by
+SIGTERM, 129 by SIGHUP).""",
   )
   commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
@@ -83,7 +84,8 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 int
   selftune train my.gin --init-from runs/try@1200       begin with the weights of its update 1200
   selftune train my.gin --coordinator host0:1234 --num-processes 2 --process-id 1
 
-Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
+Ctrl-C, SIGTERM and SIGHUP save, and end the run with exit code 0;
+a second Ctrl-C ends it at once.""",
   )
   _add_config(it)
   it.add_argument(

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from . import process
 from .arguments import parse
 from .errors import RunError, UserError
 
@@ -23,9 +24,31 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit code: 0, 1 if the run failed, 2 for a user's mistake.
 
   Whatever else is raised is a bug and keeps its traceback.
+
+  Args:
+    argv: its arguments; None for those of this process, which is then the command's alone, with its
+      signals and standard streams.
   """
+  if argv is not None:
+    return _main(argv)
+  process.begin()
+  try:
+    return _printed(_main(sys.argv[1:]))
+  except SystemExit as helped:
+    if helped.code:
+      raise
+    return _printed(OK)
+
+
+def _main(argv: Sequence[str]) -> int:
   with _warnings_shown():
     return _exit_code(lambda: _command(parse(argv)))
+
+
+def _printed(code: int) -> int:
+  """The exit code, unless what the command has printed is lost."""
+  lost = process.output_failure()
+  return code if lost is None else _fail(f"cannot write to the standard output: {lost}.", FAILED)
 
 
 def _command(arguments: argparse.Namespace) -> int:
@@ -53,7 +76,7 @@ def _train(arguments: argparse.Namespace) -> int:
     return _train_here(arguments)
   from .supervise import supervised
 
-  return supervised(lambda: _exit_code(lambda: _train_here(arguments)))
+  return supervised(lambda: _printed(_exit_code(lambda: _train_here(arguments))))
 
 
 def _train_here(arguments: argparse.Namespace) -> int:
@@ -63,6 +86,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
   root: experiment.Train = config.load(arguments.config, arguments.bind).root
   if arguments.coordinator is not None:
     hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    process.end_on_signals()  # JAX has taken SIGTERM
   workdir = arguments.workdir or default(arguments.config, root.seed)
   progress = training.train(
     arguments.config, arguments.bind, workdir, arguments.resume, arguments.init_from
@@ -112,7 +136,8 @@ def _plot(arguments: argparse.Namespace) -> int:
   alone = len(arguments.workdirs) == 1
   out = arguments.out or (arguments.workdirs[0] if alone else Path()) / "curves.png"
   if out.suffix != ".png":
-    raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
+    instead = out.parent / f"{out.stem.strip('.') or 'curves'}.png"
+    raise UserError(f"--out {out}: the plot is a PNG; write {instead}.")
   print(plot(arguments.workdirs, out))
   return OK
 

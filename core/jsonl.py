@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,29 @@ def encode(row: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-  """The rows of a file; a line torn by a killed process is left out."""
+  """The rows of a file; a line torn by a killed process, and any that is no object, is left out.
+
+  NaN and infinity, which are no JSON, become None as `encode` has them.
+  """
   with path.open("rb") as file:
     for line in file:
       try:
-        yield json.loads(line)
-      except ValueError:
+        row = json.loads(line, parse_constant=lambda _: None)
+      except (ValueError, RecursionError):
         continue
+      if isinstance(row, dict):
+        yield row
+
+
+def is_number(value: Any) -> bool:
+  """Whether something read is a finite number."""
+  return isinstance(value, int | float) and math.isfinite(value)
+
+
+def series(rows: Iterable[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+  """Env steps and the value of `key` in every row that has both."""
+  pairs = ((row.get("env_steps"), row.get(key)) for row in rows)
+  return [(steps, value) for steps, value in pairs if is_number(steps) and is_number(value)]
 
 
 def truncate(path: Path, env_steps: int) -> None:
@@ -41,7 +57,8 @@ def truncate(path: Path, env_steps: int) -> None:
   rest = path.with_suffix(".tmp")
   with rest.open("w", encoding="utf-8") as file:
     for row in read(path):
-      if row["env_steps"] <= env_steps:
+      steps = row.get("env_steps")
+      if not is_number(steps) or steps <= env_steps:
         file.write(json.dumps(row) + "\n")
     file.flush()
     os.fsync(file.fileno())

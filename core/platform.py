@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
+from . import process
 from .errors import UserError
 from .types import Device
 
@@ -76,7 +77,7 @@ def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Devi
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-  """Within it, Ctrl-C and SIGTERM ask the run to save and end; a second Ctrl-C ends it at once.
+  """Within it, Ctrl-C, SIGTERM and SIGHUP ask the run to save and end; a second Ctrl-C ends it.
 
   In a program that trains in a thread beside its main one, signals stay that program's affair.
 
@@ -86,20 +87,10 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
   if threading.current_thread() is not threading.main_thread():  # no other may handle signals
     yield lambda: False
     return
-  asked = False
-
-  def ask(number, frame):
-    nonlocal asked
-    if asked and number == signal.SIGINT:
-      signal.signal(number, signal.SIG_DFL)  # a third one does not wait for anything to be closed
-      raise KeyboardInterrupt
-    asked = True
-    # Not print: the signal may have come while stderr's buffer was being written.
-    os.write(2, f"\n{signal.Signals(number).name}: saving and stopping.\n".encode())
-
-  before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+  stop = process.Stop()
+  before = {number: signal.signal(number, stop) for number in process.heeded()}
   try:
-    yield lambda: asked
+    yield lambda: stop.asked
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -108,7 +108,9 @@ def read(cell: Cell, workdir: Path) -> Result:
     settings = list(csv.DictReader(file))
   of_run: list[list[tuple[float, int]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
-    of_run[row["run"]].append((row["return"], row["length"]))
+    run, *episode = (row.get(key) for key in ("run", "return", "length"))
+    if run in range(len(settings)) and all(map(jsonl.is_number, episode)):
+      of_run[run].append(tuple(episode))
   least = min((value for found in of_run for value, _ in found), default=math.nan)
   shape = len(settings), max(1, *map(len, of_run))
   returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)

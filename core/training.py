@@ -66,11 +66,10 @@ def train(
 
   with contextlib.ExitStack() as stack:
     stack.enter_context(hosts.losses_explained())
-    stopping = stack.enter_context(platform.stop_signals())
     if isinstance(experiment.runtime, IndependentRuns):
-      training = prepare_runs(experiment, experiment.runtime, workdir, stopping)
+      training = prepare_runs(experiment, experiment.runtime, workdir)
     else:
-      training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
+      training = prepare_on_host(experiment, experiment.runtime, workdir)
     state, seeds = training.state, training.env_seeds
 
     checkpoints = Checkpointer(
@@ -92,6 +91,7 @@ def train(
           file=sys.stderr,
         )
       return dataclasses.replace(progress, done=True)
+    stopping = stack.enter_context(platform.stop_signals())  # from here on there is what to save
     if hosts.is_first():
       workdir.create(loaded, seeds, progress.env_steps, weights)
       workdir.say_resumed(resume, restored)
@@ -106,7 +106,7 @@ def train(
     )
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
-    progress = training.loop(logger, checkpoints, state, progress)
+    progress = training.loop(logger, checkpoints, state, progress, stopping)
     if "jsonl" in writers and progress.done:
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
@@ -165,12 +165,11 @@ class Prepared(NamedTuple):
   env_seeds: list[list[tuple[int, ...]]]  # of the pools, by actor
   runs: int  # independent ones
   ended: Callable[[Progress], bool]  # whether there is nothing left to do
-  loop: Callable[[Logger, Checkpointer, Any, Progress], Progress]  # state, progress -> progress
+  loop: Callable[[Logger, Checkpointer, Any, Progress, Callable[[], bool]], Progress]
+  # state, progress, whether to stop -> progress
 
 
-def prepare_on_host(
-  experiment: Train, runtime: Runtime, workdir: Workdir, stopping: Callable[[], bool]
-) -> Prepared:
+def prepare_on_host(experiment: Train, runtime: Runtime, workdir: Workdir) -> Prepared:
   """Environments in pools, actors that step them, and a learner."""
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
@@ -185,7 +184,7 @@ def prepare_on_host(
   state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
   learner.trace(state)
 
-  def loop(logger, checkpoints, state, progress):
+  def loop(logger, checkpoints, state, progress, stopping):
     source = runtime.start(actors, progress.updates, hosts.alone(stopping))
     beside = (experiment, agent, actors[0].device, workdir, progress.env_steps, logger, stopping)
     with contextlib.closing(source), evaluated(source, *beside) as source:
@@ -195,15 +194,13 @@ def prepare_on_host(
   return Prepared(state, seeds, 1, ended, loop)
 
 
-def prepare_runs(
-  experiment: Train, runtime: IndependentRuns, workdir: Workdir, stopping: Callable[[], bool]
-) -> Prepared:
+def prepare_runs(experiment: Train, runtime: IndependentRuns, workdir: Workdir) -> Prepared:
   """Independent runs as one program."""
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")
   runs = independent.make_runs(experiment, runtime, devices, workdir.restarts())
   table = workdir.path / "runs.csv"
 
-  def loop(logger, checkpoints, state, progress):
+  def loop(logger, checkpoints, state, progress, stopping):
     with contextlib.closing(runs):
       return independent.run(
         experiment,

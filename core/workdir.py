@@ -4,8 +4,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from . import config, jsonl
 from .checkpoint import Checkpointer, Restored
@@ -136,7 +137,7 @@ class Workdir:
   def env_seeds(self) -> set[int]:
     """The seeds of all environments that the run has been trained in."""
     starts = jsonl.read(self._restarts) if self._restarts.exists() else ()
-    return {s for start in starts for pools in start["env_seeds"] for p in pools for s in p}
+    return {seed for start in starts for seed in _integers(start.get("env_seeds"))}
 
   def create(
     self,
@@ -167,8 +168,9 @@ class Workdir:
       self.path.mkdir(parents=True, exist_ok=True)
       _replace(self.path / "operative_config.gin", loaded.operative)
       _replace(self._config, loaded.text)
+      torn = self._restarts.exists() and self._restarts.read_bytes()[-1:] not in (b"", b"\n")
       with self._restarts.open("a") as file:
-        file.write(json.dumps(start) + "\n")
+        file.write("\n" * torn + json.dumps(start) + "\n")
     except OSError as error:
       raise UserError(f"cannot write to {self.path}: {error}. Choose another --workdir.") from error
 
@@ -179,6 +181,15 @@ class Workdir:
       print(f"selftune: resuming at update {restored.step}.{note}", file=sys.stderr)
     elif resume:
       print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
+
+
+def _integers(nested: Any) -> Iterator[int]:
+  """Those in a list of lists of any depth."""
+  if isinstance(nested, list):
+    for item in nested:
+      yield from _integers(item)
+  elif isinstance(nested, int):
+    yield nested
 
 
 def _folders(text: str) -> list[str]:

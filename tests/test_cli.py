@@ -245,6 +245,8 @@ ARGUMENTS = {
   "steps": (["report", "x", "--at", "inf"], ["'inf' is no number of env steps"]),
   "kind": (["plugins", "losses"], ["'losses'", "Did you mean 'loss'?", "corrector"]),
   "format": (["plot", "x", "--out", "a.pdf"], ["a.pdf", "a.png"]),
+  "no file": (["plot", "x", "--out", "/"], ["--out /", "write /curves.png"]),
+  "no name": (["plot", "x", "--out", ".."], ["--out ..", "write curves.png"]),
 }
 
 

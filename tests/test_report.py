@@ -157,6 +157,21 @@ def test_the_page_holds_everything(tmp_path, capsys):
   assert numbers["aggregates"]["b"]["point"] == pytest.approx([0.55, 0.55, 0.55, 0.45])
 
 
+def test_odd_names_and_rows_are_reported_as_any(tmp_path, capsys):
+  name = {"a": "<i>&$\\frac$", "b": "_" + "b" * 150}
+  runs = []
+  for path in two_agents(tmp_path):
+    agent, rest = path.name[0], path.name[1:]
+    runs.append(str(path.rename(path.with_name(name[agent] + rest))))
+    with (path.parent / (name[agent] + rest) / "metrics.jsonl").open("a") as file:
+      file.write('null\n{"episode_return": 9}\n{"env_steps": 200, "episode_return": NaN}\n{"env')
+  assert main(["report", *runs, "--out", str(tmp_path / "out"), "--resamples", "5"]) == 0
+  told = capsys.readouterr()
+  assert told.out.splitlines()[1].split()[2] == "0.15" and told.err == ""
+  page = (tmp_path / "out" / "index.html").read_text()
+  assert "<i>" not in page and "&lt;i&gt;&amp;$\\frac$" in page and name["b"] in page
+
+
 @pytest.mark.parametrize(
   ("arguments", "words"),
   [

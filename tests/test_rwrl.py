@@ -474,10 +474,11 @@ def test_nothing_is_left_after_the_parent(how):
   wait_until_gone(pids)
 
 
-def test_workers_leave_ctrl_c_to_the_parent_and_do_not_load_jax():
+def test_workers_leave_signals_to_the_parent_and_do_not_load_jax():
   pool, action = stepping_pool(domain="cartpole")
   for pid in pool.pids:
-    os.kill(pid, signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      os.kill(pid, number)
     with open(f"/proc/{pid}/maps") as file:
       assert "jaxlib" not in file.read()
   pool.send(action)

@@ -27,7 +27,8 @@ def check_path(path: Path) -> None:
     UserError: it cannot.
   """
   if path.suffix != ".mp4":
-    raise UserError(f"--video {path}: the video is an MP4; write {path.with_suffix('.mp4')}.")
+    instead = path.parent / f"{path.stem.strip('.') or 'video'}.mp4"
+    raise UserError(f"--video {path}: the video is an MP4; write {instead}.")
   if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
     raise UserError(f"--video {path}: cannot write there; choose a file in a folder that exists.")
 

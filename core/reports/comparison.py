@@ -103,11 +103,7 @@ def _read(path: Path, evaluations: bool) -> Run:
     )
   file, key = ("eval", "mean") if evaluations else ("metrics", "episode_return")
   rows = path / f"{file}.jsonl"
-  points = [
-    (row["env_steps"], row[key])
-    for row in (jsonl.read(rows) if rows.is_file() else ())
-    if row.get(key) is not None
-  ]
+  points = jsonl.series(jsonl.read(rows) if rows.is_file() else (), key)
   if not points:
     hint = "train with train.evaluation = @evaluation()" if evaluations else "let it go on"
     raise UserError(f"{rows} holds no score yet: {hint}, or leave the run out.")

@@ -4,6 +4,7 @@ import base64
 import datetime
 import html
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..plotting import DPI
+from ..plotting import LEGEND, legend, line_colours, save, shown
 from .comparison import Comparison, compare
-from .statistics import AGGREGATES, Estimates, Statistics, statistics
+from .statistics import AGGREGATES, PAIR, Estimates, Statistics, statistics
 
+BESIDE = 28  # characters of a name that there is room for beside bars
+MOST_PAIRS = 500  # of agents in a picture: a PNG has 65,536 rows
+_LOG = logging.getLogger(__name__)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
@@ -60,15 +64,16 @@ def report(
     "profiles": _profiles(found, score),
     "efficiency": _efficiency(found, comparison, score),
   }
-  if found.improvement.point:
+  if len(found.improvement.point) > MOST_PAIRS:
+    _LOG.warning("improvement.png is left out: too many pairs; report.json has all of them")
+  elif found.improvement.point:
     figures["improvement"] = _improvement(found.improvement)
   try:
     out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-      figure.savefig(out / f"{name}.png", dpi=DPI)
+    save({out / f"{name}.png": figure for name, figure in figures.items()})
     (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
     page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-    (out / "index.html").write_text(page, "utf-8")
+    (out / "index.html").write_text(page, "utf-8", "backslashreplace")  # a name may be no text
   except OSError as error:
     raise UserError(f"cannot write the report: {error}.") from error
   return _text(aggregate_table(comparison, found))
@@ -175,10 +180,12 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 def _bars(axes: Any, names: Sequence[str], points: Sequence[float], intervals: Any) -> None:
   """A row an agent, the first on top: its interval as a bar, the estimate as a line in it."""
   axes.use_sticky_edges = False  # room beside the bars
+  colours = line_colours(len(names))
   for i, (point, (low, high)) in enumerate(zip(points, intervals, strict=True)):
-    axes.barh(i, high - low, left=low, height=0.6, color=f"C{i}", alpha=0.6)
+    axes.barh(i, high - low, left=low, height=0.6, color=colours[i], alpha=0.6)
     axes.vlines(point, i - 0.3, i + 0.3, color="black", linewidth=1.5)
-  axes.set_yticks(range(len(names)), names)
+  labels = [PAIR.join(shown(part, BESIDE) for part in name.split(PAIR)) for name in names]
+  axes.set_yticks(range(len(names)), labels, parse_math=False)
   axes.set_ylim(len(names) - 0.5, -0.5)
 
 
@@ -225,7 +232,13 @@ def _efficiency(found: Statistics, comparison: Comparison, score: str) -> Any:
 
 
 def _bands(axes: Any, x: np.ndarray, estimates: Estimates) -> None:
-  for i, (agent, point) in enumerate(estimates.point.items()):
-    axes.plot(x, point, color=f"C{i}", linewidth=1.8, label=agent)
-    axes.fill_between(x, *estimates.interval[agent], color=f"C{i}", alpha=0.18, linewidth=0)
-  axes.figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+  colours = line_colours(len(estimates.point))
+  for colour, (agent, point) in zip(colours, estimates.point.items(), strict=True):
+    axes.plot(x, point, color=colour, linewidth=1.8)
+    axes.fill_between(x, *estimates.interval[agent], color=colour, alpha=0.18, linewidth=0)
+  names = [shown(agent) for agent in estimates.point]
+  columns = max(1, min(4, LEGEND // (6 + max(map(len, names)))))
+  width, height = axes.figure.get_size_inches()
+  axes.figure.set_size_inches(width, height + 0.2 * (-(-len(names) // columns) - 1))
+  look = {"loc": "outside upper center", "ncols": columns, "fontsize": 9}
+  legend(axes.figure, axes.get_lines(), names, **look)

@@ -21,7 +21,7 @@ class Bar:
       BarColumn(),
       MofNCompleteColumn(),
       TimeElapsedColumn(),
-      TextColumn("{task.description}"),
+      TextColumn("{task.description}", markup=False),
       console=Console(stderr=True),
       disable=not sys.stderr.isatty(),
     )

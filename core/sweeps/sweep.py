@@ -197,7 +197,7 @@ def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
   path = workdir / "metrics.jsonl"
   last: dict[str, Any] = {}
   for row in jsonl.read(path) if path.exists() else ():
-    last |= {name: value for name, value in row.items() if value is not None}
+    last |= {name: value for name, value in row.items() if jsonl.is_number(value)}
   status = "diverged" if last.get("runs/diverged") else "finished"
   return Outcome(
     point, status, last.get(found.metric), last.get("env_steps", 0), last.get("wall_time", 0.0)

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ class Pool:
       functools.partial(Block, domain, challenges, block, self._rows, i * EPISODE // n)
       for i, block in enumerate(blocks)
     ]
-    with _variables(_WORKER_VARIABLES):
+    with _variables(_WORKER_VARIABLES), _deaf():
       self._blocks = async_vector_env.AsyncVectorEnv(
         make, copy=False, context="forkserver", worker=run
       )
@@ -119,6 +120,22 @@ def _fate(exitcode: int) -> str:
   if exitcode >= 0:
     return f"exited with code {exitcode}"
   return f"was killed by {signal.Signals(-exitcode).name} (out of memory?)"
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+  """Within it, processes are started that a terminal or scheduler cannot end along with this one.
+
+  This one is told too, saves, and ends the workers; multiprocessing's own end when it is gone.
+  """
+  numbers = (signal.SIGTERM, signal.SIGHUP)
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+  try:
+    resource_tracker.ensure_running()  # where it starts it lets SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -21,13 +21,14 @@ SPEED_WINDOW = 30.0  # seconds that steps/s and ETA are measured over
 @register("writer", "terminal")
 @dataclasses.dataclass(frozen=True)
 class Terminal:
-  """A progress bar with steps/s, ETA and mean return; plain lines where stderr is no terminal."""
+  """A progress bar with steps/s, ETA and mean return; plain lines where nothing can be drawn."""
 
   required: ClassVar[bool] = False
   interval: NotNegative = 10.0  # seconds between plain lines
 
   def open(self, run: RunInfo) -> "_Bar | _Lines":
-    return _Bar(run) if sys.stderr.isatty() else _Lines(run, self.interval)
+    drawn = sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+    return _Bar(run) if drawn else _Lines(run, self.interval)
 
 
 class Speed:
