@@ -102,8 +102,7 @@ def table(out):
 def test_a_packaged_sweep_is_the_same_here_and_by_an_agent(name, count, tmp_path):
   found = read(name)
   points = Points(found, tmp_path / "points.jsonl")
-  while (point := points.next()) is not None:
-    points.add(point)
+  points.add(points.further())
   assert len(points.asked) == count == len({str(point) for point in points.asked})
   for point in (points.asked[0], points.asked[-1]):
     given = wandb_agent.create_sweep_command_args(
@@ -248,8 +247,7 @@ def test_random_points_are_the_same_every_time(file, tmp_path):
   asked = []
   for name in ("one", "two"):
     points = Points(found, tmp_path / name)
-    while (point := points.next()) is not None:
-      points.add(point)
+    points.add(points.further())
     asked.append(Points(found, tmp_path / name).asked)  # as it was kept
   assert asked[0] == asked[1] and len(asked[0]) == 4
   assert all(type(point["a.rate"]) is float and 1e-4 < point["a.rate"] < 1 for point in asked[0])

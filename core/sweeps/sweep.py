@@ -9,6 +9,8 @@ import contextlib
 import fcntl
 import itertools
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import config, jsonl, platform, training
-from ..errors import UserError
+from ..errors import RunError, UserError, shortened
 from ..experiment import IndependentRuns
 from ..registry import name_of
 from ..runs import settings
@@ -29,6 +31,7 @@ from .file import Outcome, Point, Points, Sweep, bindings, read
 from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
 
 POLL = 0.2  # seconds between looks at the processes
+MANY = 500  # points, whose configurations take some seconds to read
 
 
 def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str = "auto") -> bool:
@@ -44,7 +47,9 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     Whether every point has been trained: not where one failed, or a signal stopped the sweep.
 
   Raises:
-    UserError: a mistake in any of these, or in the first point; nothing was created then.
+    UserError: a mistake in any of these, or in a point, but for those that `bayes` has yet to
+      choose; nothing was created then.
+    RunError: the folder cannot be written any more, or Ray is not to be had.
   """
   if workers is not None and workers < 1:
     raise UserError(f"--workers {workers} must be at least 1.")
@@ -52,33 +57,50 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     import_ray()
   found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
-  first = Points(found).next()
-  if first is None:
-    raise UserError(f"{found.path} has no point.")
-  root = config.load(found.experiment, (*found.bindings, *bindings(first))).root
-  out.mkdir(parents=True, exist_ok=True)
+  root = _check(found, Points(found).further())
+  ray = Ray(workers) if launcher == "ray" else None
   with _alone(out) as lock:
-    _same(found, out)
-    points = Points(found, out / "points.jsonl")
-    bayes = found.config["method"] == "bayes"
-    while not bayes and (point := points.next()) is not None:
-      points.add(point)
+    with _writing(out):
+      _same(found, out)
+      points = Points(found, out / "points.jsonl")
+      if not found.bayes:
+        points.add(points.further())
     if found.config.get("early_terminate"):
       _say("early_terminate is for W&B's agents: here every point runs to its end.")
-    why_not = apart_because(root, points.asked, bayes, launcher)
+    why_not = apart_because(root, points.asked, found.bayes, launcher)
     if why_not is None:
       _say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
       stopped = _together(found, root, points.asked, out)
       outcomes = _outcomes(found, out, points.asked)
     else:
-      runner: Launcher = Ray(workers) if launcher == "ray" else Processes(workers, lock)
+      runner: Launcher = ray or Processes(workers, lock)
       _say(f"a process a point, {runner.workers} at a time, because {why_not}.")
       outcomes, stopped = _apart(found, points, out, runner)
     if stopped:
       _say("stopped; the same command goes on.")
       return False
-    sweep_results.show(found, outcomes, out)
+    with _writing(out):
+      sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
+
+
+def _check(found: Sweep, points: Sequence[Point]) -> Any:
+  """Loads every point's configuration, as training will; returns the experiment of the first.
+
+  Raises:
+    UserError: names the first point that cannot be loaded, and why.
+  """
+  if not points:
+    raise UserError(f"{found.path} has no point.")
+  if len(points) > MANY:
+    _say(f"reading the configurations of {len(points):,} points.")
+  roots = []
+  for number, point in enumerate(points):
+    try:
+      roots.append(config.load(found.experiment, (*found.bindings, *bindings(point))).root)
+    except UserError as error:
+      raise UserError(f"{found.path}: point {number}: {shortened(str(error))}") from error
+  return roots[0]
 
 
 def apart_because(
@@ -140,23 +162,19 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
 
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
   """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
-  bayes = found.config["method"] == "bayes"
   outcomes = _outcomes(found, out, points.asked)
   waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
   running: dict[int, Job] = {}
 
   def next_number() -> int | None:
-    if waiting or not bayes:
-      return waiting.pop(0) if waiting else None
-    point = points.next(outcomes)
-    if point is None:
-      return None
-    points.add(point)
-    outcomes.append(Outcome(point, "pending"))
-    return len(outcomes) - 1
+    if not waiting and found.bayes:
+      waiting.extend(range(len(outcomes), len(outcomes) + len(new := points.further(outcomes))))
+      points.add(new)
+      outcomes.extend(Outcome(point, "pending") for point in new)
+    return waiting.pop(0) if waiting else None
 
-  total = found.count if bayes and found.count else len(outcomes)
-  with platform.stop_signals() as stopping, Bar(found, total) as bar:
+  total = found.count if found.bayes and found.count else len(outcomes)
+  with platform.stop_signals() as stopping, Bar(found, total) as bar, _writing(out):
     more = True
     while (more or running) and not stopping():
       while more and len(running) < runner.workers:
@@ -208,19 +226,49 @@ def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
 def _alone(out: Path) -> Iterator[int]:
   """Within it no other sweep works in `out`; yields the file descriptor that holds the lock.
 
-  The processes of a killed sweep hold it too, until they have saved and ended.
+  The processes of a killed sweep hold it too, until they have saved and ended: that is waited for.
   """
-  with (out / "lock").open("w") as file:
-    deadline = time.monotonic() + GRACE
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if time.monotonic() > deadline:
-          raise UserError(f"another sweep works in {out}: choose another --out.") from None
-        time.sleep(POLL)
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    file = (out / "lock").open("a+", encoding="utf-8")
+  except OSError as error:
+    raise UserError(f"--out {out}: cannot write there ({error}); choose another one.") from error
+  with file:
+    began = time.monotonic()
+    while not _locked(file.fileno(), out):
+      file.seek(0)
+      host, _, process = file.read().partition(" ")
+      lives = host == socket.gethostname() and os.path.exists(f"/proc/{process}")
+      if lives or time.monotonic() > began + GRACE:
+        raise UserError(
+          f"another sweep works in {out}: process {process or 'unknown'} on {host or 'some host'}. "
+          "Wait for its end, or choose another --out."
+        )
+      time.sleep(POLL)
+    file.truncate(0)
+    file.write(f"{socket.gethostname()} {os.getpid()}")
+    file.flush()
     yield file.fileno()
+
+
+def _locked(descriptor: int, out: Path) -> bool:
+  """Whether the lock could be taken."""
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    return False
+  except OSError as error:
+    raise RunError(f"{out} cannot be locked: {error}. Choose an --out elsewhere.") from error
+  return True
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+  """Around what writes in `out`; OSError becomes RunError."""
+  try:
+    yield
+  except OSError as error:
+    raise RunError(f"cannot write to {out}: {error}. The same command goes on.") from error
 
 
 def _same(found: Sweep, out: Path) -> None:

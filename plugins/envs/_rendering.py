@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.interfaces import DrawnEnvironment
+from ...core.subprocesses import python
 from ...core.types import Array, TimeStep
 from . import _pool
 
@@ -92,9 +92,7 @@ def _failure(task: str, options: tuple[tuple[str, Any], ...]) -> str:
     f"envpool().make({task!r}, 'gymnasium', num_envs=1, **{dict(options)!r}).reset()"
   )
   try:
-    probe = subprocess.run(
-      [sys.executable, "-c", draw], capture_output=True, text=True, timeout=_PROBE_SECONDS
-    )
+    probe = subprocess.run(python(draw), capture_output=True, text=True, timeout=_PROBE_SECONDS)
   except subprocess.TimeoutExpired:
     return f"no frame within {_PROBE_SECONDS} seconds"
   if probe.returncode == 0:
