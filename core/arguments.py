@@ -175,7 +175,7 @@ improvement and sample efficiency are rliable's: pip install 'selftune[report]'.
   )
   it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
   it.add_argument(
-    "--out", type=Path, metavar="DIR", default=Path("report"), help="default: ./report"
+    "--out", type=_folder, metavar="DIR", default=Path("report"), help="default: ./report"
   )
   it.add_argument(
     "--at", type=_steps, metavar="STEPS", help="env steps (default: train.total_env_steps)"
@@ -200,7 +200,7 @@ Stopped or killed, the same command goes on where it was. Figures share cells of
   it.add_argument("--quick", action="store_true", help="a small form of the same")
   it.add_argument(
     "--out",
-    type=Path,
+    type=_folder,
     metavar="DIR",
     default=Path("runs", "reproduce"),
     help="default: runs/reproduce",
@@ -228,7 +228,9 @@ Stopped or killed, the same command goes on. Exit code 1 if a point failed (the 
 if it was stopped.""",
   )
   it.add_argument("sweep", metavar="SWEEP", help="a YAML file, or the name of a packaged one")
-  it.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sweeps/<name of the file>")
+  it.add_argument(
+    "--out", type=_folder, metavar="DIR", help="default: runs/sweeps/<name of the file>"
+  )
   it.add_argument(
     "--workers",
     type=int,
@@ -263,6 +265,13 @@ if it was stopped.""",
   )
   _add_config(it)
   return parser
+
+
+def _folder(text: str) -> Path:
+  """A folder to write to; Path("") would be the current one."""
+  if not text:
+    raise argparse.ArgumentTypeError("the name of a folder is missing")
+  return Path(text)
 
 
 def _steps(text: str) -> int:

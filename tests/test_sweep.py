@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import datetime
 import json
 import os
 import signal
@@ -20,9 +21,12 @@ from wandb.sdk.launch.sweeps import utils as wandb_agent
 from selftune.core import arguments, cli, config, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.experiment import IndependentRuns
+from selftune.core.subprocesses import python
+from selftune.core.sweeps import document, sweep
 from selftune.core.sweeps import file as sweep_file
-from selftune.core.sweeps import sweep
+from selftune.core.sweeps.bar import Bar
 from selftune.core.sweeps.file import Outcome, Points, bindings, read
+from selftune.core.sweeps.library import LIMITS
 from selftune.core.sweeps.results import draw, ranked
 from selftune.core.sweeps.sweep import apart_because
 
@@ -31,9 +35,10 @@ train.writers = (@jsonl(), @terminal())
 runs.episodes = 12
 """
 GRID = {
-  "ac_lambda.alpha": {"values": [1e38, 0.01, "1e-1"]},  # YAML takes 1e-1 for text
+  "ac_lambda.alpha": {"values": [1e38, 0.01, "1e-1"]},  # written as 1e-1
   "train.seed": {"values": [3, 8]},
 }
+SELFTUNE = python("import sys; from selftune.core.cli import main; sys.exit(main(sys.argv[1:]))")
 
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -315,6 +320,40 @@ WRONG = {
     "takes an experiment and bindings of the command, and not --init-from, --workdir",
   ),
   "empty": ({"parameters": {}}, "a sweep has method, parameters and command"),
+  "no cap": ({"run_cap": True}, "run_cap is a number of points"),
+  "cap of none": ({"run_cap": 0}, "run_cap is a number of points"),
+  "later point": (
+    {"parameters": {"ac_lambda.alpha": {"values": [0.1, 0.2, -0.3]}}},
+    "sweep.yaml: point 2: --bind 'ac_lambda.alpha=-0.3': ac_lambda.alpha takes float",
+  ),
+  "later point of random": (
+    {"method": "random", "run_cap": 50, "parameters": {"ac_lambda.alpha": {"min": -0.1, "max": 1}}},
+    "ac_lambda.alpha takes float",
+  ),
+  "variable": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "${envvar:NO_SUCH}"]},
+    "command: ${envvar:NO_SUCH}: the environment has no variable NO_SUCH",
+  ),
+  "small variable": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "--bind=a.b = '${envvar:path}'"]},
+    "selftune sweep knows ${args_no_hyphens} and ${envvar:NAME}, in capital letters, and not",
+  ),
+  "macro": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "${args}"]},
+    "in capital letters, and not ${args}",
+  ),
+  "grid too large": (
+    {"parameters": {f"a.b{k}": {"values": [*range(100)]} for k in range(5)}},
+    "a grid of 10,000,000,000 points, and at most 100,000 are possible",
+  ),
+  "steps too small": (
+    {"parameters": {"a.b": {"distribution": "q_uniform", "min": 0.0, "max": 1.0, "q": 1e-7}}},
+    "a grid of 10,000,000 points",
+  ),
+  "long": (
+    {"parameters": {"ac_lambda.alpha": {"value": "'" + 5000 * "x" + "'"}}},
+    "xxx [...] xxx",
+  ),
 }
 
 
@@ -326,8 +365,134 @@ def test_mistakes_create_nothing(file, tmp_path, capsys, given, message):
     Path(name).write_text(yaml.safe_dump(yaml.safe_load(Path(name).read_text()) | given))
   assert cli.main(["sweep", name]) == 2
   told = capsys.readouterr().err
-  assert message in told and told.count("\n") == 1, told
+  assert message in told and told.count("\n") == 1 and len(told) < 700, told
   assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+  "method, spec, message",
+  [
+    ("grid", {"values": []}, "{'values': []} is none that W&B knows"),
+    ("grid", {"values": 3}, "{'values': 3} is none that W&B knows"),
+    ("grid", {"vlues": [1, 2]}, "{'vlues': [1, 2]} is none that W&B knows"),
+    ("grid", {"min": 0.1, "max": 0.2}, "disallowed type with grid search"),
+    ("random", {"min": 2, "max": 1}, "min 2 is not less than max 1"),
+    ("random", {"min": "some", "max": 1}, "min is 'some', which is no finite number"),
+    ("random", {"min": 0.0, "max": float("inf")}, "max is inf, which is no finite number"),
+    ("random", {"min": True, "max": 2}, "min is True, which is no finite number"),
+    ("random", {"distribution": "unifrm", "min": 0, "max": 1}, "is none that W&B knows"),
+    ("random", {"distribution": "log_uniform_values", "min": 0, "max": 1}, LIMITS),
+    ("random", {"distribution": "normal", "mu": 0, "sigma": 0}, "nan was drawn from"),
+    ("random", {"values": [1, 2], "probabilities": [0.9, 0.3]}, "do not sum to 1"),
+    ("bayes", {"values": [1, 2], "probabilities": [0.9, 0.1]}, "bayes knows no probabilities"),
+    ("grid", {"parameters": {"x": {"value": 1}}}, "nested parameters are no bindings"),
+    ("grid", {"value": datetime.date(2020, 1, 1)}, "write what is no number as text"),
+    ("grid", [1, 2], "[1, 2] is no parameter: write {values: [1, 2]}"),
+    ("grid", None, "None is no parameter"),
+  ],
+)
+def test_what_the_library_refuses_is_one_line_that_names_the_parameter(
+  file, capsys, method, spec, message
+):
+  good = {"train.seed": {"values": [1, 2]}}
+  name = file(method=method, parameters=good | {"ac_lambda.alpha": spec}, run_cap=3)
+  assert cli.main(["sweep", name]) == 2
+  told = capsys.readouterr().err
+  assert message in told and "sweep.yaml: " in told and "ac_lambda.alpha" in told, told
+  assert told.count("\n") == 1 and "train.seed" not in told, told
+  assert not Path("runs").exists()
+
+
+def test_the_library_needs_something_to_search(file):
+  constant = {"value.cost": {"value": 1}}
+  found = read(file(method="bayes", parameters=constant, run_cap=3))
+  with pytest.raises(UserError, match=r"sweep.yaml: Need at least one searchable parameter"):
+    Points(found).further()
+
+
+def test_numbers_need_no_point(tmp_path):
+  path = tmp_path / "numbers.yaml"
+  path.write_text("[1e-5, -2.5E+3, .5e3, +5e0, 1_0e2, 1.0e-5, 7, 1e400, '1e-5', 1e, e5, 1e5x]")
+  assert document.read(path) == [
+    *(1e-5, -2500.0, 500.0, 5.0, 1000.0, 1e-5, 7, float("inf")),
+    *("1e-5", "1e", "e5", "1e5x"),
+  ]
+  path.write_text("a: {min: 1e-5, max: 1e-2}\n")
+  assert document.read(path) == {"a": {"min": 1e-5, "max": 1e-2}}
+
+
+LAUGHS = "\n".join(
+  ["a0: &a0 [1, 2]", *(f"a{k}: &a{k} [{', '.join(9 * [f'*a{k - 1}'])}]" for k in range(1, 12))]
+)
+MERGES = "\n".join(
+  ["a0: &a0 {x: 1}", *(f"a{k}: &a{k} {{<<: [*a{k - 1}, *a{k - 1}]}}" for k in range(1, 40))]
+)
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    (LAUGHS, "more than 100,000 entries"),
+    (MERGES, "more than 100,000 entries"),
+    ("a: &a [*a]", "an alias within itself"),
+    ("a: {b: 1}\nc: 2\na: {b: 3}", "'a' is there twice, also in line 3"),
+    (500 * "[", "cannot read"),
+    ("a: 2020-13-45", "month must be in 1..12"),
+    ("a: !!bool maybe", "'maybe'"),
+    ("a: [1", "expected ',' or ']'"),
+    ("a: !!python/name:os.system", "could not determine a constructor"),
+    ("a: !!int " + 5000 * "x", "xxx [...] xxx"),
+  ],
+)
+def test_files_that_are_refused(tmp_path, text, message):
+  path = tmp_path / "s.yaml"
+  path.write_text(text)
+  with pytest.raises(UserError) as refused:
+    document.read(path)
+  assert message in str(refused.value) and "\n" not in str(refused.value)
+  assert len(str(refused.value)) < 700
+
+
+def test_aliases_may_be_used(tmp_path):
+  path = tmp_path / "s.yaml"
+  path.write_text("a: &a {x: 1, y: [2]}\nb: {<<: *a, z: *a}\n")
+  inner = {"x": 1, "y": [2]}
+  assert document.read(path) == {"a": inner, "b": inner | {"z": inner}}
+
+
+def test_environment_variables_of_the_command(file, monkeypatch):
+  monkeypatch.setenv("PROJ_1", "mine")
+  more = ["--bind=wandb.project = '${envvar:PROJ_1}-${envvar:PROJ_1}'"]
+  found = read(file(more=more))
+  assert found.bindings == ("wandb.project = 'mine-mine'",)
+  by_agent = wandb_agent.create_sweep_command(["selftune", "train", "x", *more])
+  assert by_agent[3:] == ["--bind=wandb.project = 'mine-mine'"] == found.config["command"][4:]
+
+
+@pytest.mark.parametrize("out", ["", "online.gin", "online.gin/x"])
+def test_an_out_that_cannot_be_written(file, capsys, out):
+  assert cli.main(["sweep", file(), "--out", out]) == 2
+  told = capsys.readouterr().err
+  assert "--out" in told and told.count("\n") == 1
+  assert {path.name for path in Path().iterdir()} == {"online.gin", "sweep.yaml"}
+
+
+def test_a_long_name_is_no_sweep(capsys):
+  assert cli.main(["sweep", 300 * "x"]) == 2
+  assert "no sweep" in capsys.readouterr().err
+
+
+def test_what_a_failed_point_said_is_cut(file, tmp_path, capsys):
+  found = read(file())
+  log = tmp_path / "log.txt"
+  log.write_text("Traceback ...\nselftune: no " + 5000 * "x" + " luck\n\n")
+  with Bar(found, 1) as bar:
+    bar.ended(0, Outcome({"a.b": 5000 * "y"}, "failed"), log)
+    bar.ended(1, Outcome({"a.b": 1}, "failed"), tmp_path / "absent.txt")
+  first, second = capsys.readouterr().err.splitlines()
+  assert first.startswith("selftune: point 0 (a.b=yyy") and len(first) < 1000
+  assert "failed: no xxx" in first and f"xxx luck (all of it: {log})" in first
+  assert second.startswith("selftune: point 1 (a.b=1) failed: it said nothing")
 
 
 def test_missing_libraries_are_named(file, monkeypatch, capsys):
@@ -381,7 +546,7 @@ def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp
   steps.append("--bind=train.log_seconds = 0.1")
   name = file("experiments/catch_stacx", steps, parameters={"train.seed": {"values": [0, 1]}})
   out = tmp_path / "out"
-  command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
+  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2"]
   killed = subprocess.Popen(command, stderr=subprocess.PIPE)
   fakes.wait_for(lambda: _begun(out) == 2, 300)
   os.kill(killed.pid, signal.SIGKILL)
@@ -413,7 +578,7 @@ def test_sigterm_saves_every_point_under_way(file, tmp_path):
   often = ["--bind=train.log_seconds = 0.1"]
   name = file("experiments/catch_stacx", often, parameters={"train.seed": {"values": [0, 1]}})
   out = tmp_path / "out"
-  command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
+  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2"]
   process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
   fakes.wait_for(lambda: _begun(out) == 2, 300)
   process.terminate()
@@ -429,7 +594,7 @@ def test_ray_trains_points_and_survives_one_that_fails(file, tmp_path):
   steps = ["--bind=train.total_env_steps = 160", "--bind=train.seed = 1"]
   name = file("experiments/catch_stacx", steps, parameters=points)
   out = tmp_path / "out"
-  command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
+  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2"]
   done = subprocess.run([*command, "--launcher", "ray"], capture_output=True, text=True)
   assert done.returncode == 1, done.stderr
   assert [row["status"] for row in table(out)] == ["finished", "finished", "failed"]

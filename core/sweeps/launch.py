@@ -105,15 +105,16 @@ def _check_answers(address: str) -> None:
   """
   join = python(f"import ray; ray.init({address!r}, log_to_driver=False)")
   try:
-    done = subprocess.run(join, capture_output=True, text=True, timeout=JOIN)
-  except subprocess.TimeoutExpired:
-    why = f"nothing answers within {JOIN:.0f} seconds"
-  else:
-    if done.returncode == 0:
-      return
-    said = done.stderr.strip().splitlines()
-    why = shortened(said[-1]) if said else f"exit status {done.returncode}"
-  raise RunError(f"RAY_ADDRESS={address}: the Ray cluster cannot be joined: {why}.")
+    subprocess.run(
+      join, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=JOIN, check=True
+    )
+  except subprocess.SubprocessError as error:
+    late = isinstance(error, subprocess.TimeoutExpired)
+    said = (error.stderr or b"").decode(errors="replace").strip().split("\n")[-1]
+    raise RunError(
+      f"RAY_ADDRESS={address}: the Ray cluster cannot be joined"
+      f"{f' within {JOIN:.0f} seconds' if late else ''}: {shortened(said)}"
+    ) from None
 
 
 class _Task:

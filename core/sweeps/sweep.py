@@ -10,7 +10,6 @@ import fcntl
 import itertools
 import json
 import os
-import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import config, jsonl, platform, training
-from ..errors import RunError, UserError, shortened
+from ..errors import UserError, shortened
 from ..experiment import IndependentRuns
 from ..registry import name_of
 from ..runs import settings
@@ -49,7 +48,7 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
   Raises:
     UserError: a mistake in any of these, or in a point, but for those that `bayes` has yet to
       choose; nothing was created then.
-    RunError: the folder cannot be written any more, or Ray is not to be had.
+    RunError: Ray is not to be had.
   """
   if workers is not None and workers < 1:
     raise UserError(f"--workers {workers} must be at least 1.")
@@ -57,14 +56,15 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     import_ray()
   found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
+  _check_out(out)
   root = _check(found, Points(found).further())
   ray = Ray(workers) if launcher == "ray" else None
+  out.mkdir(parents=True, exist_ok=True)
   with _alone(out) as lock:
-    with _writing(out):
-      _same(found, out)
-      points = Points(found, out / "points.jsonl")
-      if not found.bayes:
-        points.add(points.further())
+    _same(found, out)
+    points = Points(found, out / "points.jsonl")
+    if not found.bayes:
+      points.add(points.further())
     if found.config.get("early_terminate"):
       _say("early_terminate is for W&B's agents: here every point runs to its end.")
     why_not = apart_because(root, points.asked, found.bayes, launcher)
@@ -79,9 +79,16 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     if stopped:
       _say("stopped; the same command goes on.")
       return False
-    with _writing(out):
-      sweep_results.show(found, outcomes, out)
+    sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
+
+
+def _check_out(out: Path) -> None:
+  """Refuses a folder that cannot be written, by the one above it where it is not there yet."""
+  # os.path: Path.exists raises where a folder above may not be read.
+  parent = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
+  if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    raise UserError(f"--out {out}: cannot write to {parent}; choose another folder.")
 
 
 def _check(found: Sweep, points: Sequence[Point]) -> Any:
@@ -132,7 +139,7 @@ def apart_because(
 
 
 def _number(value: Any) -> float | None:
-  """The value as a number; YAML takes 1e-4, which has no point, for text."""
+  """The value as a number, also of text that gin reads as one."""
   try:
     return None if isinstance(value, bool) else float(value)
   except (TypeError, ValueError):
@@ -167,14 +174,14 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
   running: dict[int, Job] = {}
 
   def next_number() -> int | None:
-    if not waiting and found.bayes:
-      waiting.extend(range(len(outcomes), len(outcomes) + len(new := points.further(outcomes))))
+    if not waiting and found.bayes and (new := points.further(outcomes)):
       points.add(new)
-      outcomes.extend(Outcome(point, "pending") for point in new)
+      waiting.append(len(outcomes))
+      outcomes.append(Outcome(new[0], "pending"))
     return waiting.pop(0) if waiting else None
 
   total = found.count if found.bayes and found.count else len(outcomes)
-  with platform.stop_signals() as stopping, Bar(found, total) as bar, _writing(out):
+  with platform.stop_signals() as stopping, Bar(found, total) as bar:
     more = True
     while (more or running) and not stopping():
       while more and len(running) < runner.workers:
@@ -226,49 +233,19 @@ def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
 def _alone(out: Path) -> Iterator[int]:
   """Within it no other sweep works in `out`; yields the file descriptor that holds the lock.
 
-  The processes of a killed sweep hold it too, until they have saved and ended: that is waited for.
+  The processes of a killed sweep hold it too, until they have saved and ended.
   """
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    file = (out / "lock").open("a+", encoding="utf-8")
-  except OSError as error:
-    raise UserError(f"--out {out}: cannot write there ({error}); choose another one.") from error
-  with file:
-    began = time.monotonic()
-    while not _locked(file.fileno(), out):
-      file.seek(0)
-      host, _, process = file.read().partition(" ")
-      lives = host == socket.gethostname() and os.path.exists(f"/proc/{process}")
-      if lives or time.monotonic() > began + GRACE:
-        raise UserError(
-          f"another sweep works in {out}: process {process or 'unknown'} on {host or 'some host'}. "
-          "Wait for its end, or choose another --out."
-        )
-      time.sleep(POLL)
-    file.truncate(0)
-    file.write(f"{socket.gethostname()} {os.getpid()}")
-    file.flush()
+  with (out / "lock").open("w") as file:
+    deadline = time.monotonic() + GRACE
+    while True:
+      try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        break
+      except BlockingIOError:
+        if time.monotonic() > deadline:
+          raise UserError(f"another sweep works in {out}: choose another --out.") from None
+        time.sleep(POLL)
     yield file.fileno()
-
-
-def _locked(descriptor: int, out: Path) -> bool:
-  """Whether the lock could be taken."""
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    return False
-  except OSError as error:
-    raise RunError(f"{out} cannot be locked: {error}. Choose an --out elsewhere.") from error
-  return True
-
-
-@contextlib.contextmanager
-def _writing(out: Path) -> Iterator[None]:
-  """Around what writes in `out`; OSError becomes RunError."""
-  try:
-    yield
-  except OSError as error:
-    raise RunError(f"cannot write to {out}: {error}. The same command goes on.") from error
 
 
 def _same(found: Sweep, out: Path) -> None:
