@@ -6,8 +6,10 @@ import datetime
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from selftune.core import arguments, cli, config, platform, plotting, training
 from selftune.core.errors import UserError
 from selftune.core.experiment import IndependentRuns
 from selftune.core.subprocesses import python
-from selftune.core.sweeps import document, sweep
+from selftune.core.sweeps import document, launch, sweep
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps.bar import Bar
 from selftune.core.sweeps.file import Outcome, Points, bindings, read
@@ -441,7 +443,7 @@ MERGES = "\n".join(
     ("a: !!bool maybe", "'maybe'"),
     ("a: [1", "expected ',' or ']'"),
     ("a: !!python/name:os.system", "could not determine a constructor"),
-    ("a: !!int " + 5000 * "x", "xxx [...] xxx"),
+    ("a: !" + 5000 * "x" + " 1", "[...] xxx"),
   ],
 )
 def test_files_that_are_refused(tmp_path, text, message):
@@ -540,13 +542,23 @@ def test_a_folder_is_of_one_sweep_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp_path):
-  """Points as processes: kill -9 of the sweep in the middle of its points."""
+@pytest.mark.parametrize("launcher", ["processes", "ray"])
+def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp_path, launcher):
+  """Points as processes: kill -9 of the sweep in the middle of its points.
+
+  They find a module beside the gin file, and take no file of the current folder for a library.
+  """
+  if launcher == "ray":
+    pytest.importorskip("ray")
   steps = ["--bind=train.total_env_steps = 30_000", "--bind=train.checkpoint_seconds = 0.0"]
   steps.append("--bind=train.log_seconds = 0.1")
-  name = file("experiments/catch_stacx", steps, parameters={"train.seed": {"values": [0, 1]}})
+  Path("gins").mkdir()
+  Path("gins/mine.gin").write_text("include 'experiments/catch_stacx.gin'\nimport beside\n")
+  Path("gins/beside.py").touch()
+  Path("optax.py").write_text("raise SystemExit('not the library')")
+  name = file("gins/mine.gin", steps, parameters={"train.seed": {"values": [0, 1]}})
   out = tmp_path / "out"
-  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2"]
+  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2", "--launcher", launcher]
   killed = subprocess.Popen(command, stderr=subprocess.PIPE)
   fakes.wait_for(lambda: _begun(out) == 2, 300)
   os.kill(killed.pid, signal.SIGKILL)
@@ -589,7 +601,7 @@ def test_sigterm_saves_every_point_under_way(file, tmp_path):
 
 @pytest.mark.slow
 def test_ray_trains_points_and_survives_one_that_fails(file, tmp_path):
-  pytest.importorskip("ray", minversion="2")
+  pytest.importorskip("ray")
   points = {"train.num_envs": {"values": [8, 7, 4]}}  # 7 are not two pools
   steps = ["--bind=train.total_env_steps = 160", "--bind=train.seed = 1"]
   name = file("experiments/catch_stacx", steps, parameters=points)
@@ -598,4 +610,70 @@ def test_ray_trains_points_and_survives_one_that_fails(file, tmp_path):
   done = subprocess.run([*command, "--launcher", "ray"], capture_output=True, text=True)
   assert done.returncode == 1, done.stderr
   assert [row["status"] for row in table(out)] == ["finished", "finished", "failed"]
-  assert "train.num_envs = 7 is not divisible" in done.stderr
+  assert "failed: train.num_envs = 7 is not divisible" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_task_of_ray_runs_in_the_folder_of_the_sweep(tmp_path, monkeypatch):
+  """Wherever the worker is: a cluster's are where it was started."""
+  here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+  here.mkdir(), elsewhere.mkdir()
+  (here / "mine.gin").write_text("train.seed = 'no'\n")
+  monkeypatch.chdir(elsewhere)
+  for number, (folder, said) in enumerate(
+    [
+      (here, "mine.gin: train.env must be given"),
+      (tmp_path / "absent", "no gin file or experiment"),
+    ]
+  ):
+    assert launch._train("mine.gin", str(tmp_path / f"{number}"), [], str(folder)) == 1
+    log = (tmp_path / f"{number}" / "log.txt").read_text()
+    assert log.startswith(f"selftune: {said}") and log.count("\n") == 1, log
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer(file, monkeypatch, capsys):
+  pytest.importorskip("ray")
+  monkeypatch.setattr(launch, "JOIN", 5.0)
+  with socket.create_server(("127.0.0.1", 0)) as deaf:
+    address = f"127.0.0.1:{deaf.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cli.main(["sweep", file(), "--launcher", "ray", "--out", "out"]) == 1
+  told = capsys.readouterr().err
+  assert f"RAY_ADDRESS={address}: the Ray cluster cannot be joined within 5 seconds" in told
+  assert told.count("\n") == 1 and not Path("out").exists()
+  monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+  assert cli.main(["sweep", file(), "--launcher", "ray", "--out", "out"]) == 1
+  told = capsys.readouterr().err
+  assert "cannot be joined: ValueError: Invalid address format: nonsense" in told
+  assert told.count("\n") == 1 and not Path("out").exists()
+
+
+@pytest.fixture
+def folder():
+  """One with a short name, for sockets."""
+  with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    yield folder
+
+
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token(file, folder, monkeypatch, capfd):
+  """It says at the first try that the token is wrong, and Ray goes on trying."""
+  pytest.importorskip("ray")
+  monkeypatch.setattr(launch, "JOIN", 10.0)
+  code = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
+  start = ["start", "--head", "--block", "--port=0", "--num-cpus=1", "--include-dashboard=false"]
+  start += ["--disable-usage-stats", f"--temp-dir={folder}"]
+  guarded = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "a"}
+  cluster = subprocess.Popen([*python(code), *start], env=guarded)
+  try:
+    address = Path(folder, "ray_current_cluster")
+    fakes.wait_for(address.exists, 60)
+    monkeypatch.setenv("RAY_ADDRESS", address.read_text().strip())
+    capfd.readouterr()
+    assert cli.main(["sweep", file(), "--launcher", "ray", "--out", "out"]) == 1
+  finally:
+    cluster.terminate()
+    cluster.wait(60)
+  assert "cannot be joined within 10 seconds" in (told := capfd.readouterr().err)
+  assert "InvalidAuthToken" in told
