@@ -493,10 +493,13 @@ def test_workers_start_in_any_folder(tmp_path):
   for name in ("optax", "gymnasium", "numpy", "signal"):
     (tmp_path / f"{name}.py").write_text(f"raise SystemExit('not {name}')")
   (tmp_path / (100 * "x")).mkdir()
+  (tmp_path / "bin").mkdir()  # of the script, which Python puts first on the path, as of `selftune`
   make = "from selftune.plugins.envs.rwrl import Rwrl; pool = Rwrl(num_workers=2).make((1, 2))"
   show = "print(pool.reset().reward.tolist()); import tempfile; print(tempfile.gettempdir())"
+  *_, code = python(f"{make}; {show}; pool.close()")
+  (tmp_path / "bin" / "script.py").write_text(code)
   done = subprocess.run(
-    python(f"{make}; {show}; pool.close()"),
+    [sys.executable, "bin/script.py"],
     cwd=tmp_path,
     env=os.environ | {"TMPDIR": str(tmp_path / (100 * "x"))},
     capture_output=True,
