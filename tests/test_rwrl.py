@@ -19,7 +19,6 @@ from gymnasium.vector import async_vector_env
 
 from selftune.core import config, experiment
 from selftune.core.errors import RunError, UserError
-from selftune.core.subprocesses import python
 from selftune.plugins.envs import _rwrl_physics as physics
 from selftune.plugins.envs import _rwrl_safety as safety
 from selftune.plugins.envs._rwrl_block import Block, observation_size
@@ -496,7 +495,7 @@ def test_workers_start_in_any_folder(tmp_path):
   (tmp_path / "bin").mkdir()  # of the script, which Python puts first on the path, as of `selftune`
   make = "from selftune.plugins.envs.rwrl import Rwrl; pool = Rwrl(num_workers=2).make((1, 2))"
   show = "print(pool.reset().reward.tolist()); import tempfile; print(tempfile.gettempdir())"
-  *_, code = python(f"{make}; {show}; pool.close()")
+  code = f"if __name__ == '__main__':\n  {make}; {show}; pool.close()\n"
   (tmp_path / "bin" / "script.py").write_text(code)
   done = subprocess.run(
     [sys.executable, "bin/script.py"],
