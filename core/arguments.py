@@ -223,6 +223,7 @@ The file is an ordinary W&B sweep: parameters are gin bindings, the command call
     agent.metaopt: {value: '@fixed()'}            # as gin writes it: a string has quotes of its own
   command: [selftune, train, experiments/catch_stacx, '${args_no_hyphens}']
 The same file works unchanged with 'wandb sweep my.yaml' and 'wandb agent ID' (needs an account).
+${envvar:NAME} in the command is a variable of the environment.
 
 Stopped or killed, the same command goes on. Exit code 1 if a point failed (the others run on), or
 if it was stopped.""",
