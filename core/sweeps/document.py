@@ -21,7 +21,7 @@ def read(path: Path) -> Any:
     loader = _Loader(path.read_text(encoding="utf-8"))
     node = loader.get_single_node()
     if _entries(node, {}) > MOST:
-      raise UserError(f"{path} has more than {MOST:,} entries, or an alias within itself.")
+      raise UserError(f"it has more than {MOST:,} entries, or an alias within itself.")
     return loader.construct_document(node)
   except UserError as error:
     raise UserError(f"cannot read {path}: {error}") from None

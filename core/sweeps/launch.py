@@ -6,6 +6,7 @@ Every process gets the pipe of its stdin from whoever started it, and ends when 
 import contextlib
 import logging
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -108,9 +109,10 @@ def _check_answers(address: str) -> None:
     subprocess.run(
       join, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=JOIN, check=True
     )
-  except subprocess.SubprocessError as error:
+  except (subprocess.TimeoutExpired, subprocess.CalledProcessError) as error:
     late = isinstance(error, subprocess.TimeoutExpired)
-    said = (error.stderr or b"").decode(errors="replace").strip().split("\n")[-1]
+    last = (error.stderr or b"").decode(errors="replace").strip().split("\n")[-1]
+    said = re.sub(r"^\[.*?\] ", "", last)  # without the time and the process
     raise RunError(
       f"RAY_ADDRESS={address}: the Ray cluster cannot be joined"
       f"{f' within {JOIN:.0f} seconds' if late else ''}: {shortened(said)}"

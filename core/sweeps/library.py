@@ -16,6 +16,7 @@ Point = dict[str, Any]  # name of a binding -> value: a number, or text as gin w
 
 MOST = 10**5  # points of a grid
 NUMBERS = ("min", "max", "mu", "sigma", "q", "a", "b")  # of a parameter
+HUGE = 1e300
 EXAMPLES = "{values: [1, 2]}, {value: 1} or {min: 0.0, max: 1.0}"
 LIMITS = "q and sigma are above 0, and so is the min of log_uniform_values"
 
@@ -55,10 +56,10 @@ def suggested(asked: Asked, outcomes: Sequence[Outcome], n: int, seed: int = 0) 
   for name, spec in asked.parameters.items():
     if problem := _problem(asked.method, name, spec):
       raise UserError(f"{asked.path}: {shortened(f'{name}: {problem}')}")
-  if (size := math.prod(map(_size, asked.parameters.values()))) > MOST and asked.method == "grid":
+  if asked.method == "grid" and math.prod(map(_size, asked.parameters.values())) > MOST:
     raise UserError(
-      f"{asked.path}: a grid of {size:,} points, and at most {MOST:,} are possible: give fewer "
-      "values, or write method: random and run_cap."
+      f"{asked.path}: a grid of more than {MOST:,} points: give fewer values, or write method: "
+      "random and run_cap."
     )
   try:
     points = _ask(library, asked, outcomes, n, seed)
@@ -81,7 +82,7 @@ def _problem(method: str, name: Any, spec: Any) -> str | None:
     return "nested parameters are no bindings: write the whole name, as metatrace.mu."
   for key in NUMBERS:
     value = spec.get(key, 0)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < HUGE:
       return f"{key} is {value!r}, which is no finite number."
   if method == "bayes" and "probabilities" in spec:
     return "method bayes knows no probabilities: leave them out, or write method: random."
@@ -98,7 +99,8 @@ def _size(spec: Mapping[str, Any]) -> int:
     return len(spec["values"]) if isinstance(spec["values"], list) else 1
   least, greatest = spec.get("min", 0), spec.get("max", 0)
   if spec.get("distribution") == "q_uniform":
-    return math.ceil((greatest - least) / step) if (step := spec.get("q", 1)) > 0 else 1
+    step = spec.get("q", 1)
+    return math.ceil(min((greatest - least) / step, HUGE)) if step > 0 else 1
   return max(1, int(greatest - least) + 1)
 
 
