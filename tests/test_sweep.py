@@ -420,7 +420,7 @@ def test_numbers_need_no_point(tmp_path):
     *(1e-5, -2500.0, 500.0, 5.0, 1000.0, 1e-5, 7, float("inf")),
     *("1e-5", "1e", "e5", "1e5x"),
   ]
-  path.write_text("a: {min: 1e-5, max: 1e-2}\n")
+  path.write_text("\ufeffa: {min: 1e-5, max: 1e-2}\n", encoding="utf-8")
   assert document.read(path) == {"a": {"min": 1e-5, "max": 1e-2}}
 
 

@@ -18,7 +18,7 @@ def read(path: Path) -> Any:
     UserError: it cannot be read, says a key twice, or grows beyond limits by its aliases.
   """
   try:
-    loader = _Loader(path.read_text(encoding="utf-8"))
+    loader = _Loader(path.read_text(encoding="utf-8-sig"))
     node = loader.get_single_node()
     if _entries(node, {}) > MOST:
       raise UserError(f"it has more than {MOST:,} entries, or an alias within itself.")

@@ -92,7 +92,13 @@ def _failure(task: str, options: tuple[tuple[str, Any], ...]) -> str:
     f"envpool().make({task!r}, 'gymnasium', num_envs=1, **{dict(options)!r}).reset()"
   )
   try:
-    probe = subprocess.run(python(draw), capture_output=True, text=True, timeout=_PROBE_SECONDS)
+    probe = subprocess.run(
+      python(draw),
+      capture_output=True,
+      encoding="utf-8",
+      errors="replace",
+      timeout=_PROBE_SECONDS,
+    )
   except subprocess.TimeoutExpired:
     return f"no frame within {_PROBE_SECONDS} seconds"
   if probe.returncode == 0:
