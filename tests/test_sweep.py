@@ -480,6 +480,13 @@ def test_an_out_that_cannot_be_written(file, capsys, out):
   assert {path.name for path in Path().iterdir()} == {"online.gin", "sweep.yaml"}
 
 
+def test_a_new_python_takes_no_library_from_the_current_folder(tmp_path):
+  (tmp_path / "yaml.py").write_text("raise SystemExit('not yaml')")
+  command = python("import selftune.core, sys, yaml; print(yaml.safe_load(sys.argv[1]))")
+  done = subprocess.run([*command, "[1]"], cwd=tmp_path, capture_output=True, text=True)
+  assert (done.stdout, done.stderr) == ("[1]\n", "")
+
+
 def test_a_long_name_is_no_sweep(capsys):
   assert cli.main(["sweep", 300 * "x"]) == 2
   assert "no sweep" in capsys.readouterr().err
