@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import config, jsonl, platform, training
-from ..errors import UserError
+from ..errors import UserError, shortened
 from ..experiment import IndependentRuns
 from ..registry import name_of
 from ..runs import settings
@@ -29,6 +30,7 @@ from .file import Outcome, Point, Points, Sweep, bindings, read
 from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
 
 POLL = 0.2  # seconds between looks at the processes
+MANY = 500  # points, whose configurations take some seconds to read
 
 
 def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str = "auto") -> bool:
@@ -44,7 +46,9 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     Whether every point has been trained: not where one failed, or a signal stopped the sweep.
 
   Raises:
-    UserError: a mistake in any of these, or in the first point; nothing was created then.
+    UserError: a mistake in any of these, or in a point, but for those that `bayes` has yet to
+      choose; nothing was created then.
+    RunError: Ray is not to be had.
   """
   if workers is not None and workers < 1:
     raise UserError(f"--workers {workers} must be at least 1.")
@@ -52,26 +56,24 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     import_ray()
   found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
-  first = Points(found).next()
-  if first is None:
-    raise UserError(f"{found.path} has no point.")
-  root = config.load(found.experiment, (*found.bindings, *bindings(first))).root
+  _check_out(out)
+  root = _check(found, Points(found).further())
+  ray = Ray(workers) if launcher == "ray" else None
   out.mkdir(parents=True, exist_ok=True)
   with _alone(out) as lock:
     _same(found, out)
     points = Points(found, out / "points.jsonl")
-    bayes = found.config["method"] == "bayes"
-    while not bayes and (point := points.next()) is not None:
-      points.add(point)
+    if not found.bayes:
+      points.add(points.further())
     if found.config.get("early_terminate"):
       _say("early_terminate is for W&B's agents: here every point runs to its end.")
-    why_not = apart_because(root, points.asked, bayes, launcher)
+    why_not = apart_because(root, points.asked, found.bayes, launcher)
     if why_not is None:
       _say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
       stopped = _together(found, root, points.asked, out)
       outcomes = _outcomes(found, out, points.asked)
     else:
-      runner: Launcher = Ray(workers) if launcher == "ray" else Processes(workers, lock)
+      runner: Launcher = ray or Processes(workers, lock)
       _say(f"a process a point, {runner.workers} at a time, because {why_not}.")
       outcomes, stopped = _apart(found, points, out, runner)
     if stopped:
@@ -79,6 +81,33 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
       return False
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
+
+
+def _check_out(out: Path) -> None:
+  """Refuses a folder that cannot be written, by the one above it where it is not there yet."""
+  # os.path: Path.exists raises where a folder above may not be read.
+  parent = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
+  if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    raise UserError(f"--out {out}: cannot write to {parent}; choose another folder.")
+
+
+def _check(found: Sweep, points: Sequence[Point]) -> Any:
+  """Loads every point's configuration, as training will; returns the experiment of the first.
+
+  Raises:
+    UserError: names the first point that cannot be loaded, and why.
+  """
+  if not points:
+    raise UserError(f"{found.path} has no point.")
+  if len(points) > MANY:
+    _say(f"reading the configurations of {len(points):,} points.")
+  roots = []
+  for number, point in enumerate(points):
+    try:
+      roots.append(config.load(found.experiment, (*found.bindings, *bindings(point))).root)
+    except UserError as error:
+      raise UserError(f"{found.path}: point {number}: {shortened(str(error))}") from error
+  return roots[0]
 
 
 def apart_because(
@@ -110,7 +139,7 @@ def apart_because(
 
 
 def _number(value: Any) -> float | None:
-  """The value as a number; YAML takes 1e-4, which has no point, for text."""
+  """The value as a number, also of text that gin reads as one."""
   try:
     return None if isinstance(value, bool) else float(value)
   except (TypeError, ValueError):
@@ -140,22 +169,18 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
 
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
   """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
-  bayes = found.config["method"] == "bayes"
   outcomes = _outcomes(found, out, points.asked)
   waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
   running: dict[int, Job] = {}
 
   def next_number() -> int | None:
-    if waiting or not bayes:
-      return waiting.pop(0) if waiting else None
-    point = points.next(outcomes)
-    if point is None:
-      return None
-    points.add(point)
-    outcomes.append(Outcome(point, "pending"))
-    return len(outcomes) - 1
+    if not waiting and found.bayes and (new := points.further(outcomes)):
+      points.add(new)
+      waiting.append(len(outcomes))
+      outcomes.append(Outcome(new[0], "pending"))
+    return waiting.pop(0) if waiting else None
 
-  total = found.count if bayes and found.count else len(outcomes)
+  total = found.count if found.bayes and found.count else len(outcomes)
   with platform.stop_signals() as stopping, Bar(found, total) as bar:
     more = True
     while (more or running) and not stopping():

@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +14,7 @@ from typing import Any
 
 from ...core.errors import UserError
 from ...core.interfaces import DrawnEnvironment
+from ...core.subprocesses import python
 from ...core.types import Array, TimeStep
 from . import _pool
 
@@ -93,7 +93,11 @@ def _failure(task: str, options: tuple[tuple[str, Any], ...]) -> str:
   )
   try:
     probe = subprocess.run(
-      [sys.executable, "-c", draw], capture_output=True, text=True, timeout=_PROBE_SECONDS
+      python(draw),
+      capture_output=True,
+      encoding="utf-8",
+      errors="replace",
+      timeout=_PROBE_SECONDS,
     )
   except subprocess.TimeoutExpired:
     return f"no frame within {_PROBE_SECONDS} seconds"

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
@@ -20,11 +21,13 @@ from ._rwrl_block import EPISODE, Block, observation_size, run
 from ._rwrl_settings import Challenges, domains
 
 _WORKER_MODULES = [f"{__package__}._rwrl_block", f"{__package__}._rwrl_physics"]
+_LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")  # bytes
 _WORKER_VARIABLES = {
   "OMP_NUM_THREADS": "1",  # one process a core: NumPy's own threads would only compete
   "OPENBLAS_NUM_THREADS": "1",
   "MKL_NUM_THREADS": "1",
   "MUJOCO_GL": "disable",  # nothing is drawn
+  "PYTHONSAFEPATH": "1",  # a file of the user's in the current folder is not taken for a library
 }
 
 
@@ -35,7 +38,8 @@ class Pool:
   with `close`, and by themselves when this process is gone.
 
   Raises:
-    RunError: from `reset`, `send` and `recv`: a worker died or failed. The others are ended.
+    RunError: workers cannot be started; from `reset`, `send` and `recv`: one died or failed. The
+      others are ended.
   """
 
   def __init__(
@@ -58,10 +62,13 @@ class Pool:
       functools.partial(Block, domain, challenges, block, self._rows, i * EPISODE // n)
       for i, block in enumerate(blocks)
     ]
-    with _variables(_WORKER_VARIABLES), _deaf():
-      self._blocks = async_vector_env.AsyncVectorEnv(
-        make, copy=False, context="forkserver", worker=run
-      )
+    try:
+      with _variables(_WORKER_VARIABLES), _deaf(), _short_paths():
+        self._blocks = async_vector_env.AsyncVectorEnv(
+          make, copy=False, context="forkserver", worker=run
+        )
+    except OSError as error:
+      raise RunError(f"the workers of rwrl cannot be started: {error}.") from error
     self.pids = [process.pid for process in self._blocks.processes]
     self._ended = np.zeros(n, bool)
 
@@ -114,6 +121,21 @@ class Pool:
     for pipe in self._blocks.parent_pipes:
       if pipe is not None:
         pipe.close()
+
+
+@contextlib.contextmanager
+def _short_paths() -> Iterator[None]:
+  """Within it temporary files are in /tmp, if TMPDIR is too long for the paths of sockets.
+
+  `multiprocessing` makes a folder for its sockets when it starts its first server, and keeps it.
+  """
+  before = tempfile.gettempdir()
+  if len(os.fsencode(before)) > _LONGEST_TMPDIR:
+    tempfile.tempdir = "/tmp"
+  try:
+    yield
+  finally:
+    tempfile.tempdir = before
 
 
 def _fate(exitcode: int) -> str:
