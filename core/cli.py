@@ -40,6 +40,10 @@ def _exit_code(run: Callable[[], int]) -> int:
     return _fail(str(error), USER_MISTAKE)
   except RunError as error:
     return _fail(str(error), FAILED)
+  except OSError as error:  # of a file that nobody expected to be bad
+    if error.filename is None:
+      raise
+    return _fail(f"{error.filename}: {error.strerror}.", FAILED)
   except KeyboardInterrupt:
     return _fail("interrupted.", INTERRUPTED)
 
@@ -110,6 +114,8 @@ def _plot(arguments: argparse.Namespace) -> int:
   out = arguments.out or (arguments.workdirs[0] if alone else Path()) / "curves.png"
   if out.suffix != ".png":
     raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
+  if not out.parent.is_dir():
+    raise UserError(f"cannot write the plot {out}: there is no folder {out.parent}; make it first.")
   print(plot(arguments.workdirs, out))
   return OK
 

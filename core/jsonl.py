@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from . import files
 
 
 def encode(row: Mapping[str, Any]) -> str:
@@ -22,13 +23,21 @@ def encode(row: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-  """The rows of a file; a line torn by a killed process is left out."""
-  with path.open("rb") as file:
-    for line in file:
-      try:
-        yield json.loads(line)
-      except ValueError:
-        continue
+  """The rows of a file; a line torn by a killed process is left out.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    with path.open("rb") as file:
+      for line in file:
+        try:
+          row = json.loads(line)
+        except ValueError:
+          continue
+        yield row
+  except OSError as error:
+    raise files.cannot_read(path, error) from error
 
 
 def truncate(path: Path, env_steps: int) -> None:
@@ -38,11 +47,7 @@ def truncate(path: Path, env_steps: int) -> None:
   """
   if not path.exists():
     return
-  rest = path.with_suffix(".tmp")
-  with rest.open("w", encoding="utf-8") as file:
+  with files.whole(path) as file:
     for row in read(path):
       if row["env_steps"] <= env_steps:
         file.write(json.dumps(row) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-  rest.replace(path)

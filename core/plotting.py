@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from . import jsonl
+from . import files, jsonl
 from .errors import UserError
 from .histograms import BINS, Histogram, rebinned
 
@@ -36,13 +36,12 @@ def plot(workdirs: Sequence[Path], out: Path) -> Path:
   """Draws the runs into the PNG `out`.
 
   Raises:
-    UserError: a workdir has no metrics yet, or `out` cannot be written.
+    UserError: a workdir has no metrics yet.
+    RunError: `out` cannot be written.
   """
   drawn = figure(holding(workdirs, "metrics.jsonl"))
-  try:
-    drawn.savefig(out, dpi=DPI, format="png")
-  except OSError as error:
-    raise UserError(f"cannot write the plot: {error}.") from error
+  with files.whole(out, "wb") as file:
+    drawn.savefig(file, dpi=DPI, format="png")
   return out
 
 
@@ -94,8 +93,8 @@ def _setting(workdir: Path) -> str:
   if points.is_file():
     settings = list(jsonl.read(points))[int(path.name)]
   elif table.is_file():
-    with table.open(newline="") as file:
-      row = next(row for row in csv.DictReader(file) if int(row["run"]) == int(path.name))
+    rows = csv.DictReader(files.read(table).splitlines())
+    row = next(row for row in rows if int(row["run"]) == int(path.name))
     settings = {name: float(value) for name, value in row.items() if "." in name}
   else:
     return ""

@@ -87,9 +87,9 @@ def trained(tmp_path_factory, small):
   """A run of four updates with the checkpoints of the last three; and its last parameters."""
   saved = []
 
-  def save(learner, checkpoints, state, *rest):
+  def save(checkpoints, state, *rest):
     saved.append(jax.device_get(state.params))
-    original(learner, checkpoints, state, *rest)
+    original(checkpoints, state, *rest)
 
   original, loop.save = loop.save, save
   try:

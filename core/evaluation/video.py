@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import files
 from ..errors import RunError, UserError
 from ..interfaces import DrawablePlugin, DrawnEnvironment, Environment, EnvPlugin
 from ..registry import name_of
@@ -27,7 +28,7 @@ def check_path(path: Path) -> None:
   """
   if path.suffix != ".mp4":
     raise UserError(f"--video {path}: the video is an MP4; write {path.with_suffix('.mp4')}.")
-  if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+  if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
     raise UserError(f"--video {path}: cannot write there; choose a file in a folder that exists.")
 
 
@@ -57,8 +58,9 @@ def pool_of(
       yield pool, []
     return
   pool = drawable(env, f"video {path}").make_drawn(tuple(seeds))
-  with contextlib.closing(pool), contextlib.closing(Video(path, pool)) as video:
-    yield pool, [lambda timestep, _: video.add(timestep)]
+  with contextlib.closing(pool), files.replacing(path) as new:
+    with contextlib.closing(Video(new, pool)) as video:
+      yield pool, [lambda timestep, _: video.add(timestep)]
 
 
 class Video:

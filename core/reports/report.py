@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import files
 from ..errors import UserError
 from ..plotting import DPI
 from .comparison import Comparison, compare
@@ -44,7 +45,8 @@ def report(
     The table of aggregates, for the terminal.
 
   Raises:
-    UserError: runs are missing or do not fit together, or `out` cannot be written.
+    UserError: runs are missing or do not fit together, or `out` is nothing to write to.
+    RunError: it cannot be written.
   """
   for name, value in (("at", at), ("resamples", resamples)):
     if value is not None and value < 1:
@@ -62,15 +64,13 @@ def report(
   }
   if found.improvement.point:
     figures["improvement"] = _improvement(found.improvement)
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-      figure.savefig(out / f"{name}.png", dpi=DPI)
-    (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
-    page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-    (out / "index.html").write_text(page, "utf-8")
-  except OSError as error:
-    raise UserError(f"cannot write the report: {error}.") from error
+  files.make_folder(out)
+  for name, figure in figures.items():
+    with files.whole(out / f"{name}.png", "wb") as file:
+      figure.savefig(file, format="png", dpi=DPI)
+  files.write(out / "report.json", json.dumps(numbers(comparison, found), indent=1) + "\n")
+  page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
+  files.write(out / "index.html", page)
   return _text(aggregate_table(comparison, found))
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from .. import arguments, config, jsonl
+from .. import arguments, config, files, jsonl
 from ..errors import UserError, did_you_mean
 
 Point = dict[str, Any]  # name of a binding -> value: a number, or text as gin writes it
@@ -151,13 +151,11 @@ class Points:
     return [{k: _plain(e["value"]) for k, e in run.config.items()} for run in found if run]
 
   def add(self, point: Point) -> None:
-    """Keeps a point; the file is written whole or not at all."""
+    """Keeps a point."""
     self.asked.append(point)
     if self._path is not None:
-      new = self._path.with_suffix(".new")
       # Every digit: the library looks for what it has given.
-      new.write_text("".join(json.dumps(point) + "\n" for point in self.asked))
-      new.replace(self._path)
+      files.write(self._path, "".join(json.dumps(point) + "\n" for point in self.asked))
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from .. import files
 from ..errors import UserError
 
 GRACE = 60.0  # seconds in which a process that is asked to end may save
@@ -117,7 +118,7 @@ def _spawn(
   experiment: str, workdir: Path, bindings: Sequence[str], keep: Sequence[int] = ()
 ) -> subprocess.Popen:
   """Starts the process of a point, in a session of its own: Ctrl-C reaches the sweep alone."""
-  workdir.mkdir(parents=True, exist_ok=True)
+  files.make_folder(workdir)
   with (workdir / "log.txt").open("a") as log:
     return subprocess.Popen(
       [sys.executable, "-m", f"{__package__}.point", experiment, str(workdir), *bindings],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from .file import Outcome, Sweep
 
 STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
@@ -28,15 +29,14 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
     [numbers[id(o)], *o.point.values(), o.metric, o.status, o.env_steps, round(o.seconds, 1)]
     for o in ordered
   ]
-  new = out / "sweep.csv.new"
-  with new.open("w", newline="") as file:
+  with files.whole(out / "sweep.csv") as file:
     csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-  new.replace(out / "sweep.csv")
   table = Table(*columns, box=None)
   for row in rows:
     table.add_row(*(_short(value) for value in row))
   Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
-  draw(sweep, outcomes).savefig(out / "sweep.png", dpi=120)
+  with files.whole(out / "sweep.png", "wb") as file:
+    draw(sweep, outcomes).savefig(file, format="png", dpi=120)
   print(f"{out / 'sweep'}.csv and .png")
 
 

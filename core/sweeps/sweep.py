@@ -6,7 +6,6 @@ all points are one compiled program, whose own workdir is OUT.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import config, jsonl, platform, training
+from .. import config, files, jsonl, lock, platform, training
 from ..errors import UserError
 from ..experiment import IndependentRuns
 from ..registry import name_of
@@ -56,7 +55,7 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
   if first is None:
     raise UserError(f"{found.path} has no point.")
   root = config.load(found.experiment, (*found.bindings, *bindings(first))).root
-  out.mkdir(parents=True, exist_ok=True)
+  files.make_folder(out)
   with _alone(out) as lock:
     _same(found, out)
     points = Points(found, out / "points.jsonl")
@@ -134,7 +133,7 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
   if not training.finish(found.experiment, (*found.bindings, *more), out):
     return True
   for number in range(len(points)):
-    Workdir(folder(out, number)).done.touch()
+    files.write(Workdir(folder(out, number)).done, "")
   return False
 
 
@@ -210,17 +209,13 @@ def _alone(out: Path) -> Iterator[int]:
 
   The processes of a killed sweep hold it too, until they have saved and ended.
   """
-  with (out / "lock").open("w") as file:
-    deadline = time.monotonic() + GRACE
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if time.monotonic() > deadline:
-          raise UserError(f"another sweep works in {out}: choose another --out.") from None
-        time.sleep(POLL)
-    yield file.fileno()
+  with contextlib.ExitStack() as stack:
+    try:
+      advice = "another sweep, or points of one that was killed; choose another --out."
+      held = stack.enter_context(lock.alone(out / "lock", advice, GRACE, keep=True))
+    except OSError as error:
+      raise files.cannot_write(out / "lock", error) from error
+    yield held.descriptor
 
 
 def _same(found: Sweep, out: Path) -> None:
@@ -228,9 +223,9 @@ def _same(found: Sweep, out: Path) -> None:
   path = out / "sweep.json"
   mine = {k: found.config[k] for k in ("method", "parameters", "command")}
   text = json.dumps(mine, sort_keys=True, default=str)
-  if path.exists() and path.read_text() != text:
+  if path.exists() and files.read(path) != text:
     raise UserError(f"{out} holds another sweep than {found.path}: choose another --out.")
-  path.write_text(text)
+  files.write(path, text)
 
 
 def _say(message: str) -> None:
