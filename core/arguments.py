@@ -87,7 +87,7 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
   _add_config(it)
   it.add_argument(
     "--workdir",
-    type=Path,
+    type=_path,
     metavar="DIR",
     help="where configs, logs, checkpoints and plots go (default: runs/<config>_seed<seed>; under "
     "a W&B agent, runs/<config>_<its run's id>)",
@@ -99,6 +99,7 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
   )
   it.add_argument(
     "--init-from",
+    type=_filled,
     metavar="PATH[@STEP]",
     help="start with the weights of a checkpoint: of a workdir's newest, or of that update",
   )
@@ -128,6 +129,7 @@ pip install 'selftune[video]'.""",
   )
   it.add_argument(
     "workdir",
+    type=_filled,
     metavar="WORKDIR[@STEP]",
     help="of a run, finished or not; or one of its checkpoints (default: the newest whole one)",
   )
@@ -138,7 +140,7 @@ pip install 'selftune[video]'.""",
   it.add_argument(
     "--seed", type=int, default=0, metavar="S", help="of environments and actions (default: 0)"
   )
-  it.add_argument("--video", type=Path, metavar="FILE.mp4", help="record an episode")
+  it.add_argument("--video", type=_path, metavar="FILE.mp4", help="record an episode")
 
   it = command(
     "plot",
@@ -147,10 +149,10 @@ pip install 'selftune[video]'.""",
   selftune plot runs/catch_stacx_seed0
   selftune plot runs/stacx_seed* runs/impala_seed* --out compare.png     seeds are averaged""",
   )
-  it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
+  it.add_argument("workdirs", type=_path, nargs="+", metavar="WORKDIR", help="of a run")
   it.add_argument(
     "--out",
-    type=Path,
+    type=_path,
     metavar="FILE",
     help="the PNG (default: WORKDIR/curves.png for one run, ./curves.png for several)",
   )
@@ -173,9 +175,9 @@ interpolated between two rows of the log.
 Median, interquartile mean, mean and optimality gap, performance profiles, probability of
 improvement and sample efficiency are rliable's: pip install 'selftune[report]'.""",
   )
-  it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
+  it.add_argument("workdirs", type=_path, nargs="+", metavar="WORKDIR", help="of a run")
   it.add_argument(
-    "--out", type=Path, metavar="DIR", default=Path("report"), help="default: ./report"
+    "--out", type=_path, metavar="DIR", default=Path("report"), help="default: ./report"
   )
   it.add_argument(
     "--at", type=_steps, metavar="STEPS", help="env steps (default: train.total_env_steps)"
@@ -200,7 +202,7 @@ Stopped or killed, the same command goes on where it was. Figures share cells of
   it.add_argument("--quick", action="store_true", help="a small form of the same")
   it.add_argument(
     "--out",
-    type=Path,
+    type=_path,
     metavar="DIR",
     default=Path("runs", "reproduce"),
     help="default: runs/reproduce",
@@ -228,7 +230,9 @@ Stopped or killed, the same command goes on. Exit code 1 if a point failed (the 
 if it was stopped.""",
   )
   it.add_argument("sweep", metavar="SWEEP", help="a YAML file, or the name of a packaged one")
-  it.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sweeps/<name of the file>")
+  it.add_argument(
+    "--out", type=_path, metavar="DIR", help="default: runs/sweeps/<name of the file>"
+  )
   it.add_argument(
     "--workers",
     type=int,
@@ -263,6 +267,18 @@ if it was stopped.""",
   )
   _add_config(it)
   return parser
+
+
+def _path(text: str) -> Path:
+  """A file or folder."""
+  return Path(_filled(text))
+
+
+def _filled(text: str) -> str:
+  """A text that is not empty: an empty path, of a shell's unset variable, is the current folder."""
+  if not text:
+    raise argparse.ArgumentTypeError("it is empty: write ./ for the current folder")
+  return text
 
 
 def _steps(text: str) -> int:

@@ -6,6 +6,7 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 import argparse
 import contextlib
 import datetime
+import errno
 import json
 import logging
 import os
@@ -43,7 +44,8 @@ def _exit_code(run: Callable[[], int]) -> int:
   except OSError as error:  # of a file that nobody expected to be bad
     if error.filename is None:
       raise
-    return _fail(f"{error.filename}: {error.strerror}.", FAILED)
+    code = USER_MISTAKE if error.errno == errno.ENAMETOOLONG else FAILED
+    return _fail(f"{error.filename}: {error.strerror}.", code)
   except KeyboardInterrupt:
     return _fail("interrupted.", INTERRUPTED)
 
@@ -113,8 +115,9 @@ def _plot(arguments: argparse.Namespace) -> int:
   alone = len(arguments.workdirs) == 1
   out = arguments.out or (arguments.workdirs[0] if alone else Path()) / "curves.png"
   if out.suffix != ".png":
-    raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
-  if not out.parent.is_dir():
+    png = out.parent / f"{out.stem or 'curves'}.png"
+    raise UserError(f"--out {out}: the plot is a PNG; write {png}.")
+  if arguments.out and not os.path.isdir(out.parent):
     raise UserError(f"cannot write the plot {out}: there is no folder {out.parent}; make it first.")
   print(plot(arguments.workdirs, out))
   return OK

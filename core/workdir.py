@@ -128,6 +128,9 @@ class Workdir:
     Raises:
       UserError: says which, and what to do.
     """
+    kept = self.checkpoints
+    if os.path.lexists(kept) and not (os.path.isdir(kept) and os.access(kept, os.W_OK | os.X_OK)):
+      raise UserError(f"cannot write to {kept}: mend or remove it, or choose another --workdir.")
     if self.holds_run() and not resume:
       raise UserError(
         f"{self.path} holds a run already: add --resume to go on with it, or choose another "

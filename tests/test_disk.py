@@ -134,10 +134,15 @@ def test_weights_of_another_run(config, tmp_path, capfd):
     assert not (tmp_path / "target").exists()
 
 
-def test_names_of_checkpoints():
+def test_names_of_checkpoints(tmp_path):
   folder = Path("a", "run@home", "checkpoints")
   assert locate("a/run@home") == locate("a/run@home/checkpoints") == (folder, None)
   assert locate("a/run@home@12") == locate("a/run@home/checkpoints/12") == (folder, 12)
+  folder = tmp_path / "run@3"
+  assert locate(str(folder)) == (tmp_path / "run" / "checkpoints", 3)
+  folder.mkdir()  # a folder of that name counts more
+  assert locate(str(folder)) == (folder / "checkpoints", None)
+  assert locate(f"{folder}@12") == (folder / "checkpoints", 12)
 
 
 def test_checkpoints_whose_configuration_is_gone(config, tmp_path):

@@ -213,11 +213,11 @@ def _check_name(directory: Path) -> None:
   if address := [part for part in directory.parts[:-1] if _SCHEME.fullmatch(part)]:
     raise UserError(f"{kept}, and {address[0]}// begins an address: mount it, and give its folder.")
   if wrong := [character for character in "[\\" if character in name]:
-    raise UserError(f"{kept}, and not read back from one with {wrong[0]} in its name: rename it.")
+    raise UserError(f"{kept}, and not read back from one with {wrong[0]} in it: choose another.")
   try:
     name.encode()
   except UnicodeEncodeError:
-    raise UserError(f"{kept} whose names are UTF-8, which this is not: rename it.") from None
+    raise UserError(f"{kept} whose names are UTF-8, which this is not: choose another.") from None
 
 
 def _reason(error: BaseException) -> str:

@@ -27,7 +27,8 @@ def check_path(path: Path) -> None:
     UserError: it cannot.
   """
   if path.suffix != ".mp4":
-    raise UserError(f"--video {path}: the video is an MP4; write {path.with_suffix('.mp4')}.")
+    mp4 = path.parent / f"{path.stem or 'video'}.mp4"
+    raise UserError(f"--video {path}: the video is an MP4; write {mp4}.")
   if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
     raise UserError(f"--video {path}: cannot write there; choose a file in a folder that exists.")
 

@@ -55,7 +55,6 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
   if first is None:
     raise UserError(f"{found.path} has no point.")
   root = config.load(found.experiment, (*found.bindings, *bindings(first))).root
-  files.make_folder(out)
   with _alone(out) as lock:
     _same(found, out)
     points = Points(found, out / "points.jsonl")
@@ -208,13 +207,19 @@ def _alone(out: Path) -> Iterator[int]:
   """Within it no other sweep works in `out`; yields the file descriptor that holds the lock.
 
   The processes of a killed sweep hold it too, until they have saved and ended.
+
+  Raises:
+    UserError: another one does, or the folder cannot be written.
   """
   with contextlib.ExitStack() as stack:
     try:
+      out.mkdir(parents=True, exist_ok=True)
       advice = "another sweep, or points of one that was killed; choose another --out."
       held = stack.enter_context(lock.alone(out / "lock", advice, GRACE, keep=True))
     except OSError as error:
-      raise files.cannot_write(out / "lock", error) from error
+      raise UserError(
+        f"cannot write to {out}: {files.reason(error)}. Choose another --out."
+      ) from error
     yield held.descriptor
 
 
