@@ -24,15 +24,15 @@ def replacing(path: Path) -> Iterator[Path]:
   """
   new = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
   try:
+    yield new
     try:
-      yield new
       new.replace(path)
-    except BaseException:
-      with contextlib.suppress(OSError):
-        new.unlink()
-      raise
-  except OSError as error:
-    raise cannot_write(path, error) from error
+    except OSError as error:
+      raise cannot_write(path, error) from error
+  except BaseException:
+    with contextlib.suppress(OSError):
+      new.unlink()
+    raise
 
 
 @contextlib.contextmanager
@@ -44,10 +44,14 @@ def whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     mode: `w` for text, which is UTF-8 with line ends as given; `wb` for bytes.
   """
   text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-  with replacing(path) as new, new.open(mode, **text) as file:
-    yield file
-    file.flush()
-    os.fsync(file.fileno())  # else a crash may leave the new name with nothing in it
+  with replacing(path) as new:
+    try:
+      with new.open(mode, **text) as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())  # else a crash may leave the new name with nothing in it
+    except OSError as error:
+      raise cannot_write(path, error) from error
 
 
 def write(path: Path, text: str) -> None:

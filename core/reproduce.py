@@ -64,9 +64,11 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
 
   Raises:
     UserError: there is no such figure.
+    RunError: `out` cannot be written.
   """
   paper, figure = find(name)
   folder = out / paper / "quick" if quick else out / paper
+  files.make_folder(folder / "cells")
   for number, cell in enumerate(figure.cells):
     workdir = folder / "cells" / cell.name
     if not Workdir(workdir).done.exists():

@@ -96,7 +96,7 @@ class Workdir:
       stack.callback(_remove_if_empty, folder)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      advice = "wait until it has ended, or choose another --workdir."
+      advice = "wait until it has ended, or choose another folder."
       return stack.enter_context(lock.alone(self.path / "train.lock", advice))
     except OSError as error:
       raise UserError(

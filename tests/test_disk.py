@@ -1,5 +1,7 @@
 """Disks that are full or become read-only: one clear line, and no checkpoint lost."""
 
+import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -8,7 +10,7 @@ import fakes
 import pytest
 
 from selftune.core import config as config_module
-from selftune.core import jsonl, training
+from selftune.core import files, jsonl, training
 from selftune.core.errors import RunError, UserError
 from selftune.core.workdir import locate
 
@@ -96,6 +98,35 @@ def test_a_run_on_a_bad_disk_does_not_start_and_loses_nothing(config, disk, faul
   assert {p: data for p, data in after.items() if p in before} == before
   more = training.train(config, [*SAVING, "train.total_env_steps = 200"], run, True)
   assert more.updates == 10
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / "a.txt"
+  files.write(path, "öld\r\n")
+  assert path.read_bytes() == b"\xc3\xb6ld\r\n"
+  with pytest.raises(KeyError):
+    with files.whole(path) as file:
+      file.write("half")
+      raise KeyError
+  with pytest.raises(RunError, match=r"a.txt: No space left on device; free space on its disk\.$"):
+    with files.whole(path, "wb"):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  with files.whole(path) as first, files.whole(path) as second:
+    first.write("first")
+    second.write("second")
+  assert path.read_text() == "first"  # which ended last
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_else_fails_while_a_file_is_made_is_not_taken_for_the_file(tmp_path):
+  with pytest.raises(ConnectionError, match="the environment"):
+    with files.replacing(tmp_path / "a.mp4") as new:
+      new.write_text("half")
+      raise ConnectionError("the environment")
+  assert list(tmp_path.iterdir()) == []
+  with pytest.raises(RunError, match=r"cannot write .*a.mp4: No such file"):
+    with files.replacing(tmp_path / "a.mp4"):
+      pass  # nothing was made
 
 
 @pytest.mark.slow

@@ -164,9 +164,7 @@ def test_a_run_is_refused_where_another_trains(config, tmp_path):
   run.mkdir(parents=True)
   for resume in (False, True):
     with lock.alone(run / "train.lock", ADVICE):
-      with pytest.raises(
-        UserError, match=r"run is in use by process .* or choose another --workdir"
-      ):
+      with pytest.raises(UserError, match=r"run is in use by process .* or choose another folder"):
         training.train(config, (), run, resume)
     assert list(run.iterdir()) == []
   training.train(config, (), run)
