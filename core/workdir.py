@@ -99,9 +99,8 @@ class Workdir:
       advice = "wait until it has ended, or choose another folder."
       return stack.enter_context(lock.alone(self.path / "train.lock", advice))
     except OSError as error:
-      raise UserError(
-        f"cannot write to {self.path}: {files.reason(error)}. Choose another --workdir."
-      ) from error
+      advice = "" if error.errno in files.FULL else " Choose another --workdir."
+      raise UserError(f"cannot write to {self.path}: {files.reason(error)}.{advice}") from error
 
   def load(self) -> config.Loaded:
     """The configuration of the run.

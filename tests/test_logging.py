@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from selftune.core import files, jsonl
 from selftune.core.episodes import Episode, EpisodeStats
-from selftune.core.errors import RunError
+from selftune.core.errors import NonFiniteError, RunError
 from selftune.core.histograms import Histogram
 from selftune.core.interfaces import RunInfo
 from selftune.core.logging import QUEUE_SIZE, Logger
@@ -103,6 +103,18 @@ def test_failure_surfaces_at_close_but_hides_no_other_exception(tmp_path, caplog
       log.log({}, 1)
       raise KeyError("the real trouble")
   assert "could not be closed" in caplog.text
+
+
+@pytest.mark.parametrize(("ended_with", "told"), [(RunError, 0), (NonFiniteError, 1)])
+def test_a_bad_disk_is_told_once(tmp_path, caplog, ended_with, told):
+  def full(*_):
+    raise RunError("cannot write metrics.jsonl")
+
+  with pytest.raises(ended_with, match="the checkpoint"):
+    with Logger({"disk": Fake(full, required=True)}, run_info(tmp_path)) as log:
+      log.log({}, 1)
+      raise ended_with("the checkpoint")
+  assert len(caplog.records) == told
 
 
 def test_optional_writer_that_fails_warns_once(tmp_path, caplog):
