@@ -6,8 +6,10 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 import argparse
 import contextlib
 import datetime
+import errno
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +67,11 @@ def _exit_code(run: Callable[[], int]) -> int:
     return _fail(str(error), USER_MISTAKE)
   except RunError as error:
     return _fail(str(error), FAILED)
+  except OSError as error:  # of a file that nobody expected to be bad
+    if error.filename is None:
+      raise
+    code = USER_MISTAKE if error.errno == errno.ENAMETOOLONG else FAILED
+    return _fail(f"{error.filename}: {error.strerror}.", code)
   except KeyboardInterrupt:
     return _fail("interrupted.", INTERRUPTED)
 
@@ -138,6 +145,8 @@ def _plot(arguments: argparse.Namespace) -> int:
   if out.suffix != ".png":
     instead = out.parent / f"{out.stem.strip('.') or 'curves'}.png"
     raise UserError(f"--out {out}: the plot is a PNG; write {instead}.")
+  if arguments.out and not os.path.isdir(out.parent):
+    raise UserError(f"cannot write the plot {out}: there is no folder {out.parent}; make it first.")
   print(plot(arguments.workdirs, out))
   return OK
 

@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from . import files
 
 
 def encode(row: Mapping[str, Any]) -> str:
@@ -25,15 +26,21 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
   """The rows of a file; a line torn by a killed process, and any that is no object, is left out.
 
   NaN and infinity, which are no JSON, become None as `encode` has them.
+
+  Raises:
+    UserError: it cannot be read.
   """
-  with path.open("rb") as file:
-    for line in file:
-      try:
-        row = json.loads(line, parse_constant=lambda _: None)
-      except (ValueError, RecursionError):
-        continue
-      if isinstance(row, dict):
-        yield row
+  try:
+    with path.open("rb") as file:
+      for line in file:
+        try:
+          row = json.loads(line, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+          continue
+        if isinstance(row, dict):
+          yield row
+  except OSError as error:
+    raise files.cannot_read(path, error) from error
 
 
 def is_number(value: Any) -> bool:
@@ -54,12 +61,8 @@ def truncate(path: Path, env_steps: int) -> None:
   """
   if not path.exists():
     return
-  rest = path.with_suffix(".tmp")
-  with rest.open("w", encoding="utf-8") as file:
+  with files.whole(path) as file:
     for row in read(path):
       steps = row.get("env_steps")
       if not is_number(steps) or steps <= env_steps:
         file.write(json.dumps(row) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-  rest.replace(path)

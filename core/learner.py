@@ -284,14 +284,15 @@ class Learner:
   def check(self, metrics: Metrics) -> None:
     """Raises NonFiniteError if any update so far met a number that was not finite.
 
-    `metrics` are of the latest update, on the host.
+    `metrics` are of the latest update, on the device or the host.
     """
-    failure = int(metrics["failure"])
+    failure = int(jax.device_get(metrics["failure"]))
     if failure >= 0:
       names = check_order([name for name in metrics if name not in ("failure", "updates")])
       names = culprits(self._env, self._agent.agent) + names
+      good = int(jax.device_get(metrics["updates"]))
       raise NonFiniteError(
-        f"'{names[failure]}' was not finite in update {int(metrics['updates']) + 1}; "
+        f"'{names[failure]}' was not finite in update {good + 1}; "
         "the state before that update is kept."
       )
 

@@ -20,6 +20,7 @@ import numpy as np
 
 from . import checks
 from .episodes import Episode
+from .errors import RunError
 from .histograms import Histogram, is_finite
 from .interfaces import (
   RunInfo,
@@ -138,8 +139,10 @@ class Logger:
     except Exception as error:
       if kind is None:
         raise
-      # What ended the run matters more than what then befell its log.
-      _LOG.warning("the log could not be closed: %r", error)
+      # What ended the run matters more than what then befell its log; and of a full disk, say,
+      # which both failed for, one message is enough.
+      if not (kind is RunError and type(error) is RunError):
+        _LOG.warning("the log could not be closed: %r", error)
 
 
 class _Lane:

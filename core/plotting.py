@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from . import jsonl
+from . import files, jsonl
 from .errors import UserError
 from .histograms import BINS, Histogram, rebinned
 
@@ -40,22 +40,25 @@ def plot(workdirs: Sequence[Path], out: Path) -> Path:
   """Draws the runs into the PNG `out`.
 
   Raises:
-    UserError: a workdir has no metrics yet, or `out` cannot be written.
+    UserError: a workdir has no metrics yet.
+    RunError: `out` cannot be written.
   """
   drawn = figure(holding(workdirs, "metrics.jsonl"))
-  try:
-    save({out: drawn})
-  except OSError as error:
-    raise UserError(f"cannot write the plot: {error}.") from error
+  save({out: drawn})
   return out
 
 
 def save(figures: Mapping[Path, Any]) -> None:
-  """Writes figures as PNGs; what Matplotlib warns of is told once, in one line."""
+  """Writes figures as PNGs; what Matplotlib warns of is told once, in one line.
+
+  Raises:
+    RunError: one cannot be written.
+  """
   with warnings.catch_warnings(record=True) as caught:
     warnings.simplefilter("always")
     for out, drawn in figures.items():
-      drawn.savefig(out, dpi=DPI, format="png")
+      with files.whole(out, "wb") as file:
+        drawn.savefig(file, dpi=DPI, format="png")
   said = {str(warning.message) for warning in caught}
   if without := sorted(message for message in said if message.startswith("Glyph ")):
     _LOG.warning("Matplotlib's font lacks characters, which are drawn as boxes: %s", without[0])
@@ -125,8 +128,8 @@ def _setting(workdir: Path) -> str:
   if points.is_file():
     settings = list(jsonl.read(points))[int(path.name)]
   elif table.is_file():
-    with table.open(newline="") as file:
-      row = next(row for row in csv.DictReader(file) if int(row["run"]) == int(path.name))
+    rows = csv.DictReader(files.read(table).splitlines())
+    row = next(row for row in rows if int(row["run"]) == int(path.name))
     settings = {name: float(value) for name, value in row.items() if "." in name}
   else:
     return ""

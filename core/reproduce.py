@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import jsonl, training
+from . import files, jsonl, training
 from .errors import UserError, did_you_mean
 from .workdir import Workdir
 
@@ -64,9 +64,11 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
 
   Raises:
     UserError: there is no such figure.
+    RunError: `out` cannot be written.
   """
   paper, figure = find(name)
   folder = out / paper / "quick" if quick else out / paper
+  files.make_folder(folder / "cells")
   for number, cell in enumerate(figure.cells):
     workdir = folder / "cells" / cell.name
     if not Workdir(workdir).done.exists():
@@ -79,7 +81,8 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   results = [read(cell, folder / "cells" / cell.name) for cell in figure.cells]
   target = folder / name.split("/")[1]
   write_table(target.with_suffix(".csv"), results)
-  figure.draw(results).savefig(target.with_suffix(".png"), dpi=120)
+  with files.whole(target.with_suffix(".png"), "wb") as file:
+    figure.draw(results).savefig(file, format="png", dpi=120)
   for line in figure.claims(results):
     print(line)
   if quick:
@@ -104,8 +107,7 @@ def find(name: str) -> tuple[str, Figure]:
 
 def read(cell: Cell, workdir: Path) -> Result:
   """The logs of a cell that has been trained."""
-  with (workdir / "runs.csv").open(newline="") as file:
-    settings = list(csv.DictReader(file))
+  settings = list(csv.DictReader(files.read(workdir / "runs.csv").splitlines()))
   of_run: list[list[tuple[float, int]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
     run, *episode = (row.get(key) for key in ("run", "return", "length"))
@@ -123,14 +125,10 @@ def read(cell: Cell, workdir: Path) -> Result:
 
 
 def write_table(path: Path, results: Sequence[Result]) -> None:
-  """One row an episode of a run of a cell, those that a diverged run missed too.
-
-  The file is written whole or not at all.
-  """
+  """One row an episode of a run of a cell, those that a diverged run missed too."""
   own = list(dict.fromkeys(name for result in results for name in result.cell.columns))
   shown = [name for name in results[0].settings[0] if "." in name or name == "seed"]
-  new = path.with_suffix(".new")
-  with new.open("w", newline="") as file:
+  with files.whole(path) as file:
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow([*own, *shown, "run", "episode", "return", "length"])
     for cell, settings, returns, lengths, _ in results:
@@ -139,7 +137,6 @@ def write_table(path: Path, results: Sequence[Result]) -> None:
         head = [*left, *(row.get(name, "") for name in shown), run]
         scored = np.flatnonzero(~np.isnan(returns[run]))
         rows.writerows([*head, e, returns[run, e], lengths[run, e]] for e in scored)
-  new.replace(path)
 
 
 def smooth(returns: np.ndarray, window: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import checks, config, environments, hosts, platform, plotting
+from . import checks, config, environments, files, hosts, platform, plotting
 from .actor import Actor
 from .agent import BuiltAgent
 from .checkpoint import Checkpointer
@@ -51,7 +51,7 @@ def train(
 
   Raises:
     UserError: a mistake in any of these; nothing was created then.
-    NonFiniteError: a loss or gradient was not finite; the last good checkpoint is intact.
+    NonFiniteError: a loss or gradient was not finite; the state before that update is saved.
     RunError: the disk is full, or another process of the job was lost; likewise.
   """
   loaded = config.load(name, bindings)
@@ -59,13 +59,13 @@ def train(
   platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
   check(experiment)
   workdir = Workdir(path)
-  workdir.check(loaded, resume)
-
-  text = zlib.crc32(loaded.text.encode())
-  hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
 
   with contextlib.ExitStack() as stack:
     stack.enter_context(hosts.losses_explained())
+    still_alone = stack.enter_context(workdir.alone())
+    workdir.check(loaded, resume)
+    text = zlib.crc32(loaded.text.encode())
+    hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
     if isinstance(experiment.runtime, IndependentRuns):
       training = prepare_runs(experiment, experiment.runtime, workdir)
     else:
@@ -91,7 +91,13 @@ def train(
           file=sys.stderr,
         )
       return dataclasses.replace(progress, done=True)
-    stopping = stack.enter_context(platform.stop_signals())  # from here on there is what to save
+    # From here on there is something to save.
+    asked_to_stop = stack.enter_context(platform.stop_signals())
+
+    def stopping() -> bool:
+      still_alone()
+      return asked_to_stop()
+
     if hosts.is_first():
       workdir.create(loaded, seeds, progress.env_steps, weights)
       workdir.say_resumed(resume, restored)
@@ -137,7 +143,7 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
   if not workdir.done.exists():
     if not train(name, bindings, path, resume=workdir.holds_run()).done:
       return False
-    workdir.done.touch()
+    files.write(workdir.done, "")
   return True
 
 

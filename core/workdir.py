@@ -1,14 +1,15 @@
 """The files of one run: its configs, `restarts.jsonl`, logs and checkpoints."""
 
+import contextlib
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import config, jsonl
+from . import config, files, hosts, jsonl, lock
 from .checkpoint import Checkpointer, Restored
 from .errors import UserError
 from .registry import kind_of
@@ -48,7 +49,8 @@ def locate(text: str) -> tuple[Path, int | None]:
   PATH is a workdir, its `checkpoints`, or one of those.
   """
   name, at, step = text.rpartition("@")
-  path, number = (Path(name), int(step)) if at and step.isdecimal() else (Path(text), None)
+  of_step = at and step.isdecimal() and not os.path.isdir(text)  # a folder may have such a name
+  path, number = (Path(name), int(step)) if of_step else (Path(text), None)
   if number is None and path.name.isdecimal() and path.parent.name == "checkpoints":
     path, number = path.parent, int(path.name)
   return (path if path.name == "checkpoints" else path / "checkpoints"), number
@@ -77,7 +79,40 @@ class Workdir:
     self._restarts = path / "restarts.jsonl"
 
   def holds_run(self) -> bool:
-    return self._config.exists()
+    return os.path.exists(self._config)  # Path.exists raises where a folder may not be read
+
+  @contextlib.contextmanager
+  def alone(self) -> Iterator[Callable[[], None]]:
+    """Within it no other job trains here; makes the folder, and removes it if it stays empty.
+
+    Yields:
+      A function that raises RunError if another process has taken over.
+
+    Raises:
+      UserError: another process trains here, or the folder cannot be written.
+    """
+    still_alone, refusal = lambda: None, None
+    with contextlib.ExitStack() as stack:
+      if hosts.is_first():
+        try:
+          still_alone = self._locked(stack).check
+        except UserError as error:
+          refusal = error
+      hosts.none_refused(refusal)
+      yield still_alone
+
+  def _locked(self, stack: contextlib.ExitStack) -> lock.Lock:
+    """The lock of this folder, until the stack unwinds."""
+    missing = [p for p in (self.path, *self.path.parents) if not os.path.exists(p)]
+    for folder in reversed(missing):
+      stack.callback(_remove_if_empty, folder)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      advice = "wait until it has ended, or choose another folder."
+      return stack.enter_context(lock.alone(self.path / "train.lock", advice))
+    except OSError as error:
+      advice = "" if error.errno in files.FULL else " Choose another --workdir."
+      raise UserError(f"cannot write to {self.path}: {files.reason(error)}.{advice}") from error
 
   def load(self) -> config.Loaded:
     """The configuration of the run.
@@ -104,10 +139,9 @@ class Workdir:
     Raises:
       UserError: says which, and what to do.
     """
-    # os.path: Path.exists raises where a folder above may not be read.
-    parent = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-      raise UserError(f"cannot write to {parent}: choose another --workdir.")
+    kept = self.checkpoints
+    if os.path.lexists(kept) and not (os.path.isdir(kept) and os.access(kept, os.W_OK | os.X_OK)):
+      raise UserError(f"cannot write to {kept}: mend or remove it, or choose another --workdir.")
     if self.holds_run() and not resume:
       raise UserError(
         f"{self.path} holds a run already: add --resume to go on with it, or choose another "
@@ -132,7 +166,7 @@ class Workdir:
 
   def restarts(self) -> int:
     """How often the run has been started."""
-    return len(self._restarts.read_text().splitlines()) if self._restarts.exists() else 0
+    return len(files.read(self._restarts).splitlines()) if self._restarts.exists() else 0
 
   def env_seeds(self) -> set[int]:
     """The seeds of all environments that the run has been trained in."""
@@ -155,7 +189,7 @@ class Workdir:
       weights: the checkpoint that the first ones are from, if any.
 
     Raises:
-      UserError: the folder cannot be written.
+      RunError: they cannot be written.
     """
     imports = _folders(loaded.text)
     start = {
@@ -164,15 +198,14 @@ class Workdir:
       "imports": imports,
       "env_seeds": seeds,
     }
+    files.write(self.path / "operative_config.gin", loaded.operative)
+    files.write(self._config, loaded.text)
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      _replace(self.path / "operative_config.gin", loaded.operative)
-      _replace(self._config, loaded.text)
       torn = self._restarts.exists() and self._restarts.read_bytes()[-1:] not in (b"", b"\n")
-      with self._restarts.open("a") as file:
+      with self._restarts.open("a", encoding="utf-8") as file:
         file.write("\n" * torn + json.dumps(start) + "\n")
     except OSError as error:
-      raise UserError(f"cannot write to {self.path}: {error}. Choose another --workdir.") from error
+      raise files.cannot_write(self._restarts, error) from error
 
   def say_resumed(self, resume: bool, restored: Restored | None) -> None:
     """Tells the user where a resumed run goes on, and what was damaged."""
@@ -199,11 +232,9 @@ def _folders(text: str) -> list[str]:
   return [str(f.parents[1] if f.name == "__init__.py" else f.parent) for f in files]
 
 
-def _replace(path: Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  new = path.with_suffix(".new")
-  new.write_text(text)
-  new.replace(path)
+def _remove_if_empty(folder: Path) -> None:
+  with contextlib.suppress(OSError):
+    folder.rmdir()
 
 
 def identity(loaded: config.Loaded) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The command line: every command, and every mistake with its one message and nothing lost."""
 
 import dataclasses
+import errno
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 from imageio.v2 import mimread
 
+from selftune.core import cli as cli_module
 from selftune.core import config, jsonl, loop, registry
 from selftune.core.cli import main
 from selftune.core.evaluation import evaluate
@@ -87,9 +89,9 @@ def trained(tmp_path_factory, small):
   """A run of four updates with the checkpoints of the last three; and its last parameters."""
   saved = []
 
-  def save(learner, checkpoints, state, *rest):
+  def save(checkpoints, state, *rest):
     saved.append(jax.device_get(state.params))
-    original(learner, checkpoints, state, *rest)
+    original(checkpoints, state, *rest)
 
   original, loop.save = loop.save, save
   try:
@@ -218,6 +220,72 @@ def test_workdirs_that_cannot_be_written(cli, small, tmp_path):
     result = cli("train", small, "--workdir", workdir)
     assert_refused(result, "cannot write to", "another --workdir")
   assert file.read_text() == "mine"
+
+
+GOES_ON = ("train", "SMALL", "--bind=train.total_env_steps = 400", "--resume", "--workdir", "RUN")
+IN_THE_WAY = [  # what is a folder, the command, its exit code and what it says
+  ("config.gin", ("eval", "RUN"), 2, "holds no run"),
+  ("restarts.jsonl", ("eval", "RUN"), 2, "cannot read RUN/restarts.jsonl: Is a directory."),
+  ("restarts.jsonl", GOES_ON, 2, "cannot read RUN/restarts.jsonl: Is a directory."),
+  ("metrics.jsonl", GOES_ON, 2, "cannot read RUN/metrics.jsonl: Is a directory."),
+  ("operative_config.gin", GOES_ON, 1, "cannot write RUN/operative_config.gin: Is a directory."),
+  ("curves.png", ("plot", "RUN"), 1, "cannot write RUN/curves.png: Is a directory."),
+  ("train.lock", GOES_ON, 2, "cannot write to RUN: Is a directory. Choose another --workdir."),
+]
+
+
+@pytest.mark.parametrize(("name", "command", "code", "message"), IN_THE_WAY)
+def test_a_file_that_cannot_be_read_or_written_is_named(
+  cli, small, run, name, command, code, message
+):
+  (run / name).unlink(missing_ok=True)
+  (run / name).mkdir()
+  names = {"RUN": str(run), "SMALL": str(small)}
+  result = cli(*(names.get(word, word) for word in command))
+  assert result.code == code and "Traceback" not in result.err
+  assert message.replace("RUN", str(run)) in result.err.splitlines()[-1]
+  assert (run / name).is_dir()  # nothing was put in its place
+  assert sorted(run.glob(".*")) == []  # and nothing half written is left
+
+
+def test_checkpoints_that_are_no_folder(cli, small, run):
+  before = {path.name: path.read_bytes() for path in run.glob("*.*")}
+  shutil.rmtree(run / "checkpoints")
+  (run / "checkpoints").write_text("in the way")
+  more = "--bind=train.total_env_steps = 400"
+  result = cli("train", small, more, "--resume", "--workdir", run)
+  assert_refused(result, f"cannot write to {run / 'checkpoints'}:", "another --workdir")
+  assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
+
+
+def test_an_error_of_a_file_that_nobody_expected(cli, monkeypatch):
+  def fail(arguments):
+    raise failure
+
+  monkeypatch.setitem(cli_module.COMMANDS, "config", fail)
+  failure = PermissionError(errno.EACCES, "Permission denied", "a/b.csv")
+  assert cli("config", "x") == Result(1, "", "selftune: a/b.csv: Permission denied.\n")
+  failure = OSError(errno.ENAMETOOLONG, "File name too long", "a/b")
+  assert cli("config", "x") == Result(2, "", "selftune: a/b: File name too long.\n")
+  failure = OSError("of no file: a bug")
+  with pytest.raises(OSError, match="a bug"):
+    cli("config", "x")
+
+
+def test_names_of_workdirs(cli, small, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for workdir, words in (
+    ("", "--workdir: it is empty: write ./ for the current folder"),
+    ("x" * 300, "File name too long. Choose another --workdir."),
+    ("lr=[0.1]", "not read back from one with [ in it"),
+    ("gs://bucket/run", "gs:// begins an address: mount it"),
+  ):
+    assert_refused(cli("train", small, "--workdir", workdir), words)
+  assert_refused(cli("eval", ""), "WORKDIR[@STEP]: it is empty")
+  assert_refused(cli("eval", "x" * 300), "File name too long")
+  assert_refused(cli("plot", "."), "not the workdir of a training run")
+  assert_refused(cli("plot", ".", "--out", "."), "write curves.png")
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_without_a_run(cli, tmp_path):

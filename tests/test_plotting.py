@@ -10,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from selftune.core import jsonl, plotting
-from selftune.core.errors import UserError
+from selftune.core.errors import RunError, UserError
 
 
 def write_rows(workdir, rows):
@@ -226,7 +226,7 @@ def test_no_metrics_and_no_rows_are_named(tmp_path):
   with pytest.raises(UserError, match=r"empty.*has no rows"):
     plotting.plot([write_rows(tmp_path / "empty", [])], tmp_path / "plot.png")
   good = write_rows(tmp_path / "good", [{"env_steps": 1}])
-  with pytest.raises(UserError, match="cannot write the plot"):
+  with pytest.raises(RunError, match="cannot write "):
     plotting.plot([good], tmp_path / "nowhere" / "plot.png")
   assert not (tmp_path / "plot.png").exists()
 

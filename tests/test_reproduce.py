@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selftune.core import cli, config, reproduce, training
-from selftune.core.errors import UserError
+from selftune.core.errors import RunError, UserError
 from selftune.core.loop import Progress
 from selftune.core.metatrace import FIGURES, atari, cells, drifts
 from selftune.core.reproduce import Cell, Figure, Result, final, smooth
@@ -74,6 +74,13 @@ def test_what_is_done_is_not_done_again(figure, trained, tmp_path, capsys):
     "length": "3",
   }
   assert [row["return"] for row in rows[3:6]] == ["-9.0"] * 3
+
+
+def test_a_folder_that_cannot_be_written(figure, trained, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(RunError, match=r"^cannot write .*file/metatrace/cells: Not a directory\.$"):
+    reproduce.reproduce("metatrace/mine", tmp_path / "file")
+  assert trained == []
 
 
 def test_the_quick_form_is_kept_apart(figure, trained, tmp_path):

@@ -542,7 +542,7 @@ def test_settings_taken_together():
 def test_a_folder_is_of_one_sweep_at_a_time(tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, "GRACE", 0.3)
   with sweep._alone(tmp_path):
-    with pytest.raises(UserError, match="another sweep works in"):
+    with pytest.raises(UserError, match=r"is in use by process .*: another sweep, or points"):
       with sweep._alone(tmp_path):
         pass
   with sweep._alone(tmp_path):

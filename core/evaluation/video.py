@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import environments
+from .. import environments, files
 from ..errors import RunError, UserError
 from ..interfaces import DrawablePlugin, DrawnEnvironment, Environment, EnvPlugin
 from ..registry import name_of
@@ -29,7 +29,7 @@ def check_path(path: Path) -> None:
   if path.suffix != ".mp4":
     instead = path.parent / f"{path.stem.strip('.') or 'video'}.mp4"
     raise UserError(f"--video {path}: the video is an MP4; write {instead}.")
-  if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+  if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
     raise UserError(f"--video {path}: cannot write there; choose a file in a folder that exists.")
 
 
@@ -59,8 +59,9 @@ def pool_of(
       yield pool, []
     return
   pool = environments.make_drawn(drawable(env, f"video {path}"), tuple(seeds))
-  with contextlib.closing(pool), contextlib.closing(Video(path, pool)) as video:
-    yield pool, [lambda timestep, _: video.add(timestep)]
+  with contextlib.closing(pool), files.replacing(path) as new:
+    with contextlib.closing(Video(new, pool)) as video:
+      yield pool, [lambda timestep, _: video.add(timestep)]
 
 
 class Video:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import files
 from ..errors import UserError
 from ..plotting import LEGEND, legend, line_colours, save, shown
 from .comparison import Comparison, compare
@@ -48,7 +49,8 @@ def report(
     The table of aggregates, for the terminal.
 
   Raises:
-    UserError: runs are missing or do not fit together, or `out` cannot be written.
+    UserError: runs are missing or do not fit together, or `out` is nothing to write to.
+    RunError: it cannot be written.
   """
   for name, value in (("at", at), ("resamples", resamples)):
     if value is not None and value < 1:
@@ -68,14 +70,11 @@ def report(
     _LOG.warning("improvement.png is left out: too many pairs; report.json has all of them")
   elif found.improvement.point:
     figures["improvement"] = _improvement(found.improvement)
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    save({out / f"{name}.png": figure for name, figure in figures.items()})
-    (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
-    page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-    (out / "index.html").write_text(page, "utf-8", "backslashreplace")  # a name may be no text
-  except OSError as error:
-    raise UserError(f"cannot write the report: {error}.") from error
+  files.make_folder(out)
+  save({out / f"{name}.png": figure for name, figure in figures.items()})
+  files.write(out / "report.json", json.dumps(numbers(comparison, found), indent=1) + "\n")
+  page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
+  files.write(out / "index.html", page.encode("utf-8", "backslashreplace").decode())  # odd names
   return _text(aggregate_table(comparison, found))
 
 

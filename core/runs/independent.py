@@ -5,7 +5,6 @@ The loop that `core.loop` is to a single run.
 
 import csv
 import dataclasses
-import io
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from .. import checks, hosts
+from .. import checks, files, hosts
 from ..checkpoint import Checkpointer
 from ..episodes import Episode
-from ..errors import RunError, UserError, plugin_mistakes
+from ..errors import UserError, plugin_mistakes
 from ..experiment import IndependentRuns, Train
 from ..histograms import Histogram, pooled
 from ..interfaces import FunctionalEnvironment
@@ -215,16 +214,10 @@ def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
   Raises:
     RunError: it cannot be written.
   """
-  text = io.StringIO()
-  rows = csv.writer(text, lineterminator="\n")
-  rows.writerow(["run", "seed", *runs.members.settings, "episodes", "env_steps", "diverged"])
-  ended = (states.finished, states.env_steps, states.learner.failure >= 0)
-  columns = (runs.members.seeds, *runs.members.settings.values(), *map(runs.of_each, ended))
-  for number, values in enumerate(zip(*columns, strict=True)):
-    rows.writerow([number, *(np.asarray(value).item() for value in values)])
-  new = path.with_suffix(".new")
-  try:
-    new.write_text(text.getvalue())
-    new.replace(path)
-  except OSError as error:
-    raise RunError(f"cannot write {path}: {error.strerror}.") from error
+  with files.whole(path) as file:
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(["run", "seed", *runs.members.settings, "episodes", "env_steps", "diverged"])
+    ended = (states.finished, states.env_steps, states.learner.failure >= 0)
+    columns = (runs.members.seeds, *runs.members.settings.values(), *map(runs.of_each, ended))
+    for number, values in enumerate(zip(*columns, strict=True)):
+      rows.writerow([number, *(np.asarray(value).item() for value in values)])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import arguments, config, jsonl
+from .. import arguments, config, files, jsonl
 from ..errors import UserError, did_you_mean
 from . import document, library
 from .library import MOST, Asked, Outcome, Point
@@ -136,10 +136,8 @@ class Points:
     """Keeps points; the file is written whole or not at all."""
     self.asked += points
     if self._path is not None:
-      new = self._path.with_suffix(".new")
       # Every digit: the library looks for what it has given.
-      new.write_text("".join(json.dumps(point) + "\n" for point in self.asked))
-      new.replace(self._path)
+      files.write(self._path, "".join(json.dumps(point) + "\n" for point in self.asked))
 
 
 def _find(name: str) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from .. import files
 from ..errors import RunError, UserError, shortened
 from ..subprocesses import python
 
@@ -160,7 +161,7 @@ def _spawn(
   folder: str | None = None,
 ) -> subprocess.Popen:
   """Starts the process of a point, in a session of its own: Ctrl-C reaches the sweep alone."""
-  workdir.mkdir(parents=True, exist_ok=True)
+  files.make_folder(workdir)
   with (workdir / "log.txt").open("a") as log:
     return subprocess.Popen(
       [*python(POINT), experiment, str(workdir), *bindings],

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..plotting import legend, save
 from .file import Outcome, Sweep
 
@@ -29,10 +30,8 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
     [numbers[id(o)], *o.point.values(), o.metric, o.status, o.env_steps, round(o.seconds, 1)]
     for o in ordered
   ]
-  new = out / "sweep.csv.new"
-  with new.open("w", newline="") as file:
+  with files.whole(out / "sweep.csv") as file:
     csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-  new.replace(out / "sweep.csv")
   table = Table(*columns, box=None)
   for row in rows:
     table.add_row(*(_short(value) for value in row))

@@ -6,7 +6,6 @@ all points are one compiled program, whose own workdir is OUT.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import config, jsonl, platform, training
+from .. import config, files, jsonl, lock, platform, training
 from ..errors import UserError, shortened
 from ..experiment import IndependentRuns
 from ..registry import name_of
@@ -59,7 +58,6 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
   _check_out(out)
   root = _check(found, Points(found).further())
   ray = Ray(workers) if launcher == "ray" else None
-  out.mkdir(parents=True, exist_ok=True)
   with _alone(out) as lock:
     _same(found, out)
     points = Points(found, out / "points.jsonl")
@@ -163,7 +161,7 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
   if not training.finish(found.experiment, (*found.bindings, *more), out):
     return True
   for number in range(len(points)):
-    Workdir(folder(out, number)).done.touch()
+    files.write(Workdir(folder(out, number)).done, "")
   return False
 
 
@@ -234,18 +232,20 @@ def _alone(out: Path) -> Iterator[int]:
   """Within it no other sweep works in `out`; yields the file descriptor that holds the lock.
 
   The processes of a killed sweep hold it too, until they have saved and ended.
+
+  Raises:
+    UserError: another one does, or the folder cannot be written.
   """
-  with (out / "lock").open("w") as file:
-    deadline = time.monotonic() + GRACE
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if time.monotonic() > deadline:
-          raise UserError(f"another sweep works in {out}: choose another --out.") from None
-        time.sleep(POLL)
-    yield file.fileno()
+  with contextlib.ExitStack() as stack:
+    try:
+      out.mkdir(parents=True, exist_ok=True)
+      advice = "another sweep, or points of one that was killed; choose another --out."
+      held = stack.enter_context(lock.alone(out / "lock", advice, GRACE, keep=True))
+    except OSError as error:
+      raise UserError(
+        f"cannot write to {out}: {files.reason(error)}. Choose another --out."
+      ) from error
+    yield held.descriptor
 
 
 def _same(found: Sweep, out: Path) -> None:
@@ -253,9 +253,9 @@ def _same(found: Sweep, out: Path) -> None:
   path = out / "sweep.json"
   mine = {k: found.config[k] for k in ("method", "parameters", "command")}
   text = json.dumps(mine, sort_keys=True, default=str)
-  if path.exists() and path.read_text() != text:
+  if path.exists() and files.read(path) != text:
     raise UserError(f"{out} holds another sweep than {found.path}: choose another --out.")
-  path.write_text(text)
+  files.write(path, text)
 
 
 def _say(message: str) -> None:
