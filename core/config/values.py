@@ -66,6 +66,11 @@ def map_leaves(f: Callable[[Any], Any], value: Any) -> Any:
   return f(value)
 
 
+def is_literal(value: Any) -> bool:
+  """Whether a value holds text, numbers, True, False and None alone."""
+  return all(isinstance(leaf, str | int | float | None) for leaf in leaves(value))
+
+
 def annotations(cls: type) -> dict[str, Any]:
   """The evaluated annotations of a dataclass, inherited fields too."""
   return typing.get_type_hints(cls, include_extras=True)
@@ -101,6 +106,24 @@ def fits(value: Any, annotation: Any) -> bool:
       fits(k, args[0]) and fits(v, args[1]) for k, v in value.items() if args
     )
   return inspect.isclass(container) and not _is_protocol(container) and isinstance(value, container)
+
+
+def with_floats(value: Any, annotation: Any) -> Any:
+  """A value that fits its annotation, with a float for every int where that says float."""
+  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  if origin is typing.Annotated:
+    return with_floats(value, args[0])
+  if origin in (typing.Union, types.UnionType):
+    return with_floats(value, next((a for a in args if fits(value, a)), None))
+  if annotation is float and type(value) is int:
+    return float(value)
+  if origin in _MAPPINGS and isinstance(value, dict):
+    return {with_floats(k, args[0]): with_floats(v, args[1]) for k, v in value.items()}
+  if origin is tuple and args[-1:] != (Ellipsis,):
+    return tuple(map(with_floats, value, args))
+  if origin in (tuple, list, *_SEQUENCES) and isinstance(value, (list, tuple)):
+    return type(value)(with_floats(v, args[0]) for v in value)
+  return value
 
 
 def describe(annotation: Any) -> str:
