@@ -6,6 +6,7 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 import argparse
 import contextlib
 import datetime
+import io
 import json
 import logging
 import os
@@ -25,6 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
   Whatever else is raised is a bug and keeps its traceback.
   """
+  if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, as on stderr
+    sys.stdout.reconfigure(errors="backslashreplace")
   with _warnings_shown():
     return _exit_code(lambda: _command(parse(argv)))
 
@@ -140,7 +143,7 @@ def _plugins(arguments: argparse.Namespace) -> int:
   from . import listing
 
   found = listing.find(arguments.kind)
-  print(json.dumps(found, ensure_ascii=False) if arguments.json else listing.text(found))
+  print(json.dumps(found) if arguments.json else listing.text(found))
   return OK
 
 

@@ -94,7 +94,7 @@ def _setting(workdir: Path) -> str:
   if points.is_file():
     settings = list(jsonl.read(points))[int(path.name)]
   elif table.is_file():
-    with table.open(newline="") as file:
+    with table.open(newline="", encoding="utf-8") as file:
       row = next(row for row in csv.DictReader(file) if int(row["run"]) == int(path.name))
     settings = {name: float(value) for name, value in row.items() if "." in name}
   else:

@@ -104,7 +104,7 @@ def find(name: str) -> tuple[str, Figure]:
 
 def read(cell: Cell, workdir: Path) -> Result:
   """The logs of a cell that has been trained."""
-  with (workdir / "runs.csv").open(newline="") as file:
+  with (workdir / "runs.csv").open(newline="", encoding="utf-8") as file:
     settings = list(csv.DictReader(file))
   of_run: list[list[tuple[float, int]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
@@ -128,7 +128,7 @@ def write_table(path: Path, results: Sequence[Result]) -> None:
   own = list(dict.fromkeys(name for result in results for name in result.cell.columns))
   shown = [name for name in results[0].settings[0] if "." in name or name == "seed"]
   new = path.with_suffix(".new")
-  with new.open("w", newline="") as file:
+  with new.open("w", newline="", encoding="utf-8") as file:
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow([*own, *shown, "run", "episode", "return", "length"])
     for cell, settings, returns, lengths, _ in results:

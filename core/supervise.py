@@ -78,7 +78,7 @@ def _be_child(run: Callable[[], int], parent: int, stderr: int) -> NoReturn:
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(1)
-  sys.stdout = os.fdopen(os.dup(1), "w")
+  sys.stdout = os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
   os.dup2(stderr, 2)
   os.dup2(stderr, 1)  # what C++ prints is no result of ours
   os.close(stderr)

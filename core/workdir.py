@@ -120,7 +120,7 @@ class Workdir:
 
   def restarts(self) -> int:
     """How often the run has been started."""
-    return len(self._restarts.read_text().splitlines()) if self._restarts.exists() else 0
+    return len(self._restarts.read_text("utf-8").splitlines()) if self._restarts.exists() else 0
 
   def env_seeds(self) -> set[int]:
     """The seeds of all environments that the run has been trained in."""
@@ -156,7 +156,7 @@ class Workdir:
       self.path.mkdir(parents=True, exist_ok=True)
       _replace(self.path / "operative_config.gin", loaded.operative)
       _replace(self._config, loaded.text)
-      with self._restarts.open("a") as file:
+      with self._restarts.open("a", encoding="utf-8") as file:
         file.write(json.dumps(start) + "\n")
     except OSError as error:
       raise UserError(f"cannot write to {self.path}: {error}. Choose another --workdir.") from error
@@ -172,7 +172,9 @@ class Workdir:
 
 def _folders(text: str) -> list[str]:
   """Where the modules that a configuration imports lie."""
-  modules = [sys.modules[name] for name in re.findall(r"^import (\w+)", text, re.MULTILINE)]
+  modules = [
+    sys.modules[name] for name in re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
+  ]
   files = [Path(module.__file__) for module in modules if module.__file__]
   return [str(f.parents[1] if f.name == "__init__.py" else f.parent) for f in files]
 
@@ -180,7 +182,7 @@ def _folders(text: str) -> list[str]:
 def _replace(path: Path, text: str) -> None:
   """Writes a file whole or not at all."""
   new = path.with_suffix(".new")
-  new.write_text(text)
+  new.write_text(text, "utf-8")
   new.replace(path)
 
 

@@ -1,6 +1,7 @@
 """The command line: every command, and every mistake with its one message and nothing lost."""
 
 import dataclasses
+import io
 import json
 import logging
 import os
@@ -201,6 +202,13 @@ def test_resuming_with_another_configuration(cli, small, run):
   result = cli("train", small, "--bind=entropy.cost = 0.5", "--workdir", run, "--resume")
   assert_refused(result, "another configuration", "entropy.cost is 0.01 there and 0.5 here")
   assert contents(run) == before
+
+
+def test_a_number_written_otherwise_is_the_same_configuration(cli, run):
+  again = run.parent / "again.gin"
+  again.write_text(f"{SMALL}policy_gradient.cost = 1\n")  # the default is 1.0
+  result = cli("train", again, "--workdir", run, "--resume")
+  assert result.code == 0 and "has made 320 of 320 env steps already" in result.err
 
 
 def test_resuming_where_there_is_no_run(cli, small, tmp_path):
@@ -406,6 +414,16 @@ def test_config_prints_what_loads_back_and_makes_no_environment(cli, small, tmp_
   expected = config.load(small, ["entropy.cost = 0.5"])
   assert config.load(printed).root == expected.root
   assert "vtrace.gamma = 0.99" in result.out  # a default
+
+
+def test_stdout_of_any_encoding(monkeypatch):
+  for encoding in ("ascii", "latin-1"):
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["plugins", "corrector"]) == 0
+    out.flush()
+    assert b"leaky_vtrace.gamma = 0.99" in out.buffer.getvalue()
+    assert rb"\u03b3" in out.buffer.getvalue()  # a gamma
 
 
 COMMANDS = ["train", "eval", "plot", "report", "sweep", "plugins", "config"]

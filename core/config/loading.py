@@ -93,9 +93,7 @@ def load(
         gin.bind_parameter((scope, name, arg), map_leaves(_for_gin, binding.value))
     built = _build(root, reached)
     imports = sorted(read.imports)
-    macros = {
-      scope: args["value"].value for (scope, name), args in table.items() if name == MACRO
-    }
+    macros = {scope: args["value"].value for (scope, name), args in table.items() if name == MACRO}
     text = write(imports, macros, written(table))
     _check_comes_back(text, table)
     return Loaded(built, text, write(imports, macros, operative(reached)), flatten(table, reached))

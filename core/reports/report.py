@@ -66,9 +66,11 @@ def report(
     out.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
       figure.savefig(out / f"{name}.png", dpi=DPI)
-    (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
+    (out / "report.json").write_text(
+      json.dumps(numbers(comparison, found), indent=1) + "\n", "utf-8"
+    )
     page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-    (out / "index.html").write_text(page, "utf-8")
+    (out / "index.html").write_text(page, "utf-8", "backslashreplace")
   except OSError as error:
     raise UserError(f"cannot write the report: {error}.") from error
   return _text(aggregate_table(comparison, found))

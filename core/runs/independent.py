@@ -203,7 +203,7 @@ def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
     rows.writerow([number, *(np.asarray(value).item() for value in values)])
   new = path.with_suffix(".new")
   try:
-    new.write_text(text.getvalue())
+    new.write_text(text.getvalue(), "utf-8")
     new.replace(path)
   except OSError as error:
     raise RunError(f"cannot write {path}: {error.strerror}.") from error

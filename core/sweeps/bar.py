@@ -48,7 +48,7 @@ class Bar:
     """A line about a point that has ended."""
     what = f"point {number} ({', '.join(bindings(outcome.point))}) {outcome.status}"
     if outcome.status == "failed":
-      lines = log.read_text(errors="replace").strip().splitlines()
+      lines = log.read_text("utf-8", errors="replace").strip().splitlines()
       what += f": {lines[-1] if lines else 'it said nothing'} (all of it: {log})"
     elif outcome.metric is not None:
       what += f": {self._sweep.metric} {outcome.metric:.4g}"

@@ -64,7 +64,7 @@ def read(name: str) -> Sweep:
   """
   path = _find(name)
   try:
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
   except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
     raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
   needed = ("method", "parameters", "command")
@@ -156,7 +156,7 @@ class Points:
     if self._path is not None:
       new = self._path.with_suffix(".new")
       # Every digit: the library looks for what it has given.
-      new.write_text("".join(json.dumps(point) + "\n" for point in self.asked))
+      new.write_text("".join(json.dumps(point) + "\n" for point in self.asked), "utf-8")
       new.replace(self._path)
 
 

@@ -118,7 +118,7 @@ def _spawn(
 ) -> subprocess.Popen:
   """Starts the process of a point, in a session of its own: Ctrl-C reaches the sweep alone."""
   workdir.mkdir(parents=True, exist_ok=True)
-  with (workdir / "log.txt").open("a") as log:
+  with (workdir / "log.txt").open("a", encoding="utf-8") as log:
     return subprocess.Popen(
       [sys.executable, "-m", f"{__package__}.point", experiment, str(workdir), *bindings],
       stdin=subprocess.PIPE,

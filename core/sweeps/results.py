@@ -29,7 +29,7 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
     for o in ordered
   ]
   new = out / "sweep.csv.new"
-  with new.open("w", newline="") as file:
+  with new.open("w", newline="", encoding="utf-8") as file:
     csv.writer(file, lineterminator="\n").writerows([columns, *rows])
   new.replace(out / "sweep.csv")
   table = Table(*columns, box=None)

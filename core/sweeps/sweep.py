@@ -210,7 +210,7 @@ def _alone(out: Path) -> Iterator[int]:
 
   The processes of a killed sweep hold it too, until they have saved and ended.
   """
-  with (out / "lock").open("w") as file:
+  with (out / "lock").open("w", encoding="utf-8") as file:
     deadline = time.monotonic() + GRACE
     while True:
       try:
@@ -228,9 +228,9 @@ def _same(found: Sweep, out: Path) -> None:
   path = out / "sweep.json"
   mine = {k: found.config[k] for k in ("method", "parameters", "command")}
   text = json.dumps(mine, sort_keys=True, default=str)
-  if path.exists() and path.read_text() != text:
+  if path.exists() and path.read_text("utf-8") != text:
     raise UserError(f"{out} holds another sweep than {found.path}: choose another --out.")
-  path.write_text(text)
+  path.write_text(text, "utf-8")
 
 
 def _say(message: str) -> None:

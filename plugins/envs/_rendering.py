@@ -93,7 +93,11 @@ def _failure(task: str, options: tuple[tuple[str, Any], ...]) -> str:
   )
   try:
     probe = subprocess.run(
-      [sys.executable, "-c", draw], capture_output=True, text=True, timeout=_PROBE_SECONDS
+      [sys.executable, "-c", draw],
+      capture_output=True,
+      encoding="utf-8",
+      errors="replace",
+      timeout=_PROBE_SECONDS,
     )
   except subprocess.TimeoutExpired:
     return f"no frame within {_PROBE_SECONDS} seconds"
