@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from .agent import Agent
 from .config.values import describe, fits
 from .interfaces import EnvPlugin, WriterPlugin
-from .ranges import Count, Natural, NotNegative, Seed
+from .ranges import LARGEST, Count, Natural, NotNegative, Seed, Steps
 from .registry import configurable, name_of
 from .runs.device import CHUNK
 from .runtime import Runtime
@@ -50,7 +50,7 @@ class Train:
   agent: Agent
   runtime: "Runtime | IndependentRuns"
   writers: tuple[WriterPlugin, ...]
-  total_env_steps: Count
+  total_env_steps: Steps
   seed: Seed = 0
   num_envs: Count = 32
   unroll_length: Count = 20
@@ -62,7 +62,7 @@ class Train:
   log_seconds: NotNegative = 2.0
   checkpoint_seconds: NotNegative = 120.0
   checkpoints_to_keep: int = 3
-  keep_every_steps: Count | None = None
+  keep_every_steps: Steps | None = None
   evaluation: "Evaluation | None" = None
 
   def __post_init__(self):
@@ -70,6 +70,11 @@ class Train:
       raise ValueError(
         f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
         f"unroll_length = {self.unroll_length} needs a new transition."
+      )
+    if self.total_updates > LARGEST:
+      raise ValueError(
+        f"total_env_steps = {self.total_env_steps} is {self.total_updates:,} updates of "
+        f"{self.steps_per_update:,} env steps; a run counts to {LARGEST:,}."
       )
     names = [name_of(writer) for writer in self.writers]
     if len(set(names)) < len(names):
@@ -167,7 +172,7 @@ class Evaluation:
     video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
   """
 
-  every_env_steps: Count = 100_000
+  every_env_steps: Steps = 100_000
   episodes: Count = 10
   num_envs: Count = 5
   greedy: bool = False

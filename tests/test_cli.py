@@ -140,6 +140,17 @@ MISTAKES = {
   "heads": (["agent.heads = 0"], ["agent.heads takes int at least 1, not 0"]),
   "discount": (["vtrace.gamma = 99"], ["vtrace.gamma takes float from 0 to 1, not 99"]),
   "cost": (["entropy.cost = -0.1"], ["entropy.cost takes float at least 0, not -0.1"]),
+  "b1": (
+    ["agent.metaopt = @metagradient()", "metagradient.b1 = 1"],
+    ["metagradient.b1 takes float from 0 to below 1, not 1"],
+  ),
+  "float32": (["rmsprop.eps = 1e-50"], ["takes float above 0, not 1e-50. In float32 that is 0."]),
+  "int32": (["train.num_envs = 10_000_000_000"], ["not 10000000000. It is at most 2_147_483_647."]),
+  "updates": (
+    ["train.total_env_steps = 10_000_000_000_000"],
+    ["is 125,000,000,000 updates of 80 env steps; a run counts to 2,147,483,647"],
+  ),
+  "infinity": (["vtrace.rho_bar = 1e400"], ["vtrace.rho_bar: inf is no number", "such as 1e30"]),
   "game": (["train.env = @atari()", "atari.game='brekout'"], ["'brekout'", "'breakout'"]),
   "task": (["envpool.task = 'Catch'"], ["envpool.task = 'Catch' does not exist", "'Catch-v0'"]),
   "tune": (

@@ -131,6 +131,9 @@ def test_histograms_of_each_run_and_of_all(gin, tmp_path):
     ("runs.settings = {'train.seed': (0, -1)}", "holds -1; a seed is int from 0 to 2"),
     ("train.micro_batch = 2", "train.micro_batch: @runs"),
     ("runs.repeats = 0", "runs.repeats takes int at least 1, not 0"),
+    ("train.total_env_steps = 2_147_483_647", "to 2_147_483_647; write at most 2_147_483_646"),
+    ("runs.episodes = 3_000_000_000", "not 3000000000. It is at most 2_147_483_647"),
+    ("ac_lambda.groups = {'noise': (5, 5)}", r"groups\['noise'\] = \(5, 5\): a range begins at 0"),
     ("train.num_envs = 2", "train.unroll_length = 1 and train.num_envs = 1"),
   ],
 )

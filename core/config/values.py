@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .. import interfaces, registry
-from ..ranges import Range
+from ..ranges import LARGEST, TINY, Range
 
 KIND_OF_PROTOCOL = {
   interfaces.EnvPlugin: "env",
@@ -165,6 +165,10 @@ def hint(value: Any, annotation: Any) -> str:
       return f" A tuple of one needs a comma: ({value!r},)."
     if option is int and isinstance(value, float) and value.is_integer():
       return f" Write {int(value)}."
+    if option is int and type(value) is int and value > LARGEST:
+      return f" It is at most {LARGEST:_}."
+    if option is float and isinstance(value, float) and 0 < value < TINY:
+      return " In float32 that is 0."
     if option is bool and value in (0, 1):
       return f" Write {bool(value)}."
     if typing.get_origin(option) in _MAPPINGS and isinstance(value, dict):
