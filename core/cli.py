@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from . import variables
 from .arguments import parse
 from .errors import RunError, UserError
 
@@ -33,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> int:
+  variables.try_imports()
   return COMMANDS[arguments.command](arguments)
 
 
@@ -148,10 +150,12 @@ def _plugins(arguments: argparse.Namespace) -> int:
 
 
 def _config(arguments: argparse.Namespace) -> int:
-  from . import config, training
+  from . import config, experiment, platform, training
 
   loaded = config.load(arguments.config, arguments.bind)
-  training.check(loaded.root)
+  root: experiment.Train = loaded.root
+  platform.prepare(root.learner_devices, root.runtime.actor_devices)
+  training.check(root)
   print(loaded.operative, end="")
   return OK
 

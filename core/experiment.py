@@ -147,6 +147,12 @@ class IndependentRuns:
       if seed != int(seed) or not fits(int(seed), Seed):
         raise ValueError(f"settings['train.seed'] holds {seed}; a seed is {describe(Seed)}.")
 
+  @property
+  def size(self) -> int:
+    """How many runs there are."""
+    lengths = [len(values) for values in self.settings.values()]
+    return self.repeats * (lengths[0] if self.paired else math.prod(lengths))
+
   def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
     """The seed of every run, and its settings by name."""
     combine = zip if self.paired else itertools.product

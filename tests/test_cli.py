@@ -21,6 +21,7 @@ from imageio.v2 import mimread
 from selftune.core import config, jsonl, loop, registry
 from selftune.core.cli import main
 from selftune.core.evaluation import evaluate
+from selftune.core.learner import Learner
 from selftune.core.workdir import Workdir
 from selftune.plugins.envs.envpool import EnvPool
 
@@ -185,6 +186,68 @@ def test_a_mistake_in_the_configuration_creates_nothing(cli, small, tmp_path, bi
   workdir = tmp_path / "new"
   assert_refused(cli("train", small, *binds, "--workdir", workdir), *words)
   assert not workdir.exists()
+
+
+@pytest.mark.parametrize(
+  "case", ["environments", "batch", "micro_batch", "learner device", "actor device"]
+)
+def test_config_refuses_what_train_would_and_makes_no_environment(cli, small, monkeypatch, case):
+  monkeypatch.setattr(EnvPool, "make", None)
+  bindings, words = MISTAKES[case]
+  assert_refused(cli("config", small, *bindings), *words)
+
+
+def too_much(*_):
+  return np.empty(2**60, np.uint8)  # NumPy's MemoryError
+
+
+def exhausted(*_):
+  said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.\n  and so on"
+  raise jax.errors.JaxRuntimeError(said)
+
+
+def wrapped(*_):
+  """As a layer above may tell of it, from the CPU."""
+  try:
+    raise jax.errors.JaxRuntimeError(
+      "INTERNAL: Error dispatching: Out of memory allocating 8 bytes."
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise RuntimeError("the rollout failed") from error
+
+
+@pytest.mark.parametrize(
+  "fails, said", [(too_much, "1.00 EiB"), (exhausted, "8 bytes"), (wrapped, "8 bytes")]
+)
+@pytest.mark.parametrize(
+  "where", ["EnvPool.make", "Learner.init", "Learner.trace", "Learner.update"]
+)
+def test_too_little_memory_says_what_to_halve(
+  cli, small, tmp_path, monkeypatch, where, fails, said
+):
+  cls, _, method = where.partition(".")
+  monkeypatch.setattr({"EnvPool": EnvPool, "Learner": Learner}[cls], method, fails)
+  result = cli("train", small, "--workdir", tmp_path / "run")
+  assert result.code == 1
+  (line,) = [x for x in result.err.splitlines() if x.startswith("selftune: ")]
+  assert line.startswith("selftune: out of memory: ") and said in line
+  assert "Halve train.micro_batch (it is None, all of a device's share)" in line
+  assert "train.num_envs, train.unroll_length" in line and "Traceback" not in result.err
+
+
+def test_too_little_memory_to_evaluate(cli, run, monkeypatch):
+  monkeypatch.setattr(EnvPool, "make", too_much)
+  result = cli("eval", run)
+  assert result.code == 1 and "out of memory: " in result.err and "fewer --episodes" in result.err
+  monkeypatch.undo()
+
+
+def test_what_no_machine_holds_is_refused_before_it_is_tried(cli, small, tmp_path):
+  for binding in ("train.num_envs = 1_000_000_000", "train.unroll_length = 2_000_000_000"):
+    result = cli("train", small, binding, "--workdir", tmp_path / "run")
+    assert result.code == 1 and result.err.count("\n") == 1
+    assert "GB of memory; this machine has" in result.err
+  assert not (tmp_path / "run").exists()
 
 
 def test_a_mistake_in_a_resumed_run_loses_nothing(cli, small, run):

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import shortage, variables
 from ..agent import BuiltAgent
 from ..checkpoint import Checkpointer, Restored
 from ..config.values import describe, fits
@@ -58,12 +59,16 @@ def evaluate(
   for name, value, kind in (("episodes", episodes, Count), ("seed", seed, Seed)):
     if not fits(value, kind):
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
+  variables.start_jax()
   workdir = Workdir(path)
   experiment = _of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
     check_path(video)
-  with pool_of(experiment.env, seeds, video) as (pool, watchers):
+  with (
+    shortage.explained("Give fewer --episodes: at most as many environments play at once."),
+    pool_of(experiment.env, seeds, video) as (pool, watchers),
+  ):
     agent = BuiltAgent(experiment.agent, pool.spec)
     env_steps, actor_params = _restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
