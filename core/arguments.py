@@ -12,6 +12,7 @@ from .errors import UserError
 
 CONFIG_HELP = "a gin file, or the name of a packaged one, such as experiments/catch_stacx"
 BIND_HELP = "override one parameter; repeat for more, the last one of a name counts"
+TRUST_HELP = "import modules that lie in the workdir itself, where its config.gin names some"
 BINDINGS_HELP = "the same, and counts more than --bind; right after CONFIG"
 
 
@@ -139,6 +140,7 @@ pip install 'selftune[video]'.""",
     "--seed", type=int, default=0, metavar="S", help="of environments and actions (default: 0)"
   )
   it.add_argument("--video", type=Path, metavar="FILE.mp4", help="record an episode")
+  it.add_argument("--trust", action="store_true", help=TRUST_HELP)
 
   it = command(
     "plot",
@@ -186,6 +188,7 @@ improvement and sample efficiency are rliable's: pip install 'selftune[report]'.
   it.add_argument(
     "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
   )
+  it.add_argument("--trust", action="store_true", help=TRUST_HELP)
 
   it = command(
     "reproduce",

@@ -103,7 +103,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
   checkpoints, step = locate(arguments.workdir)
   it = arguments
-  result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video)
+  result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video, it.trust)
   print(json.dumps(result))
   return OK
 
@@ -123,7 +123,7 @@ def _report(arguments: argparse.Namespace) -> int:
   from .reports.report import report
 
   it = arguments
-  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples))
+  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples, it.trust))
   print(it.out / "index.html")
   return OK
 

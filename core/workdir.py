@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import config, jsonl
+from . import config, jsonl, trust
 from .checkpoint import Checkpointer, Restored
 from .errors import UserError
 from .registry import kind_of
@@ -55,8 +55,15 @@ def locate(text: str) -> tuple[Path, int | None]:
 class Workdir:
   """The folder of one run; nothing is created before `create`."""
 
-  def __init__(self, path: Path):
+  def __init__(self, path: Path, trusted: bool = False):
+    """The folder.
+
+    Args:
+      path: where it is.
+      trusted: modules that lie in it may be imported, if its configuration says so.
+    """
     self.path = path
+    self._trusted = trusted
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
     self.videos = path / "videos"
@@ -71,7 +78,7 @@ class Workdir:
     """The configuration of the run.
 
     Raises:
-      UserError: there is no run here.
+      UserError: there is no run here, or it wants code of the workdir to be run.
     """
     whole = self.path.absolute().parent.parent
     if not self.holds_run() and self.path.absolute() == whole / "runs" / self.path.name:
@@ -82,9 +89,14 @@ class Workdir:
         )
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
-    for start in jsonl.read(self._restarts) if self._restarts.exists() else ():
-      sys.path += [folder for folder in start.get("imports", ()) if folder not in sys.path]
-    return config.load(self._config)
+    starts = list(jsonl.read(self._restarts)) if self._restarts.exists() else []
+    known = [Path(folder) for start in starts for folder in start.get("imports", ())]
+
+    def importing(module: str, folders: Sequence[Path]) -> Sequence[Path]:
+      places = (*folders, *known)
+      return trust.admit(module, places, self.path, self._config, self._trusted)
+
+    return config.load(self._config, importing=importing)
 
   def check(self, loaded: config.Loaded, resume: bool) -> None:
     """Refuses to start over an earlier run, or to resume one of another configuration.

@@ -458,6 +458,61 @@ def test_plot(cli, run, tmp_path, monkeypatch):
   assert_refused(cli("plot", run, "--out", "absent/b.png"), "cannot write the plot")
 
 
+@pytest.fixture
+def importing(run, monkeypatch):
+  """Makes the run's configuration import a module from a folder; and forgets what was imported."""
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  modules = set(sys.modules)
+
+  def importing(folder, name, text="ran = True"):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+    saved = run / "config.gin"
+    saved.write_text(f"import {name}\n{saved.read_text()}")
+    with (run / "restarts.jsonl").open("a") as file:
+      file.write(json.dumps({"imports": [str(folder)], "env_seeds": []}) + "\n")
+    return folder / f"{name}.py"
+
+  yield importing
+  for name in set(sys.modules) - modules:
+    if name.startswith("scratch_"):
+      del sys.modules[name]
+
+
+@pytest.mark.parametrize("folder", [".", "code"])
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_code_in_a_workdir_runs_only_where_it_is_trusted(
+  cli, run, importing, tmp_path, monkeypatch, command, folder
+):
+  monkeypatch.chdir(run)  # whose folder is then the current one, too
+  module = importing(run / folder, "scratch_inside")
+  rest = ["--episodes", 1] if command == "eval" else ["--out", tmp_path / "report"]
+  result = cli(command, run, *rest)
+  assert_refused(result, f"imports 'scratch_inside', which lies in the workdir itself ({module})")
+  assert_refused(result, "--trust")
+  assert "scratch_inside" not in sys.modules
+  trusted = cli(command, run, *rest, "--trust")
+  assert trusted.code == 0 and sys.modules["scratch_inside"].ran
+  line = f"selftune: {run / 'config.gin'} imports scratch_inside from {module}\n"
+  assert trusted.err.count(line) == 1
+
+
+def test_code_beside_a_workdir_is_told_and_imports_nothing_of_the_workdir(cli, run, importing):
+  text = """
+try:
+  import scratch_helper
+  helped = True
+except ImportError:
+  helped = False
+"""
+  module = importing(run.parent / "project", "scratch_beside", text)
+  (run / "scratch_helper.py").write_text("")
+  result = cli("eval", run, "--episodes", 1)
+  assert result.code == 0 and not sys.modules["scratch_beside"].helped
+  line = f"selftune: {run / 'config.gin'} imports scratch_beside from {module}\n"
+  assert result.err.count(line) == 1
+
+
 def test_plugins(cli, monkeypatch):
   monkeypatch.setattr(registry, "unavailable", lambda: {"lost.module": "ImportError: no hope"})
   found = json.loads(cli("plugins", "--json").out)

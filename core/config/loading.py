@@ -49,11 +49,14 @@ class Loaded(NamedTuple):
   flat: dict[str, Any]  # 'component.parameter' -> value in use, macros resolved, for loggers
 
 
+Importing = Callable[[str, Sequence[Path]], Sequence[Path]]
+
+
 @dataclasses.dataclass
 class _Read:
   """What has been read so far."""
 
-  importing: Callable[[str, Path], None]  # called with a module and the folder of its gin file
+  importing: Importing
   table: Table = dataclasses.field(default_factory=dict)
   files: set[Path] = dataclasses.field(default_factory=set)
   imports: set[str] = dataclasses.field(default_factory=set)  # statements
@@ -63,7 +66,7 @@ def load(
   config: str | Path,
   bindings: Sequence[str] = (),
   root: str = "train",
-  importing: Callable[[str, Path], None] = lambda module, folder: None,
+  importing: Importing = lambda module, folders: folders,
 ) -> Loaded:
   """Loads a configuration and builds `@root()` of it.
 
@@ -71,8 +74,8 @@ def load(
     config: a gin file, or the name of a packaged one, such as `experiments/catch_stacx`.
     bindings: further bindings that override it, such as `train.seed = 1`.
     root: name of the configurable that everything hangs from.
-    importing: is called before a module is imported, with its name and the folder of the gin file
-      that names it; it may refuse by raising UserError.
+    importing: is called before a module is imported, with its name and the folders where it is
+      looked for beside where Python looks; returns those to take, or raises UserError.
 
   Raises:
     ConfigError: anything that the user should mend.
@@ -154,8 +157,7 @@ def _read_file(path: Path, read: _Read) -> None:
         raise ConfigError(f"{where}: no file '{name}' in {path.parent} or {ROOT}.{near}")
       _read_file(found[0], read)
     elif isinstance(statement, config_parser.ImportStatement):
-      read.importing(statement.module, path.parent)
-      _import(statement, where, path.parent)
+      _import(statement, where, path.parent, read.importing)
       read.imports.add(statement.format())
     else:
       _read_statement(statement, where, read.table)
@@ -226,11 +228,14 @@ def _for_gin(leaf: Any) -> Any:
   return delegate.macro(leaf.name) if isinstance(leaf, Macro) else leaf
 
 
-def _import(statement: config_parser.ImportStatement, where: str, folder: Path) -> None:
+def _import(
+  statement: config_parser.ImportStatement, where: str, folder: Path, importing: Importing
+) -> None:
   """Imports a module that is installed, beside the gin file or in the current folder."""
   if statement.module.startswith("__gin__"):
     raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
-  sys.path += [p for p in (str(folder.resolve()), str(Path.cwd())) if p not in sys.path]
+  folders = map(str, importing(statement.module, (folder.resolve(), Path.cwd())))
+  sys.path += [p for p in dict.fromkeys(folders) if p not in sys.path]
   try:
     importlib.import_module(statement.module)
   except Exception as error:  # whatever a module may raise

@@ -36,6 +36,7 @@ def evaluate(
   seed: int = 0,
   step: int | None = None,
   video: Path | None = None,
+  trusted: bool = False,
 ) -> dict[str, Any]:
   """Scores a checkpoint of a run; on one device, with progress on stderr.
 
@@ -46,6 +47,7 @@ def evaluate(
     seed: of environments and actions.
     step: the update whose checkpoint it is; None for the newest whole one.
     video: an MP4 file for the first episode of the first environment.
+    trusted: modules in the workdir may be imported.
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
@@ -60,7 +62,7 @@ def evaluate(
     if not fits(value, kind):
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
   variables.start_jax()
-  workdir = Workdir(path)
+  workdir = Workdir(path, trusted)
   experiment = _of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
