@@ -156,6 +156,7 @@ def _config(arguments: argparse.Namespace) -> int:
   root: experiment.Train = loaded.root
   platform.prepare(root.learner_devices, root.runtime.actor_devices)
   training.check(root)
+  training.rehearse(root)
   print(loaded.operative, end="")
   return OK
 

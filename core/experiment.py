@@ -74,7 +74,7 @@ class Train:
     if self.total_updates > LARGEST:
       raise ValueError(
         f"total_env_steps = {self.total_env_steps} is {self.total_updates:,} updates of "
-        f"{self.steps_per_update:,} env steps; a run counts to {LARGEST:,}."
+        f"{self.steps_per_update:,} steps; a run counts to {LARGEST:,}."
       )
     names = [name_of(writer) for writer in self.writers]
     if len(set(names)) < len(names):

@@ -10,6 +10,7 @@ import jax
 from .errors import RunError, UserError
 
 TRANSITION = 20  # bytes at least: action, reward, discount, first, version, one observed number
+END = 9  # bytes of a transition that says whether an episode ended, its return and length
 ENVIRONMENT = 1000  # bytes at least, of one on the host
 
 

@@ -18,7 +18,7 @@ from .errors import UserError
 from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
 from .experiment import IndependentRuns, Train
-from .interfaces import Environment, RunInfo
+from .interfaces import Environment, FunctionalEnvironment, RunInfo
 from .learner import Learner, micro_batches_of
 from .logging import Logger
 from .loop import Progress, run
@@ -130,6 +130,8 @@ def check(experiment: Train) -> None:
   if isinstance(experiment.runtime, IndependentRuns):
     size = experiment.runtime.size
     shortage.check(size * batch, f"{what} x {size:,} runs")
+    ends = size * b * t * experiment.runtime.iterations * shortage.END
+    shortage.check(ends, f"runs.iterations = {experiment.runtime.iterations} of {size:,} runs")
     independent.refuse(experiment, experiment.runtime)
     platform.devices(experiment.learner_devices, "train.learner_devices")
     return
@@ -143,6 +145,18 @@ def check(experiment: Train) -> None:
     shortage.check(needed, f"evaluation.num_envs = {evaluation.num_envs}")
     if evaluation.video:
       drawable(experiment.env, "evaluation.video = True")
+
+
+def rehearse(experiment: Train) -> None:
+  """Traces the first state of runs whose environment is functional: there is none to be made.
+
+  Raises:
+    UserError: the network does not go with the environment, or the meta-optimiser with the batch.
+  """
+  runtime, env = experiment.runtime, experiment.env
+  if isinstance(runtime, IndependentRuns) and isinstance(env, FunctionalEnvironment):
+    devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+    jax.eval_shape(independent.make_runs(experiment, runtime, devices).init)
 
 
 def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
@@ -306,6 +320,6 @@ def _smaller(experiment: Train) -> str:
     return "Halve runs.chunk, runs.iterations, train.num_envs or train.unroll_length."
   now = experiment.micro_batch or experiment.cpu_micro_batch or "None, all of a device's share"
   return (
-    f"Halve train.micro_batch (it is {now}), which changes no result; if that does not do, "
-    "train.num_envs, train.unroll_length or the network."
+    f"Halve train.micro_batch (it is {now}): the same update in smaller parts; if that does not "
+    "do, train.num_envs, train.unroll_length or the network."
   )

@@ -149,7 +149,7 @@ MISTAKES = {
   "int32": (["train.num_envs = 10_000_000_000"], ["not 10000000000. It is at most 2_147_483_647."]),
   "updates": (
     ["train.total_env_steps = 10_000_000_000_000"],
-    ["is 125,000,000,000 updates of 80 env steps; a run counts to 2,147,483,647"],
+    ["is 125,000,000,000 updates of 80 steps; a run counts to 2,147,483,647"],
   ),
   "infinity": (["vtrace.rho_bar = 1e400"], ["vtrace.rho_bar: inf is no number", "such as 1e30"]),
   "game": (["train.env = @atari()", "atari.game='brekout'"], ["'brekout'", "'breakout'"]),

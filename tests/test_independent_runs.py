@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from selftune.core import config, platform, plotting, training
-from selftune.core.errors import UserError
+from selftune.core.errors import RunError, UserError
 from selftune.core.evaluation import evaluate
 from selftune.core.experiment import IndependentRuns
 from selftune.core.histograms import BINS
@@ -141,6 +141,24 @@ def test_mistakes(gin, tmp_path, binding, message):
   with pytest.raises(UserError, match=message):
     training.train(gin, (binding,), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["repeats", "iterations"])
+def test_what_no_machine_holds_is_refused_before_it_is_tried(gin, tmp_path, setting):
+  with pytest.raises(RunError, match=r"runs takes at least .* GB of memory; this machine has"):
+    training.train(gin, (f"runs.{setting} = 2_000_000_000",), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_is_checked_to_its_first_state_where_that_needs_no_environment(gin):
+  training.rehearse(config.load(gin).root)
+  three = ["tile_coding.low = (0.0, 0.0, 0.0)", "tile_coding.high = (1.0, 1.0, 1.0)"]
+  for bindings, words in (
+    (["train.unroll_length = 2"], "ac_lambda learns from one transition of one stream, not from 2"),
+    (three, "'tile_coding' has bounds of 3 coordinates"),
+  ):
+    with pytest.raises(UserError, match=words):
+      training.rehearse(config.load(gin, bindings).root)
 
 
 @pytest.mark.slow
