@@ -13,7 +13,7 @@ from selftune.core import config, registry
 from selftune.core.config import loading, values
 from selftune.core.errors import ConfigError
 from selftune.core.interfaces import Corrector, LossTerm
-from selftune.core.ranges import Count, Fraction, Natural, NotNegative, Positive
+from selftune.core.ranges import Count, Decay, Fraction, Natural, NotNegative, Positive
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.vtrace import VTrace
 
@@ -52,6 +52,9 @@ class Root:
   lists: Mapping[str, tuple[float, ...]] | None = None
   share: Fraction | None = None
   steps: Count = 1
+  counts: tuple[Count, ...] = ()
+  rate: Positive | None = None
+  decay: Decay = 0.9
 
 
 INF, NAN = float("inf"), float("nan")
@@ -220,6 +223,26 @@ def test_a_number_is_the_same_however_it_is_written(load):
   assert repr(one["scratch_root.sizes"]) == "(1, 2)"
 
 
+@pytest.mark.parametrize(
+  "value, annotation, expected",
+  [
+    (1, float, "1.0"),
+    (True, bool, "True"),
+    (None, tuple[float, str], "None"),  # a default that does not fit
+    ((1, 1), tuple[int, float], "(1, 1.0)"),
+    ((1, 2), tuple[float, ...], "(1.0, 2.0)"),
+    ((), tuple[()], "()"),
+    ((1,), tuple, "(1,)"),
+    ([1, 2], list[float], "[1.0, 2.0]"),
+    ({"a": (1,)}, Mapping[str, tuple[float, ...]], "{'a': (1.0,)}"),
+    (1, Fraction | None, "1.0"),
+    (1, Any, "1"),
+  ],
+)
+def test_an_int_is_a_float_where_one_is_meant(value, annotation, expected):
+  assert repr(values.with_floats(value, annotation)) == expected
+
+
 def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
   (tmp_path / "base.gin").write_bytes(f"\ufeff{BASE}".encode())
   (tmp_path / "x.gin").write_bytes("\ufeffinclude 'base.gin'\nscratch_root.name = 'é'\n".encode())
@@ -277,6 +300,10 @@ def test_values_that_fit(load, line, value):
     ("share = 99", "takes float from 0 to 1 or None, not 99."),
     ("share = -0.1", "takes float from 0 to 1 or None, not -0.1."),
     ("steps = 0", "takes int at least 1, not 0."),
+    ("steps = 2_147_483_648", "at least 1, not 2147483648. It is at most 2_147_483_647."),
+    ("counts = (1, 2_147_483_648)", "not (1, 2147483648). It is at most 2_147_483_647."),
+    ("rate = 1e-39", "takes float above 0 or None, not 1e-39. In float32 that is 0."),
+    ("decay = 1", "takes float from 0 to below 1, not 1."),
     ("steps = 1e6", "takes int at least 1, not 1000000.0. Write 1000000."),
   ],
 )

@@ -117,12 +117,14 @@ def with_floats(value: Any, annotation: Any) -> Any:
     return with_floats(value, next((a for a in args if fits(value, a)), None))
   if annotation is float and type(value) is int:
     return float(value)
+  if not args:
+    return value
   if origin in _MAPPINGS and isinstance(value, dict):
     return {with_floats(k, args[0]): with_floats(v, args[1]) for k, v in value.items()}
-  if origin is tuple and args[-1:] != (Ellipsis,):
-    return tuple(map(with_floats, value, args))
   if origin in (tuple, list, *_SEQUENCES) and isinstance(value, (list, tuple)):
-    return type(value)(with_floats(v, args[0]) for v in value)
+    each = origin is tuple and args[-1] is not Ellipsis
+    items = zip(value, args if each else args[:1] * len(value), strict=True)
+    return type(value)(with_floats(*item) for item in items)
   return value
 
 
@@ -161,6 +163,9 @@ def hint(value: Any, annotation: Any) -> str:
     is_tuple = tuple in (option, typing.get_origin(option))
     if is_tuple and isinstance(value, list) and fits(tuple(value), option):
       return f" Write {tuple(value)!r}."
+    if is_tuple and isinstance(value, tuple) and typing.get_args(option)[1:] == (Ellipsis,):
+      item = typing.get_args(option)[0]
+      return next((hint(v, item) for v in value if not fits(v, item)), "")
     if is_tuple and fits((value,), option):
       return f" A tuple of one needs a comma: ({value!r},)."
     if option is int and isinstance(value, float) and value.is_integer():
