@@ -13,6 +13,7 @@ from .evaluation import MAX_STEPS
 
 CONFIG_HELP = "a gin file, or the name of a packaged one, such as experiments/catch_stacx"
 BIND_HELP = "override one parameter; repeat for more, the last one of a name counts"
+TRUST_HELP = "import modules that lie in the workdir itself, where its config.gin names some"
 BINDINGS_HELP = "the same, and counts more than --bind; right after CONFIG"
 
 
@@ -151,6 +152,7 @@ DM Control, classic control and Catch; it needs pip install 'selftune[video]'.""
     help=f"cut an episode that has not ended after so many (default: {MAX_STEPS})",
   )
   it.add_argument("--video", type=_path, metavar="FILE.mp4", help="record an episode")
+  it.add_argument("--trust", action="store_true", help=TRUST_HELP)
 
   it = command(
     "plot",
@@ -198,6 +200,7 @@ improvement and sample efficiency are rliable's: pip install 'selftune[report]'.
   it.add_argument(
     "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
   )
+  it.add_argument("--trust", action="store_true", help=TRUST_HELP)
 
   it = command(
     "reproduce",

@@ -7,6 +7,7 @@ import argparse
 import contextlib
 import datetime
 import errno
+import io
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from . import process
+from . import process, variables
 from .arguments import parse
 from .errors import RunError, UserError
 
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(argv: Sequence[str]) -> int:
+  if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, as on stderr
+    sys.stdout.reconfigure(errors="backslashreplace")
   with _warnings_shown():
     return _exit_code(lambda: _command(parse(argv)))
 
@@ -54,6 +57,7 @@ def _printed(code: int) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> int:
+  variables.try_imports()
   try:
     return COMMANDS[arguments.command](arguments)
   except SystemExit as error:  # of a plugin: it would end the run as if nothing had happened
@@ -130,7 +134,7 @@ def _eval(arguments: argparse.Namespace) -> int:
 
   checkpoints, step = locate(arguments.workdir)
   it = arguments
-  how = (it.episodes, it.greedy, it.seed, step, it.video, it.max_steps)
+  how = (it.episodes, it.greedy, it.seed, step, it.video, it.max_steps, it.trust)
   with contextlib.redirect_stdout(sys.stderr):  # environments' libraries greet whoever uses them
     result = evaluate(checkpoints.parent, *how)
   print(json.dumps(result))
@@ -155,7 +159,7 @@ def _report(arguments: argparse.Namespace) -> int:
   from .reports.report import report
 
   it = arguments
-  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples))
+  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples, it.trust))
   print(it.out / "index.html")
   return OK
 
@@ -177,15 +181,18 @@ def _plugins(arguments: argparse.Namespace) -> int:
   from . import listing
 
   found = listing.find(arguments.kind)
-  print(json.dumps(found, ensure_ascii=False) if arguments.json else listing.text(found))
+  print(json.dumps(found) if arguments.json else listing.text(found))
   return OK
 
 
 def _config(arguments: argparse.Namespace) -> int:
-  from . import config, training
+  from . import config, experiment, platform, training
 
   loaded = config.load(arguments.config, arguments.bind)
-  training.check(loaded.root)
+  root: experiment.Train = loaded.root
+  platform.prepare(root.learner_devices, root.runtime.actor_devices)
+  training.check(root)
+  training.rehearse(root)
   print(loaded.operative, end="")
   return OK
 

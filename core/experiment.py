@@ -9,7 +9,7 @@ from .agent import Agent
 from .config.values import describe, fits
 from .evaluation import MAX_STEPS
 from .interfaces import EnvPlugin, WriterPlugin
-from .ranges import Count, Natural, NotNegative, Seed
+from .ranges import LARGEST, Count, Natural, NotNegative, Seed, Steps
 from .registry import configurable, name_of
 from .runs.device import CHUNK
 from .runtime import Runtime
@@ -51,7 +51,7 @@ class Train:
   agent: Agent
   runtime: "Runtime | IndependentRuns"
   writers: tuple[WriterPlugin, ...]
-  total_env_steps: Count
+  total_env_steps: Steps
   seed: Seed = 0
   num_envs: Count = 32
   unroll_length: Count = 20
@@ -63,7 +63,7 @@ class Train:
   log_seconds: NotNegative = 2.0
   checkpoint_seconds: NotNegative = 120.0
   checkpoints_to_keep: int = 3
-  keep_every_steps: Count | None = None
+  keep_every_steps: Steps | None = None
   evaluation: "Evaluation | None" = None
 
   def __post_init__(self):
@@ -71,6 +71,11 @@ class Train:
       raise ValueError(
         f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
         f"unroll_length = {self.unroll_length} needs a new transition."
+      )
+    if self.total_updates > LARGEST:
+      raise ValueError(
+        f"total_env_steps = {self.total_env_steps} is {self.total_updates:,} updates of "
+        f"{self.steps_per_update:,} steps; a run counts to {LARGEST:,}."
       )
     names = [name_of(writer) for writer in self.writers]
     if len(set(names)) < len(names):
@@ -143,6 +148,12 @@ class IndependentRuns:
       if seed != int(seed) or not fits(int(seed), Seed):
         raise ValueError(f"settings['train.seed'] holds {seed}; a seed is {describe(Seed)}.")
 
+  @property
+  def size(self) -> int:
+    """How many runs there are."""
+    lengths = [len(values) for values in self.settings.values()]
+    return self.repeats * (lengths[0] if self.paired else math.prod(lengths))
+
   def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
     """The seed of every run, and its settings by name."""
     combine = zip if self.paired else itertools.product
@@ -169,7 +180,7 @@ class Evaluation:
     video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
   """
 
-  every_env_steps: Count = 100_000
+  every_env_steps: Steps = 100_000
   episodes: Count = 10
   num_envs: Count = 5
   max_steps: Count = MAX_STEPS

@@ -163,6 +163,27 @@ def first_failure(metrics: Metrics, bad_inputs: Array) -> Array:
   return jnp.where(jnp.any(bad), jnp.argmax(causes), -1).astype(jnp.int32)
 
 
+def micro_batches_of(batch_size: int, devices: int, micro_batch: int | None) -> int:
+  """How many micro-batches each of so many learner devices takes of a batch.
+
+  Raises:
+    UserError: the batch cannot be divided so.
+  """
+  share, rest = divmod(batch_size, devices)
+  if rest:
+    raise UserError(
+      f"a batch of {batch_size} trajectories (train.num_envs) is not divisible by "
+      f"{devices} learner devices; choose a multiple of {devices}."
+    )
+  if micro_batch is not None and share % micro_batch:
+    raise UserError(
+      f"train.micro_batch = {micro_batch} does not divide the {share} trajectories that each of "
+      f"{devices} learner devices gets of a batch of {batch_size} "
+      "(where it is None, on a CPU it is train.cpu_micro_batch)."
+    )
+  return share // micro_batch if micro_batch else 1
+
+
 class Learner:
   """Initialises, updates and publishes the state of one agent."""
 
@@ -191,18 +212,7 @@ class Learner:
     Raises:
       UserError: the batch cannot be divided so.
     """
-    share, rest = divmod(batch_size, len(devices))
-    if rest:
-      raise UserError(
-        f"a batch of {batch_size} trajectories (train.num_envs) is not divisible by "
-        f"{len(devices)} learner devices; choose a multiple of {len(devices)}."
-      )
-    if micro_batch is not None and share % micro_batch:
-      raise UserError(
-        f"train.micro_batch = {micro_batch} does not divide the {share} trajectories that each of "
-        f"{len(devices)} learner devices gets of a batch of {batch_size} "
-        "(where it is None, on a CPU it is train.cpu_micro_batch)."
-      )
+    micro_batches = micro_batches_of(batch_size, len(devices), micro_batch)
     self.mesh = Mesh(devices, (AXIS,))
     self._agent, self._env = agent, env
     self._metaopt = agent.agent.metaopt

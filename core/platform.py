@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import jax
 
-from . import process
+from . import process, variables
 from .errors import UserError
 from .types import Device
 
@@ -18,10 +18,13 @@ ARENAS = 2
 
 
 def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
-  """Makes as many CPU devices as these name, before JAX starts; None names one for each core.
+  """Makes as many CPU devices as these name, and starts JAX; None names one for each core.
 
   With several learner devices on the CPU each computes in one thread: a shard a core is faster than
   all cores on one operation after another. What XLA_FLAGS already says stands.
+
+  Raises:
+    RunError: the environment asks JAX for what is not there.
   """
   if learners is None:
     learners = range(len(os.sched_getaffinity(0)))
@@ -33,6 +36,7 @@ def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
   if len(learners) > 1 and "xla_cpu_multi_thread_eigen" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
   _keep_memory_together()
+  variables.start_jax()
 
 
 def _keep_memory_together() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from . import checks, config, environments, files, hosts, platform, plotting
+from . import checks, config, environments, files, hosts, platform, plotting, shortage
 from .actor import Actor
 from .agent import BuiltAgent
 from .checkpoint import Checkpointer
@@ -18,15 +18,15 @@ from .errors import UserError
 from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
 from .experiment import IndependentRuns, Train
-from .interfaces import Environment, RunInfo
-from .learner import Learner
+from .interfaces import Environment, FunctionalEnvironment, RunInfo
+from .learner import Learner, micro_batches_of
 from .logging import Logger
 from .loop import Progress, run
 from .registry import name_of
 from .runs import independent
 from .runtime import Runtime
 from .seeding import env_seeds
-from .types import LearnerState
+from .types import Device, LearnerState
 from .workdir import Workdir, locate
 
 
@@ -52,7 +52,8 @@ def train(
   Raises:
     UserError: a mistake in any of these; nothing was created then.
     NonFiniteError: a loss or gradient was not finite; the state before that update is saved.
-    RunError: the disk is full, or another process of the job was lost; likewise.
+    RunError: the disk is full, memory does not suffice, or another process of the job was lost;
+      likewise.
   """
   loaded = config.load(name, bindings)
   experiment: Train = loaded.root
@@ -61,6 +62,7 @@ def train(
   workdir = Workdir(path)
 
   with contextlib.ExitStack() as stack:
+    stack.enter_context(shortage.explained(_smaller(experiment)))
     stack.enter_context(hosts.losses_explained())
     still_alone = stack.enter_context(workdir.alone())
     workdir.check(loaded, resume)
@@ -122,15 +124,45 @@ def train(
 def check(experiment: Train) -> None:
   """Refuses what can be told without an environment, for one process and so for a job of several.
 
-  It asks JAX how many processes there are, and so starts it: `platform.prepare` comes before.
+  It asks JAX how many processes and devices there are, and so starts it: `platform.prepare` comes
+  before.
 
   Raises:
     UserError: says what does not fit.
+    RunError: a batch alone is more than the memory of the machine.
   """
+  b, t = experiment.num_envs, experiment.unroll_length
+  batch, what = b * t * shortage.TRANSITION, f"train.num_envs = {b} x train.unroll_length = {t}"
   if isinstance(experiment.runtime, IndependentRuns):
+    size = experiment.runtime.size
+    shortage.check(size * batch, f"{what} x {size:,} runs")
+    ends = size * b * t * experiment.runtime.iterations * shortage.END
+    shortage.check(ends, f"runs.iterations = {experiment.runtime.iterations} of {size:,} runs")
     independent.refuse(experiment, experiment.runtime)
-  else:
-    pool_seeds(experiment, 0)
+    platform.devices(experiment.learner_devices, "train.learner_devices")
+    return
+  shortage.check((batch + b * shortage.ENVIRONMENT) // hosts.count(), what)
+  pool_seeds(experiment, 0)
+  platform.devices(experiment.runtime.actor_devices, "actor_devices")
+  devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
+  micro_batches_of(experiment.num_envs, len(devices), _micro_batch(experiment, devices))
+  if (evaluation := experiment.evaluation) is not None:
+    needed = evaluation.num_envs * shortage.ENVIRONMENT
+    shortage.check(needed, f"evaluation.num_envs = {evaluation.num_envs}")
+    if evaluation.video:
+      drawable(experiment.env, "evaluation.video = True")
+
+
+def rehearse(experiment: Train) -> None:
+  """Traces the first state of runs whose environment is functional: there is none to be made.
+
+  Raises:
+    UserError: the network does not go with the environment, or the meta-optimiser with the batch.
+  """
+  runtime, env = experiment.runtime, experiment.env
+  if isinstance(runtime, IndependentRuns) and isinstance(env, FunctionalEnvironment):
+    devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+    jax.eval_shape(independent.make_runs(experiment, runtime, devices).init)
 
 
 def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
@@ -272,13 +304,28 @@ def make_actors(
 def make_learner(experiment: Train, agent: BuiltAgent) -> Learner:
   """The learner, on the learner devices."""
   devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
-  on_cpu = devices[0].platform == "cpu"
   return Learner(
     agent,
     devices,
     experiment.num_envs,
     experiment.unroll_length,
     experiment.total_updates,
-    experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None),
+    _micro_batch(experiment, devices),
     checks.who(experiment.env),
+  )
+
+
+def _micro_batch(experiment: Train, devices: Sequence[Device]) -> int | None:
+  on_cpu = devices[0].platform == "cpu"
+  return experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None)
+
+
+def _smaller(experiment: Train) -> str:
+  """What to do where memory does not suffice."""
+  if isinstance(experiment.runtime, IndependentRuns):
+    return "Halve runs.chunk, runs.iterations, train.num_envs or train.unroll_length."
+  now = experiment.micro_batch or experiment.cpu_micro_batch or "None, all of a device's share"
+  return (
+    f"Halve train.micro_batch (it is {now}): the same update in smaller parts; if that does not "
+    "do, train.num_envs, train.unroll_length or the network."
   )

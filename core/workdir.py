@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import config, files, hosts, jsonl, lock
+from . import config, files, hosts, jsonl, lock, trust
 from .checkpoint import Checkpointer, Restored
 from .errors import UserError
 from .registry import kind_of
@@ -69,8 +69,15 @@ def default(config: str, seed: int) -> Path:
 class Workdir:
   """The folder of one run; nothing is created before `create`."""
 
-  def __init__(self, path: Path):
+  def __init__(self, path: Path, trusted: bool = False):
+    """The folder.
+
+    Args:
+      path: where it is.
+      trusted: modules that lie in it may be imported, if its configuration says so.
+    """
     self.path = path
+    self._trusted = trusted
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
     self.videos = path / "videos"
@@ -118,7 +125,7 @@ class Workdir:
     """The configuration of the run.
 
     Raises:
-      UserError: there is no run here.
+      UserError: there is no run here, or it wants code of the workdir to be run.
     """
     whole = self.path.absolute().parent.parent
     if not self.holds_run() and self.path.absolute() == whole / "runs" / self.path.name:
@@ -129,9 +136,14 @@ class Workdir:
         )
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
-    for start in jsonl.read(self._restarts) if self._restarts.exists() else ():
-      sys.path += [folder for folder in start.get("imports", ()) if folder not in sys.path]
-    return config.load(self._config)
+    starts = list(jsonl.read(self._restarts)) if self._restarts.exists() else []
+    known = [Path(folder) for start in starts for folder in start.get("imports", ())]
+
+    def importing(module: str, folders: Sequence[Path]) -> Sequence[Path]:
+      places = (*folders, *known)
+      return trust.admit(module, places, self.path, self._config, self._trusted)
+
+    return config.load(self._config, importing=importing)
 
   def check(self, loaded: config.Loaded, resume: bool) -> None:
     """Refuses to start over an earlier run, or to resume one of another configuration.
@@ -227,7 +239,9 @@ def _integers(nested: Any) -> Iterator[int]:
 
 def _folders(text: str) -> list[str]:
   """Where the modules that a configuration imports lie."""
-  modules = [sys.modules[name] for name in re.findall(r"^import (\w+)", text, re.MULTILINE)]
+  modules = [
+    sys.modules[name] for name in re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
+  ]
   files = [Path(module.__file__) for module in modules if module.__file__]
   return [str(f.parents[1] if f.name == "__init__.py" else f.parent) for f in files]
 

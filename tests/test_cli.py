@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import io
 import json
 import logging
 import os
@@ -22,6 +23,7 @@ from selftune.core import cli as cli_module
 from selftune.core import config, jsonl, loop, registry
 from selftune.core.cli import main
 from selftune.core.evaluation import evaluate
+from selftune.core.learner import Learner
 from selftune.core.workdir import Workdir
 from selftune.plugins.envs.envpool import EnvPool
 
@@ -141,6 +143,17 @@ MISTAKES = {
   "heads": (["agent.heads = 0"], ["agent.heads takes int at least 1, not 0"]),
   "discount": (["vtrace.gamma = 99"], ["vtrace.gamma takes float from 0 to 1, not 99"]),
   "cost": (["entropy.cost = -0.1"], ["entropy.cost takes float at least 0, not -0.1"]),
+  "b1": (
+    ["agent.metaopt = @metagradient()", "metagradient.b1 = 1"],
+    ["metagradient.b1 takes float from 0 to below 1, not 1"],
+  ),
+  "float32": (["rmsprop.eps = 1e-50"], ["takes float above 0, not 1e-50. In float32 that is 0."]),
+  "int32": (["train.num_envs = 10_000_000_000"], ["not 10000000000. It is at most 2_147_483_647."]),
+  "updates": (
+    ["train.total_env_steps = 10_000_000_000_000"],
+    ["is 125,000,000,000 updates of 80 steps; a run counts to 2,147,483,647"],
+  ),
+  "infinity": (["vtrace.rho_bar = 1e400"], ["vtrace.rho_bar: inf is no number", "such as 1e30"]),
   "game": (["train.env = @atari()", "atari.game='brekout'"], ["'brekout'", "'breakout'"]),
   "task": (["envpool.task = 'Catch'"], ["envpool.task = 'Catch' does not exist", "'Catch-v0'"]),
   "tune": (
@@ -177,6 +190,68 @@ def test_a_mistake_in_the_configuration_creates_nothing(cli, small, tmp_path, bi
   assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+  "case", ["environments", "batch", "micro_batch", "learner device", "actor device"]
+)
+def test_config_refuses_what_train_would_and_makes_no_environment(cli, small, monkeypatch, case):
+  monkeypatch.setattr(EnvPool, "make", None)
+  bindings, words = MISTAKES[case]
+  assert_refused(cli("config", small, *bindings), *words)
+
+
+def too_much(*_):
+  return np.empty(2**60, np.uint8)  # NumPy's MemoryError
+
+
+def exhausted(*_):
+  said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.\n  and so on"
+  raise jax.errors.JaxRuntimeError(said)
+
+
+def wrapped(*_):
+  """As a layer above may tell of it, from the CPU."""
+  try:
+    raise jax.errors.JaxRuntimeError(
+      "INTERNAL: Error dispatching: Out of memory allocating 8 bytes."
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise RuntimeError("the rollout failed") from error
+
+
+@pytest.mark.parametrize(
+  "fails, said", [(too_much, "1.00 EiB"), (exhausted, "8 bytes"), (wrapped, "8 bytes")]
+)
+@pytest.mark.parametrize(
+  "where", ["EnvPool.make", "Learner.init", "Learner.trace", "Learner.update"]
+)
+def test_too_little_memory_says_what_to_halve(
+  cli, small, tmp_path, monkeypatch, where, fails, said
+):
+  cls, _, method = where.partition(".")
+  monkeypatch.setattr({"EnvPool": EnvPool, "Learner": Learner}[cls], method, fails)
+  result = cli("train", small, "--workdir", tmp_path / "run")
+  assert result.code == 1
+  (line,) = [x for x in result.err.splitlines() if x.startswith("selftune: ")]
+  assert line.startswith("selftune: out of memory: ") and said in line
+  assert "Halve train.micro_batch (it is None, all of a device's share)" in line
+  assert "train.num_envs, train.unroll_length" in line and "Traceback" not in result.err
+
+
+def test_too_little_memory_to_evaluate(cli, run, monkeypatch):
+  monkeypatch.setattr(EnvPool, "make", too_much)
+  result = cli("eval", run)
+  assert result.code == 1 and "out of memory: " in result.err and "fewer --episodes" in result.err
+  monkeypatch.undo()
+
+
+def test_what_no_machine_holds_is_refused_before_it_is_tried(cli, small, tmp_path):
+  for binding in ("train.num_envs = 1_000_000_000", "train.unroll_length = 2_000_000_000"):
+    result = cli("train", small, binding, "--workdir", tmp_path / "run")
+    assert result.code == 1 and result.err.count("\n") == 1
+    assert "GB of memory; this machine has" in result.err
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_mistake_in_a_resumed_run_loses_nothing(cli, small, run):
   before = contents(run)
   for binding in ("entropy.cst = 1", "agent.network = @impala_resnet()", "train.seed = 1"):
@@ -203,6 +278,13 @@ def test_resuming_with_another_configuration(cli, small, run):
   result = cli("train", small, "--bind=entropy.cost = 0.5", "--workdir", run, "--resume")
   assert_refused(result, "another configuration", "entropy.cost is 0.01 there and 0.5 here")
   assert contents(run) == before
+
+
+def test_a_number_written_otherwise_is_the_same_configuration(cli, run):
+  again = run.parent / "again.gin"
+  again.write_text(f"{SMALL}policy_gradient.cost = 1\n")  # the default is 1.0
+  result = cli("train", again, "--workdir", run, "--resume")
+  assert result.code == 0 and "has made 320 of 320 env steps already" in result.err
 
 
 def test_resuming_where_there_is_no_run(cli, small, tmp_path):
@@ -457,6 +539,61 @@ def test_plot(cli, run, tmp_path, monkeypatch):
   assert_refused(cli("plot", run, "--out", "absent/b.png"), "cannot write the plot")
 
 
+@pytest.fixture
+def importing(run, monkeypatch):
+  """Makes the run's configuration import a module from a folder; and forgets what was imported."""
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  modules = set(sys.modules)
+
+  def importing(folder, name, text="ran = True"):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+    saved = run / "config.gin"
+    saved.write_text(f"import {name}\n{saved.read_text()}")
+    with (run / "restarts.jsonl").open("a") as file:
+      file.write(json.dumps({"imports": [str(folder)], "env_seeds": []}) + "\n")
+    return folder / f"{name}.py"
+
+  yield importing
+  for name in set(sys.modules) - modules:
+    if name.startswith("scratch_"):
+      del sys.modules[name]
+
+
+@pytest.mark.parametrize("folder", [".", "code"])
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_code_in_a_workdir_runs_only_where_it_is_trusted(
+  cli, run, importing, tmp_path, monkeypatch, command, folder
+):
+  monkeypatch.chdir(run)  # whose folder is then the current one, too
+  module = importing(run / folder, "scratch_inside")
+  rest = ["--episodes", 1] if command == "eval" else ["--out", tmp_path / "report"]
+  result = cli(command, run, *rest)
+  assert_refused(result, f"imports 'scratch_inside', which lies in the workdir itself ({module})")
+  assert_refused(result, "--trust")
+  assert "scratch_inside" not in sys.modules
+  trusted = cli(command, run, *rest, "--trust")
+  assert trusted.code == 0 and sys.modules["scratch_inside"].ran
+  line = f"selftune: {run / 'config.gin'} imports scratch_inside from {module}\n"
+  assert trusted.err.count(line) == 1
+
+
+def test_code_beside_a_workdir_is_told_and_imports_nothing_of_the_workdir(cli, run, importing):
+  text = """
+try:
+  import scratch_helper
+  helped = True
+except ImportError:
+  helped = False
+"""
+  module = importing(run.parent / "project", "scratch_beside", text)
+  (run / "scratch_helper.py").write_text("")
+  result = cli("eval", run, "--episodes", 1)
+  assert result.code == 0 and not sys.modules["scratch_beside"].helped
+  line = f"selftune: {run / 'config.gin'} imports scratch_beside from {module}\n"
+  assert result.err.count(line) == 1
+
+
 def test_plugins(cli, monkeypatch):
   monkeypatch.setattr(registry, "unavailable", lambda: {"lost.module": "ImportError: no hope"})
   found = json.loads(cli("plugins", "--json").out)
@@ -487,6 +624,16 @@ def test_config_prints_what_loads_back_and_makes_no_environment(cli, small, tmp_
   expected = config.load(small, ["entropy.cost = 0.5"])
   assert config.load(printed).root == expected.root
   assert "vtrace.gamma = 0.99" in result.out  # a default
+
+
+def test_stdout_of_any_encoding(monkeypatch):
+  for encoding in ("ascii", "latin-1"):
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["plugins", "corrector"]) == 0
+    out.flush()
+    assert b"leaky_vtrace.gamma = 0.99" in out.buffer.getvalue()
+    assert rb"\u03b3" in out.buffer.getvalue()  # a gamma
 
 
 COMMANDS = ["train", "eval", "plot", "report", "sweep", "plugins", "config"]

@@ -60,6 +60,14 @@ def test_runs_become_matrices_of_normalised_scores(tmp_path):
   assert [run.seed for run in it.runs["a"]] == [1, 0, 1, 0]
 
 
+def test_numbers_written_otherwise_are_of_one_agent(tmp_path):
+  runs = [
+    write_run(tmp_path / f"a_seed{seed}", train__seed=seed, policy_gradient__cost=cost)
+    for seed, cost in enumerate((1, 1.0))
+  ]
+  assert list(comparison.compare(runs).scores) == ["a"]
+
+
 def test_scores_at_an_earlier_point(tmp_path):
   it = comparison.compare(two_agents(tmp_path), at=55)
   np.testing.assert_allclose(it.scores["b"], [[0.2, 0.25], [0.3, 0.35]])

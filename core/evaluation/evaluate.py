@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from .. import shortage, variables
 from ..agent import BuiltAgent
 from ..checkpoint import Checkpointer, Restored
 from ..config.values import describe, fits
@@ -37,6 +38,7 @@ def evaluate(
   step: int | None = None,
   video: Path | str | None = None,
   max_steps: int = MAX_STEPS,
+  trusted: bool = False,
 ) -> dict[str, Any]:
   """Scores a checkpoint of a run; on one device, with progress on stderr.
 
@@ -48,6 +50,7 @@ def evaluate(
     step: the update whose checkpoint it is; None for the newest whole one.
     video: an MP4 file for the first episode of the first environment.
     max_steps: of an episode; one that has not ended then is cut, and said to be.
+    trusted: modules in the workdir may be imported.
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
@@ -62,12 +65,16 @@ def evaluate(
   for name, value, kind in numbers:
     if not fits(value, kind):
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
-  workdir, video = Workdir(Path(path)), Path(video) if video else None
+  variables.start_jax()
+  workdir, video = Workdir(Path(path), trusted), Path(video) if video else None
   experiment = of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
     check_path(video)
-  with pool_of(experiment.env, seeds, video) as (pool, watchers):
+  with (
+    shortage.explained("Give fewer --episodes: at most as many environments play at once."),
+    pool_of(experiment.env, seeds, video) as (pool, watchers),
+  ):
     agent = BuiltAgent(experiment.agent, pool.spec)
     env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length

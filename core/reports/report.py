@@ -35,6 +35,7 @@ def report(
   at: int | None = None,
   evaluations: bool = False,
   resamples: int = 2000,
+  trusted: bool = False,
 ) -> str:
   """Writes `index.html`, its figures and `report.json` into the folder `out`.
 
@@ -44,6 +45,7 @@ def report(
     at: env steps at which to compare; None for the end of runs that are all of one length.
     evaluations: scores are those of `eval.jsonl`, not the returns of training.
     resamples: of the bootstrap.
+    trusted: modules in the workdirs may be imported.
 
   Returns:
     The table of aggregates, for the terminal.
@@ -58,7 +60,7 @@ def report(
   existing = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
   if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
     raise UserError(f"cannot write to {existing}: choose another --out.")
-  comparison = compare(workdirs, at, evaluations)
+  comparison = compare(workdirs, at, evaluations, trusted)
   found = statistics(comparison.scores, comparison.curves, resamples)
   score = "normalised score" if comparison.normalised else "return"
   figures = {

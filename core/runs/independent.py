@@ -23,6 +23,7 @@ from ..interfaces import FunctionalEnvironment
 from ..learner import culprits
 from ..logging import Logger
 from ..loop import Clock, Progress
+from ..ranges import LARGEST
 from ..types import Device
 from .device import Runs
 from .iteration import RunState, episodes
@@ -55,6 +56,12 @@ def refuse(experiment: Train, runtime: IndependentRuns) -> None:
     raise UserError(
       "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
       "score the agent with selftune eval."
+    )
+  last = experiment.total_env_steps + experiment.steps_per_update
+  if last > LARGEST:
+    raise UserError(
+      f"train.total_env_steps = {experiment.total_env_steps}: each run of @runs() counts to "
+      f"{LARGEST:_}; write at most {LARGEST - experiment.steps_per_update:_}."
     )
   seeds, settings = runtime.grid(experiment.seed)
   with plugin_mistakes():

@@ -162,7 +162,7 @@ def _spawn(
 ) -> subprocess.Popen:
   """Starts the process of a point, in a session of its own: Ctrl-C reaches the sweep alone."""
   files.make_folder(workdir)
-  with (workdir / "log.txt").open("a") as log:
+  with (workdir / "log.txt").open("a", encoding="utf-8") as log:
     return subprocess.Popen(
       [*python(POINT), experiment, str(workdir), *bindings],
       cwd=folder,

@@ -128,7 +128,7 @@ class Pool:
       "gymnasium",
       num_envs=self.num_envs,
       seed=list(seeds),
-      num_threads=num_threads or min(self.num_envs, os.cpu_count() or 1),
+      num_threads=min(self.num_envs, num_threads or os.cpu_count() or 1),  # more would idle
       **options,
       **longer,
     )

@@ -50,7 +50,7 @@ class EnvPool:
   """
 
   task: str = "Catch-v0"
-  max_episode_steps: int | None = None
+  max_episode_steps: Count | None = None
   num_threads: Count | None = None
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 

@@ -61,6 +61,11 @@ class AcLambda:
 
   def check(self, components: Components) -> None:
     del components  # it tunes step sizes only
+    for name, (start, stop) in self.groups.items():
+      if not 0 <= start < stop:
+        raise ValueError(
+          f"groups['{name}'] = {(start, stop)}: a range begins at 0 or above, and before its end."
+        )
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> Online:
     del fns

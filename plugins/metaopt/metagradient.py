@@ -10,7 +10,7 @@ import optax
 
 from ...core import tunables
 from ...core.interfaces import AgentFns, LossTerm
-from ...core.ranges import Fraction, NotNegative
+from ...core.ranges import Decay, NotNegative, Positive
 from ...core.registry import name_of, register
 from ...core.types import Array, Described, LearnerState, Metrics, PyTree, Trajectory
 from ._update import inner_gradient
@@ -53,9 +53,9 @@ class Metagradient:
 
   tune: tuple[str, ...] = ()
   learning_rate: NotNegative = 1e-3
-  b1: Fraction = 0.9
-  b2: Fraction = 0.999
-  eps: NotNegative = 1e-4
+  b1: Decay = 0.9
+  b2: Decay = 0.999
+  eps: Positive = 1e-4
   eta_init: float = 4.6
   eta_init_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
   outer_losses: tuple[LossTerm, ...] = ()
