@@ -218,7 +218,8 @@ class Learner:
     self._metaopt = agent.agent.metaopt
     self._who = checks.who(self._metaopt)
     self._batch_size, self._unroll_length = batch_size, unroll_length
-    at_once = functools.partial(accumulate, micro_batch=micro_batch or share)
+    share = batch_size // len(devices)
+    at_once = functools.partial(accumulate, micro_batch=share // micro_batches)
     self._fns = agent.fns(total_updates, at_once)
 
   def init(self, key: Array, timestep: TimeStep) -> LearnerState:
