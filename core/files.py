@@ -43,10 +43,10 @@ def whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     path: of the file.
     mode: `w` for text, which is UTF-8 with line ends as given; `wb` for bytes.
   """
-  text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+  encoding, newline = (None, None) if "b" in mode else ("utf-8", "")
   with replacing(path) as new:
     try:
-      with new.open(mode, **text) as file:
+      with new.open(mode, encoding=encoding, newline=newline) as file:
         yield file
         file.flush()
         os.fsync(file.fileno())  # else a crash may leave the new name with nothing in it

@@ -58,7 +58,7 @@ def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Ite
     "machine": _BOOT.read_text().strip() if _BOOT.exists() else socket.gethostname(),
     "id": secrets.token_hex(8),
   }
-  descriptor = _taken(path, mine, advice, time.monotonic() + wait)
+  descriptor = _taken(path, mine, advice, wait)
   ended, rival = threading.Event(), {}
 
   def beat() -> None:
@@ -86,8 +86,9 @@ def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Ite
     os.close(descriptor)
 
 
-def _taken(path: Path, mine: dict[str, Any], advice: str, deadline: float) -> int:
+def _taken(path: Path, mine: dict[str, Any], advice: str, wait: float) -> int:
   """The descriptor of the lock's file, which now names this process as the holder."""
+  deadline, waiting = time.monotonic() + wait, False
   while True:
     with contextlib.ExitStack() as unless_taken:
       descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
@@ -103,6 +104,9 @@ def _taken(path: Path, mine: dict[str, Any], advice: str, deadline: float) -> in
           return descriptor
       elif time.monotonic() >= deadline:
         raise UserError(f"{_told(path, holder)}: {advice}")
+      elif not waiting:
+        waiting = True
+        _LOG.warning("%s: waiting up to %.0f s for its end.", _told(path, holder), wait)
     time.sleep(POLL)
 
 

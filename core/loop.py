@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 from . import hosts
 from .actor import Interrupted
@@ -144,9 +144,9 @@ def save_good(
   Returns:
     The error with what became of the state.
   """
-  unfailed = jax.device_put(np.int32(-1), state.failure.sharding)
+  state = state._replace(failure=jnp.full_like(state.failure, -1))
   try:
-    save(checkpoints, state._replace(failure=unfailed), good, logger)
+    save(checkpoints, state, good, logger)
     checkpoints.wait()
   except RunError as unsaved:
     return NonFiniteError(f"{error} It is not saved: {unsaved}")

@@ -132,7 +132,7 @@ def lost(held):
   return False
 
 
-def test_waiting_for_the_holder_and_keeping_the_file(path):
+def test_waiting_for_the_holder_and_keeping_the_file(path, caplog):
   ended = threading.Event()
 
   def hold():
@@ -147,6 +147,7 @@ def test_waiting_for_the_holder_and_keeping_the_file(path):
   threading.Timer(0.1, ended.set).start()
   with lock.alone(path, ADVICE, wait=10):
     thread.join()
+  assert "waiting up to 10 s for its end" in caplog.text and len(caplog.records) == 1
 
 
 def test_a_disk_without_room_leaves_nothing(path, monkeypatch):
