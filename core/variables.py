@@ -48,7 +48,7 @@ def start_jax() -> None:
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as error:  # an assertion where jax[cuda] is not installed
-    asked = jax.config.jax_platforms
+    asked = os.environ.get("JAX_PLATFORMS")
     if not asked:
       raise RunError(f"JAX finds no device: {_one_line(error)}") from error
     why = _one_line(error).partition(" (set JAX_")[0] or "JAX was installed without support for it"

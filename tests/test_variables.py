@@ -49,7 +49,7 @@ def test_an_accelerator_that_is_not_there(monkeypatch):
     raise AssertionError  # as JAX does for cuda where it was installed without
 
   monkeypatch.setattr(jax, "devices", devices)
-  monkeypatch.setattr(type(jax.config), "jax_platforms", "cuda")
+  monkeypatch.setenv("JAX_PLATFORMS", "cuda")
   with pytest.raises(RunError) as caught:
     variables.start_jax()
   assert str(caught.value) == (
