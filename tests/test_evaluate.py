@@ -14,6 +14,7 @@ from selftune.core.episodes import Episode
 from selftune.core.evaluation import evaluate
 from selftune.core.evaluation.playing import Played
 from selftune.core.types import TimeStep
+from selftune.core.workdir import Workdir
 from selftune.plugins.envs.atari import Atari
 from selftune.plugins.envs.envpool import EnvPool
 
@@ -163,3 +164,9 @@ def test_seeds_are_different_ones_that_training_has_not_seen():
   kept = seeding.evaluation_seeds(3, 8, set(free[:5]))
   assert kept[:3] == free[5:] and not set(kept) & set(free[:5])
   assert seeding.evaluation_seeds(3, 8, set()) == free != seeding.evaluation_seeds(4, 8, set())
+
+
+def test_starts_of_a_run_that_are_none_are_left_out(tmp_path):
+  starts = ['{"env_seeds": [[[1, 2], [3]]]}', "null", '{"env_seeds": 7}', "{}", '{"env_seeds": [[4']
+  (tmp_path / "restarts.jsonl").write_text("\n".join(starts))
+  assert Workdir(tmp_path).env_seeds() == {1, 2, 3, 7}

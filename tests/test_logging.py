@@ -262,6 +262,18 @@ def test_speed_and_eta_count_this_process_only():
   row = {"env_steps": 1900, "episode_return": 0.5}
   assert status(row, 15.0, 2_200) == "1,900/2,200 steps | 15 steps/s | ETA 0:00:20 | return 0.5"
   assert status({"env_steps": 0}, None, 5) == "0/5 steps"
+  assert status({"env_steps": 0}, 0.1, 10**18).endswith("ETA 36500 days, 0:00:00")
+
+
+def test_terminal_that_draws_nothing_gets_lines(tmp_path, monkeypatch):
+  screen = io.StringIO()
+  screen.isatty = lambda: True
+  monkeypatch.setattr("sys.stderr", screen)
+  monkeypatch.setenv("TERM", "dumb")
+  writer = Terminal().open(run_info(tmp_path))
+  writer.write({"env_steps": 500, "wall_time": 1.0})
+  writer.close()
+  assert screen.getvalue() == "500/1,000 steps\n"
 
 
 def test_terminal_prints_a_line_an_interval_when_not_a_tty(tmp_path, capsys):

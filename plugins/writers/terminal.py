@@ -15,6 +15,7 @@ from ...core.interfaces import RunInfo
 from ...core.ranges import NotNegative
 from ...core.registry import register
 
+CENTURY = 100 * 365 * 86_400  # seconds; more than a few million years no timedelta holds
 SPEED_WINDOW = 30.0  # seconds that steps/s and ETA are measured over
 
 
@@ -51,7 +52,7 @@ def status(row: Mapping[str, float], speed: float | None, total: int) -> str:
   """`1,200/5,000 steps | 300 steps/s | ETA 0:00:12 | return 0.95`."""
   parts = [f"{row['env_steps']:,}/{total:,} steps"]
   if speed:
-    left = max(0.0, total - row["env_steps"]) / speed
+    left = min(max(0.0, total - row["env_steps"]) / speed, CENTURY)
     parts += [f"{speed:,.0f} steps/s", f"ETA {datetime.timedelta(seconds=round(left))}"]
   if "episode_return" in row:
     parts.append(f"return {row['episode_return']:.4g}")
