@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 
 def encode(row: Mapping[str, Any]) -> str:
@@ -36,7 +36,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
   """Whether something read is a finite number."""
   return isinstance(value, int | float) and math.isfinite(value)
 
