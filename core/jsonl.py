@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from . import files
 
@@ -43,7 +43,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
     raise files.cannot_read(path, error) from error
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
   """Whether something read is a finite number."""
   return isinstance(value, int | float) and math.isfinite(value)
 

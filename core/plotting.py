@@ -159,7 +159,7 @@ def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   if end < begin:
     return np.empty(0), np.empty(0), np.empty(0)
   steps = np.linspace(begin, end, GRID)
-  values = np.stack([np.interp(steps, *s.T) for s in series])
+  values = np.stack([np.interp(steps, s[:, 0], s[:, 1]) for s in series])
   return steps, values.mean(0), values.std(0)
 
 
@@ -180,10 +180,10 @@ def _histograms(workdir: Path) -> list[tuple[int, Histogram]]:
   found = []
   for row in rows:
     counts, edges = row.get("counts"), row.get("edges")
-    whole = isinstance(counts, list) and isinstance(edges, list) and len(edges) == len(counts) + 1
-    if row.get("name") != "beta" or not whole:
+    if row.get("name") != "beta" or not isinstance(counts, list) or not isinstance(edges, list):
       continue
-    if all(map(jsonl.is_number, [row.get("env_steps"), *counts, *edges])) and sum(counts) > 0:
+    numbers = all(map(jsonl.is_number, [row.get("env_steps"), *counts, *edges]))
+    if numbers and len(edges) == len(counts) + 1 and sum(counts) > 0:
       found.append((row["env_steps"], Histogram(np.array(counts), np.array(edges))))
   return found
 
@@ -206,7 +206,7 @@ def _draw(
   for colour, runs in zip(colours, groups.values(), strict=True):
     _line(top, curve(runs, "episode_return"), color=colour, linewidth=1.8)
   top.set_title("Raw episode return, mean of the last 100 episodes", loc="left", fontsize=11)
-  if not any(line.get_xdata().size for line in top.get_lines()):
+  if not any(map(len, _values(top))):
     centre = {"transform": top.transAxes, "ha": "center", "va": "center"}
     top.text(0.5, 0.5, "no episode has finished", color="grey", **centre)
   seeds = [f" ({len(runs)} seeds)" if len(runs) > 1 else "" for runs in groups.values()]
@@ -227,7 +227,7 @@ def _draw(
     _heads(axes, groups, keys, colours)
     if keys == [BETA] and len(histograms) > 1:
       _density(axes, histograms)
-    if keys == ["metagrad_norm"] and any((x.get_ydata() > 0).any() for x in axes.get_lines()):
+    if keys == ["metagrad_norm"] and any((y > 0).any() for y in _values(axes)):
       axes.set_yscale("log", nonpositive="mask")
     else:
       axes.ticklabel_format(axis="y", useOffset=False)
@@ -295,6 +295,11 @@ def _line(axes: Any, points: tuple[np.ndarray, np.ndarray, np.ndarray], **look: 
     axes.fill_between(
       steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.18, linewidth=0
     )
+
+
+def _values(axes: Any) -> list[np.ndarray]:
+  """What its lines show."""
+  return [np.asarray(line.get_ydata()) for line in axes.get_lines()]
 
 
 def _natural(key: str) -> list[Any]:

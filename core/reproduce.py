@@ -108,11 +108,11 @@ def find(name: str) -> tuple[str, Figure]:
 def read(cell: Cell, workdir: Path) -> Result:
   """The logs of a cell that has been trained."""
   settings = list(csv.DictReader(files.read(workdir / "runs.csv").splitlines()))
-  of_run: list[list[tuple[float, int]]] = [[] for _ in settings]
+  of_run: list[list[tuple[Any, Any]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
-    run, *episode = (row.get(key) for key in ("run", "return", "length"))
-    if run in range(len(settings)) and all(map(jsonl.is_number, episode)):
-      of_run[run].append(tuple(episode))
+    run, episode = row.get("run"), (row.get("return"), row.get("length"))
+    if isinstance(run, int) and run < len(settings) and all(map(jsonl.is_number, episode)):
+      of_run[run].append(episode)
   least = min((value for found in of_run for value, _ in found), default=math.nan)
   shape = len(settings), max(1, *map(len, of_run))
   returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)

@@ -133,7 +133,7 @@ def test_what_nohup_has_ignored_stays_ignored():
 
 def shell(text):
   command = f'selftune() {{ {" ".join(SELFTUNE)} "$@"; }}; {text}'
-  return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+  return subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=240)
 
 
 LOST = "selftune: cannot write to the standard output: {}.\n"
