@@ -67,17 +67,9 @@ class Categorical:
     return sample
 
 
-@jax.custom_jvp
 def _finite(logits: Array) -> Array:
   """The logits, -inf as a number: 0 times that, or times what comes of it, is 0, and not NaN."""
-  return jnp.maximum(logits, -1e30)
-
-
-@_finite.defjvp
-def _finite_jvp(primals, tangents):
-  # The identity: a masked action has probability 0, so its derivatives are 0 anyway; and XLA rounds
-  # those of all others as it did without this function.
-  return _finite(*primals), *tangents
+  return jnp.where(jnp.isneginf(logits), -1e30, logits)
 
 
 class SquashedGaussian:

@@ -248,9 +248,10 @@ class AgentFns(NamedTuple):
 
   `accumulate(f, batch, *stacked)` splits the Trajectory `batch` into K micro-batches, maps
   `f(micro_batch, *slices) -> (sums, means, stacked)` over them on every learner device, and returns
-  the sums added, the means averaged over micro-batches and devices, and stacked as it came from
-  each micro-batch, [K, ...]: that is what a later call may take as its `*stacked`, with the same
-  batch. A part of a batch, of fewer trajectories, is split likewise, into as few as it needs.
+  the sums added, the means averaged over micro-batches and devices (of one whose name ends in
+  `/max`, the greatest), and stacked as it came from each micro-batch, [K, ...]: that is what a
+  later call may take as its `*stacked`, with the same batch. A part of a batch, of fewer
+  trajectories, is split likewise, into as few as it needs.
 
   `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
   configured value.

@@ -101,15 +101,29 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batch: int):
   else:
     slices = (split(batch, micro_batches), *stacked)
     first = jax.tree.map(lambda x: x[0], slices)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, *first)[:2])
+    sums, means, _ = jax.eval_shape(f, *first)
+    full = lambda number: lambda x: jnp.full(x.shape, number, x.dtype)
+    nothing = jax.tree.map(full(0), sums), _where_greatest(full(-jnp.inf), full(0), means)
 
     def body(totals, slices):
-      *parts, out = f(*slices)
-      return jax.tree.map(jnp.add, totals, tuple(parts)), out
+      sums, means, out = f(*slices)
+      sums = jax.tree.map(jnp.add, totals[0], sums)
+      return (sums, _where_greatest(jnp.maximum, jnp.add, totals[1], means)), out
 
-    (sums, means), out = jax.lax.scan(body, zeros, slices)
-    means = jax.tree.map(lambda x: x / micro_batches, means)
-  return jax.lax.psum(sums, AXIS), jax.lax.pmean(means, AXIS), out
+    (sums, means), out = jax.lax.scan(body, nothing, slices)
+    means = _where_greatest(lambda x: x, lambda x: x / micro_batches, means)
+  of_devices = (functools.partial(f, axis_name=AXIS) for f in (jax.lax.pmax, jax.lax.pmean))
+  return jax.lax.psum(sums, AXIS), _where_greatest(*of_devices, means), out
+
+
+def _where_greatest(greatest, other, tree: PyTree, *rest: PyTree) -> PyTree:
+  """Maps metrics by `greatest` where the name says that one is a maximum, else by `other`."""
+
+  def one(path, *leaves):
+    key = getattr(path[-1], "key", "") if path else ""
+    return (greatest if str(key).endswith("/max") else other)(*leaves)
+
+  return jax.tree_util.tree_map_with_path(one, tree, *rest)
 
 
 def check_order(names: Sequence[str]) -> list[str]:
