@@ -39,7 +39,7 @@ def measure(agent: str, turns: int) -> float:
 
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "devices.gin")
-    path.write_text(CONFIG.format(agent=agent))
+    path.write_text(CONFIG.format(agent=agent), "utf-8")
     loaded = config.load(path).root
   seeds = training.pool_seeds(loaded, 0)
   pools = [[loaded.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
@@ -82,7 +82,7 @@ def alone(agent: str, devices: int, turns: int) -> float:
     [sys.executable, __file__, "--agent", agent, "--turns", str(turns)],
     env=os.environ | {"XLA_FLAGS": f"{count} --xla_cpu_multi_thread_eigen=false"},
     stdout=subprocess.PIPE,
-    text=True,
+    encoding="utf-8",
     check=True,
   )
   return float(done.stdout)

@@ -161,7 +161,7 @@ def in_subprocess(
   """`measure` in a process of its own, as device settings belong to a process."""
   command = [sys.executable, __file__, "--json", what, "--config", name, "--updates", str(updates)]
   command += [word for binding in bindings for word in ("--bind", binding)]
-  done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+  done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
   return json.loads(done.stdout.splitlines()[-1])
 
 

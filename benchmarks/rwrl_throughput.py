@@ -82,7 +82,7 @@ def _pool_episode(pool: Any) -> tuple[float, float]:
 def _cpu_seconds(pids: list[int]) -> float:
   ticks = 0
   for pid in pids:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
     ticks += int(fields[11]) + int(fields[12])
   return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -32,7 +32,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def resident_mb(pid: int) -> float:
   """Resident memory of a process, MB (10^6 bytes)."""
-  return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE / 1e6
+  return int(Path(f"/proc/{pid}/statm").read_text("utf-8").split()[1]) * PAGE / 1e6
 
 
 def watch(command: list[str], seconds: float) -> np.ndarray:

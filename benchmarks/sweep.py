@@ -35,7 +35,7 @@ def seconds(file: Path, out: Path, *arguments: str) -> float:
 
 def returns(out: Path) -> list[float]:
   """The metric of every point, in order of the points."""
-  with (out / "sweep.csv").open() as file:
+  with (out / "sweep.csv").open(encoding="utf-8") as file:
     rows = sorted(csv.DictReader(file), key=lambda row: int(row["point"]))
   return [float(row["episode_return"]) for row in rows]
 
@@ -52,7 +52,7 @@ def main() -> None:
   config["command"].append(f"--bind=runs.episodes = {args.episodes}")
   with tempfile.TemporaryDirectory() as folder:
     file, together, apart = (Path(folder, name) for name in ("sweep.yaml", "together", "apart"))
-    file.write_text(yaml.safe_dump(config))
+    file.write_text(yaml.safe_dump(config), "utf-8")
     print(f"{len(os.sched_getaffinity(0))} cores, load average {os.getloadavg()[0]:.1f}")
     one = seconds(file, together)
     print(f"24 points x {args.episodes} episodes as one program: {one:.1f} s", flush=True)

@@ -16,7 +16,17 @@ from .api.contracts import (
   Optimizer,
   WriterPlugin,
 )
-from .api.ranges import Count, Natural, NotNegative, Positive, Seed, ranges
+from .api.ranges import (
+  LARGEST,
+  MAX_STEPS,
+  Count,
+  Natural,
+  NotNegative,
+  Positive,
+  Seed,
+  Steps,
+  ranges,
+)
 from .api.registry import configurable, name_of
 from .api.resuming import resumable
 
@@ -34,6 +44,7 @@ class Objective:
     optimizer: of the network's parameters.
     max_abs_reward: rewards are clipped to this for learning; None leaves them raw.
     max_log_is: cap on log IS ratios; leaky V-trace and importance sampling leave them unbounded.
+      Their products along a trace are bounded by 1e6, which no ordinary ratios come near.
   """
 
   corrector: Corrector
@@ -164,6 +175,12 @@ class IndependentRuns:
       if seed != int(seed) or not allowed.holds(seed):
         raise ValueError(f"settings['train.seed'] holds {seed}; a seed is int {allowed.says}.")
 
+  @property
+  def size(self) -> int:
+    """How many runs there are."""
+    lengths = [len(values) for values in self.settings.values()]
+    return self.repeats * (lengths[0] if self.paired else math.prod(lengths))
+
   def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
     """The seed of every run, and its settings by name."""
     combine = zip if self.paired else itertools.product
@@ -185,13 +202,15 @@ class Evaluation:
     every_env_steps: of training; the first is of the untrained agent.
     episodes: to play each time.
     num_envs: that play them.
+    max_steps: of an episode; one that has not ended then is cut, and counted as `cut`.
     greedy: take the mode of the policy, not a sample.
     video: record the first episode of each time, as WORKDIR/videos/<env_steps>.mp4.
   """
 
-  every_env_steps: Count = resumable(100_000)
+  every_env_steps: Steps = resumable(100_000)
   episodes: Count = resumable(10)
   num_envs: Count = resumable(5)
+  max_steps: Count = resumable(MAX_STEPS)
   greedy: bool = resumable(False)
   video: bool = resumable(False)
 
@@ -236,7 +255,7 @@ class Train:
   agent: Agent
   runtime: Lockstep | Sebulba | IndependentRuns
   writers: tuple[WriterPlugin, ...] = resumable()
-  total_env_steps: Count = resumable()
+  total_env_steps: Steps = resumable()
   seed: Seed = 0
   num_envs: Count = 32
   unroll_length: Count = 20
@@ -248,7 +267,7 @@ class Train:
   log_seconds: NotNegative = resumable(2.0)
   checkpoint_seconds: NotNegative = resumable(120.0)
   checkpoints_to_keep: int = resumable(3)
-  keep_every_steps: Count | None = resumable(None)
+  keep_every_steps: Steps | None = resumable(None)
   evaluation: Evaluation | None = resumable(None)
 
   def __post_init__(self):
@@ -256,6 +275,11 @@ class Train:
       raise ValueError(
         f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
         f"unroll_length = {self.unroll_length} needs a new transition."
+      )
+    if self.total_updates > LARGEST:
+      raise ValueError(
+        f"total_env_steps = {self.total_env_steps} is {self.total_updates:,} updates of "
+        f"{self.steps_per_update:,} steps; a run counts to {LARGEST:,}."
       )
     names = [name_of(writer) for writer in self.writers]
     if len(set(names)) < len(names):

@@ -10,11 +10,12 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from . import train as training
-from .api import jsonl, registry
+from .api import files, jsonl, registry
 from .api.errors import UserError, did_you_mean
 from .api.papers import Cell, Figure, Result
 from .config import discovery
@@ -34,9 +35,11 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
 
   Raises:
     UserError: there is no such figure.
+    RunError: `out` cannot be written.
   """
   figure, (paper, stem) = find(name), name.split("/")
   folder = out / paper / "quick" if quick else out / paper
+  files.make_folder(folder / "cells")
   for number, cell in enumerate(figure.cells):
     workdir = folder / "cells" / cell.name
     if not Workdir(workdir).done.exists():
@@ -49,7 +52,8 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   results = [read(cell, folder / "cells" / cell.name) for cell in figure.cells]
   target = folder / stem
   write_table(target.with_suffix(".csv"), results)
-  figure.draw(results).savefig(target.with_suffix(".png"), dpi=120)
+  with files.whole(target.with_suffix(".png"), "wb") as file:
+    figure.draw(results).savefig(file, format="png", dpi=120)
   for line in figure.claims(results):
     print(line)
   if quick:
@@ -79,11 +83,12 @@ def find(name: str) -> Figure:
 
 def read(cell: Cell, workdir: Path) -> Result:
   """The logs of a cell that has been trained."""
-  with (workdir / "runs.csv").open(newline="") as file:
-    settings = list(csv.DictReader(file))
-  of_run: list[list[tuple[float, int]]] = [[] for _ in settings]
+  settings = list(csv.DictReader(files.read(workdir / "runs.csv").splitlines()))
+  of_run: list[list[tuple[Any, Any]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
-    of_run[row["run"]].append((row["return"], row["length"]))
+    run, episode = row.get("run"), (row.get("return"), row.get("length"))
+    if isinstance(run, int) and run < len(settings) and all(map(jsonl.is_number, episode)):
+      of_run[run].append(episode)
   least = min((value for found in of_run for value, _ in found), default=math.nan)
   shape = len(settings), max(1, *map(len, of_run))
   returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
@@ -96,14 +101,10 @@ def read(cell: Cell, workdir: Path) -> Result:
 
 
 def write_table(path: Path, results: Sequence[Result]) -> None:
-  """One row an episode of a run of a cell, those that a diverged run missed too.
-
-  The file is written whole or not at all.
-  """
+  """One row an episode of a run of a cell, those that a diverged run missed too."""
   own = list(dict.fromkeys(name for result in results for name in result.cell.columns))
   shown = [name for name in results[0].settings[0] if "." in name or name == "seed"]
-  new = path.with_suffix(".new")
-  with new.open("w", newline="") as file:
+  with files.whole(path) as file:
     rows = csv.writer(file, lineterminator="\n")
     rows.writerow([*own, *shown, "run", "episode", "return", "length"])
     for cell, settings, returns, lengths, _ in results:
@@ -112,4 +113,3 @@ def write_table(path: Path, results: Sequence[Result]) -> None:
         head = [*left, *(row.get(name, "") for name in shown), run]
         scored = np.flatnonzero(~np.isnan(returns[run]))
         rows.writerows([*head, e, returns[run, e], lengths[run, e]] for e in scored)
-  new.replace(path)

@@ -12,18 +12,20 @@ import jax
 
 from . import config
 from .agent.functions import Functions
-from .api.contracts import Environment, RunInfo
+from .api import checks, files
+from .api.contracts import Environment, FunctionalEnvironment, RunInfo
 from .api.errors import UserError
 from .api.registry import name_of
-from .api.types import LearnerState
+from .api.types import Device, LearnerState
+from .engine import environments
 from .engine.actor import Actor
-from .engine.learner import Learner
+from .engine.learner import Learner, micro_batches_of
 from .engine.loop import Progress, run
 from .engine.sources import start
 from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
 from .experiment import IndependentRuns, Lockstep, Sebulba, Train
-from .machine import hosts, platform
+from .machine import hosts, platform, shortage
 from .machine.seeding import env_seeds
 from .record import plotting
 from .record.checkpoint import Checkpointer
@@ -53,26 +55,27 @@ def train(
 
   Raises:
     UserError: a mistake in any of these; nothing was created then.
-    NonFiniteError: a loss or gradient was not finite; the last good checkpoint is intact.
-    RunError: the disk is full, or another process of the job was lost; likewise.
+    NonFiniteError: a loss or gradient was not finite; the state before that update is saved.
+    RunError: the disk is full, memory does not suffice, or another process of the job was lost;
+      likewise.
   """
   loaded = config.load(name, bindings)
   experiment: Train = loaded.root
   platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
   check(experiment)
   workdir = Workdir(path)
-  workdir.check(loaded, resume)
-
-  text = zlib.crc32(loaded.text.encode())
-  hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
 
   with contextlib.ExitStack() as stack:
+    stack.enter_context(shortage.explained(_smaller(experiment)))
     stack.enter_context(hosts.losses_explained())
-    stopping = stack.enter_context(platform.stop_signals())
+    still_alone = stack.enter_context(workdir.alone())
+    workdir.check(loaded, resume)
+    text = zlib.crc32(loaded.text.encode())
+    hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
     if isinstance(experiment.runtime, IndependentRuns):
-      training = prepare_runs(experiment, experiment.runtime, workdir, stopping)
+      training = prepare_runs(experiment, experiment.runtime, workdir)
     else:
-      training = prepare_on_host(experiment, experiment.runtime, workdir, stopping)
+      training = prepare_on_host(experiment, experiment.runtime, workdir)
     state, seeds = training.state, training.env_seeds
 
     checkpoints = Checkpointer(
@@ -94,6 +97,13 @@ def train(
           file=sys.stderr,
         )
       return dataclasses.replace(progress, done=True)
+    # From here on there is something to save.
+    asked_to_stop = stack.enter_context(platform.stop_signals())
+
+    def stopping() -> bool:
+      still_alone()
+      return asked_to_stop()
+
     if hosts.is_first():
       workdir.create(loaded, seeds, progress.env_steps, weights)
       workdir.say_resumed(resume, restored)
@@ -108,7 +118,7 @@ def train(
     )
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
-    progress = training.loop(logger, checkpoints, state, progress)
+    progress = training.loop(logger, checkpoints, state, progress, stopping)
     if "jsonl" in writers and progress.done:
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
@@ -118,15 +128,45 @@ def train(
 def check(experiment: Train) -> None:
   """Refuses what can be told without an environment, for one process and so for a job of several.
 
-  It asks JAX how many processes there are, and so starts it: `platform.prepare` comes before.
+  It asks JAX how many processes and devices there are, and so starts it: `platform.prepare` comes
+  before.
 
   Raises:
     UserError: says what does not fit.
+    RunError: a batch alone is more than the memory of the machine.
   """
+  b, t = experiment.num_envs, experiment.unroll_length
+  batch, what = b * t * shortage.TRANSITION, f"train.num_envs = {b} x train.unroll_length = {t}"
   if isinstance(experiment.runtime, IndependentRuns):
+    size = experiment.runtime.size
+    shortage.check(size * batch, f"{what} x {size:,} runs")
+    ends = size * b * t * experiment.runtime.iterations * shortage.END
+    shortage.check(ends, f"runs.iterations = {experiment.runtime.iterations} of {size:,} runs")
     independent.refuse(experiment, experiment.runtime)
-  else:
-    pool_seeds(experiment, 0)
+    platform.devices(experiment.learner_devices, "train.learner_devices")
+    return
+  shortage.check((batch + b * shortage.ENVIRONMENT) // hosts.count(), what)
+  pool_seeds(experiment, 0)
+  platform.devices(experiment.runtime.actor_devices, "actor_devices")
+  devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
+  micro_batches_of(experiment.num_envs, len(devices), _micro_batch(experiment, devices))
+  if (evaluation := experiment.evaluation) is not None:
+    needed = evaluation.num_envs * shortage.ENVIRONMENT
+    shortage.check(needed, f"evaluation.num_envs = {evaluation.num_envs}")
+    if evaluation.video:
+      drawable(experiment.env, "evaluation.video = True")
+
+
+def rehearse(experiment: Train) -> None:
+  """Traces the first state of runs whose environment is functional: there is none to be made.
+
+  Raises:
+    UserError: the network does not go with the environment, or the meta-optimiser with the batch.
+  """
+  runtime, env = experiment.runtime, experiment.env
+  if isinstance(runtime, IndependentRuns) and isinstance(env, FunctionalEnvironment):
+    devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+    jax.eval_shape(independent.make_runs(experiment, runtime, devices).init)
 
 
 def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
@@ -139,7 +179,7 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
   if not workdir.done.exists():
     if not train(name, bindings, path, resume=workdir.holds_run()).done:
       return False
-    workdir.done.touch()
+    files.write(workdir.done, "")
   return True
 
 
@@ -167,27 +207,26 @@ class Prepared(NamedTuple):
   env_seeds: list[list[tuple[int, ...]]]  # of the pools, by actor
   runs: int  # independent ones
   ended: Callable[[Progress], bool]  # whether there is nothing left to do
-  loop: Callable[[Logger, Checkpointer, Any, Progress], Progress]  # state, progress -> progress
+  loop: Callable[[Logger, Checkpointer, Any, Progress, Callable[[], bool]], Progress]
+  # state, progress, whether to stop -> progress
 
 
-def prepare_on_host(
-  experiment: Train, runtime: Lockstep | Sebulba, workdir: Workdir, stopping: Callable[[], bool]
-) -> Prepared:
+def prepare_on_host(experiment: Train, runtime: Lockstep | Sebulba, workdir: Workdir) -> Prepared:
   """Environments in pools, actors that step them, and a learner."""
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
-    drawn.make_drawn((experiment.seed,)).close()  # or it says why not
+    environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
   seeds = pool_seeds(experiment, workdir.restarts())
   first = hosts.index() * runtime.actors
   mine = seeds[first : first + runtime.actors]
-  pools = [[experiment.env.make(s) for s in actor_seeds] for actor_seeds in mine]
-  agent = Functions(experiment.agent, pools[0][0].spec, experiment.total_updates)
+  made = [[environments.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
+  agent = Functions(experiment.agent, made[0][0].spec, experiment.total_updates)
   learner = make_learner(experiment, agent)
-  actors = make_actors(experiment, agent, pools, first)
+  actors = make_actors(experiment, agent, made, first)
   state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
   learner.trace(state)
 
-  def loop(logger, checkpoints, state, progress):
+  def loop(logger, checkpoints, state, progress, stopping):
     source = start(runtime, actors, progress.updates, hosts.alone(stopping))
     beside = (experiment, agent, actors[0].device, workdir, progress.env_steps, logger, stopping)
     with contextlib.closing(source), evaluated(source, *beside) as source:
@@ -197,15 +236,13 @@ def prepare_on_host(
   return Prepared(state, seeds, 1, ended, loop)
 
 
-def prepare_runs(
-  experiment: Train, runtime: IndependentRuns, workdir: Workdir, stopping: Callable[[], bool]
-) -> Prepared:
+def prepare_runs(experiment: Train, runtime: IndependentRuns, workdir: Workdir) -> Prepared:
   """Independent runs as one program."""
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")
   runs = independent.make_runs(experiment, runtime, devices, workdir.restarts())
   table = workdir.path / "runs.csv"
 
-  def loop(logger, checkpoints, state, progress):
+  def loop(logger, checkpoints, state, progress, stopping):
     with contextlib.closing(runs):
       return independent.run(
         experiment,
@@ -221,7 +258,9 @@ def prepare_runs(
 
   size = runs.members.size
   ended = lambda progress: progress.env_steps >= size * experiment.total_env_steps
-  return Prepared(runs.saved(runs.init()), [[runs.env_seeds]], size, ended, loop)
+  states = runs.init()
+  runs.trace(states, runtime.iterations)
+  return Prepared(runs.saved(states), [[runs.env_seeds]], size, ended, loop)
 
 
 def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
@@ -269,11 +308,27 @@ def make_actors(
 def make_learner(experiment: Train, agent: Functions) -> Learner:
   """The learner, on the learner devices."""
   devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
-  on_cpu = devices[0].platform == "cpu"
   return Learner(
     agent,
     devices,
     experiment.num_envs,
     experiment.unroll_length,
-    experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None),
+    _micro_batch(experiment, devices),
+    checks.who(experiment.env),
+  )
+
+
+def _micro_batch(experiment: Train, devices: Sequence[Device]) -> int | None:
+  on_cpu = devices[0].platform == "cpu"
+  return experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None)
+
+
+def _smaller(experiment: Train) -> str:
+  """What to do where memory does not suffice."""
+  if isinstance(experiment.runtime, IndependentRuns):
+    return "Halve runs.chunk, runs.iterations, train.num_envs or train.unroll_length."
+  now = experiment.micro_batch or experiment.cpu_micro_batch or "None, all of a device's share"
+  return (
+    f"Halve train.micro_batch (it is {now}): the same update in smaller parts; if that does not "
+    "do, train.num_envs, train.unroll_length or the network."
   )

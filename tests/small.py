@@ -60,7 +60,9 @@ class TableNetwork:
   """A network whose parameters are its outputs, as a dict of HeadOut's fields."""
 
   def build(self, spec, policy_size, heads):
-    unroll = lambda params, timestep, core_state, gamma: (HeadOut(**params), core_state)
+    def unroll(params, timestep, core_state, gamma):
+      return HeadOut(**{name: x[: len(gamma)] for name, x in params.items()}), core_state
+
     return Network(lambda key: {}, lambda batch: (), unroll)
 
 

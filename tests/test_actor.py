@@ -9,9 +9,12 @@ import jax
 import numpy as np
 import pytest
 import small
+from dm_env import specs
 
 from selftune.core.agent.functions import Functions
-from selftune.core.api.types import ActorParams
+from selftune.core.api.errors import UserError
+from selftune.core.api.timesteps import as_specified
+from selftune.core.api.types import ActorParams, TimeStep
 from selftune.core.engine.actor import Actor, Interrupted
 from selftune.plugins.envs.envpool import EnvPool
 from selftune.plugins.metaopt.fixed import Fixed
@@ -306,3 +309,40 @@ def test_every_pool_is_closed_when_one_fails_to(caplog):
   Actor(built(), pools, jax.devices()[0], KEY, T).close()
   assert pools[1].closed
   assert "could not be closed: OSError('stuck')" in caplog.text
+
+
+class Careless:
+  """A pool whose first row is integers, and whose later ones are lists and 64 bits."""
+
+  spec, num_envs = fakes.SPEC, 2
+
+  def make(self, seeds):
+    self.time = 0
+    return self
+
+  def reset(self, stagger=False):
+    return TimeStep(np.ones((2, 4), np.int64), np.zeros(2, int), np.ones(2, int), np.ones(2, int))
+
+  def send(self, actions):
+    self.time += 1
+
+  def recv(self):
+    return TimeStep(self.time + np.full((2, 4), 0.25), [1.5, -0.5], [0.5, 1.0], [False, True])
+
+
+def test_the_first_row_does_not_decide_what_later_ones_can_hold():
+  actor = make_actor(built(), Careless(), (0, 1))
+  timestep = actor.unroll(actor_params(built()), 0, 0, NEVER).trajectory.timestep
+  assert [x.dtype for x in timestep] == [np.float32] * 3 + [np.bool_]
+  np.testing.assert_array_equal(timestep.reward, [[0, 0]] + [[1.5, -0.5]] * T)
+  np.testing.assert_array_equal(timestep.discount, [[1, 1]] + [[0.5, 1]] * T)
+  np.testing.assert_array_equal(timestep.first, [[True, True]] + [[False, True]] * T)
+  np.testing.assert_array_equal(timestep.observation[:, 0, 0], [1, *np.arange(1, T + 1) + 0.25])
+
+
+def test_real_observations_where_the_spec_says_integers_are_refused():
+  pool = Careless().make(())
+  pool.spec = pool.spec._replace(observation=specs.Array((4,), np.uint8))
+  assert as_specified(pool.reset(), pool.spec).observation.dtype == np.uint8
+  with pytest.raises(UserError, match="observations are float64, but its spec says uint8"):
+    as_specified(pool.recv(), pool.spec)

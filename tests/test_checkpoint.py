@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import fakes
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +22,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from selftune.core import experiment
 from selftune.core.api.errors import RunError, UserError
 from selftune.core.api.types import LearnerState
-from selftune.core.record.checkpoint import Checkpointer
+from selftune.core.record.checkpoint import Checkpointer, checkpointer
 
 HOST = {"env_steps": 640, "returns": [0.1, -1.5], "wandb": None, "seed": {"epoch": 2}}
 
@@ -307,6 +308,70 @@ def test_a_directory_that_cannot_be_made(tmp_path):
       checkpointer.save(1, make_state(), {})
       checkpointer.wait()
     checkpointer.close()
+
+
+def test_a_directory_that_is_lost_leaves_nobody_waiting(checkpoints):
+  checkpoints.save(1, make_state(), {})
+  checkpoints.wait()
+  shutil.rmtree(checkpoints.directory)
+  checkpoints.directory.write_text("in the way")
+  before = set(threading.enumerate())
+  with pytest.raises(RunError, match=r"cannot write the checkpoint of update 2 .*there: none$"):
+    checkpoints.save(2, make_state(), {})
+    checkpoints.wait()
+  fakes.wait_for(lambda: set(threading.enumerate()) <= before, fakes.SOON)
+
+
+@pytest.mark.parametrize("name", ["lr=[0.1]", "C:\\runs", "gs:/bucket", "s3:/bucket", "\udcff"])
+def test_names_that_could_not_be_read_back_are_refused(tmp_path, name):
+  with pytest.raises(UserError, match="checkpoints: checkpoints are kept in folders"):
+    Checkpointer(tmp_path / name / "checkpoints")
+  assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["lr=0.1, x:y", "a@3", "*?{}]", "%20#", "ü\n", "-$HOME|'\"", "C:"])
+def test_other_names_are_read_back(tmp_path, name):
+  checkpoints, state = Checkpointer(tmp_path / name / "checkpoints"), {"w": jnp.arange(3.0)}
+  checkpoints.save(1, state, HOST)
+  assert_same(checkpoints.restore(state).state, state)
+
+
+def test_what_is_no_checkpoint_is_passed_over(checkpoints):
+  checkpoints.directory.mkdir(parents=True)
+  for name in ("4", "foo", ".nfs0001", "metadata"):
+    (checkpoints.directory / name).write_text("stray")
+  for name in ("012", "\u0663", "notes", "5.orbax-checkpoint-tmp"):
+    (checkpoints.directory / name).mkdir()
+  assert checkpoints.all_steps() == [] and checkpoints.restore(ABSTRACT) is None
+  for step in (3, 4):  # 4 is a file
+    checkpoints.save(step, make_state(step), HOST)
+    assert_same(checkpoints.restore(ABSTRACT).state, make_state(step))
+  assert checkpoints.all_steps() == [3, 4]
+  assert (checkpoints.directory / "foo").read_text() == "stray"
+
+
+@pytest.mark.parametrize("step", [None, 2])
+def test_a_checkpoint_that_a_run_removes_while_it_is_read(checkpoints, monkeypatch, step):
+  """By the time it is read the run has saved 4, 5 and 6, and keeps no other."""
+  save_three(checkpoints)
+  read = checkpointer.read_arrays
+
+  def read_late(directory, candidate, entries):
+    if candidate == (step or 3):
+      for new in (4, 5, 6):
+        checkpoints.save(new, make_state(new), {"at": new})
+      checkpoints.close()
+    return read(directory, candidate, entries)
+
+  monkeypatch.setattr(checkpointer, "read_arrays", read_late)
+  beside = Checkpointer(checkpoints.directory)
+  if step is None:
+    restored = beside.restore(ABSTRACT)
+    assert (restored.step, restored.host, restored.note) == (6, {"at": 6}, "")
+    assert_same(restored.state, make_state(6))
+  else:
+    with pytest.raises(UserError, match=r"no checkpoint of update 2 in .*: there are \[4, 5, 6\]"):
+      beside.restore(ABSTRACT, step)
 
 
 @pytest.fixture

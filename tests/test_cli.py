@@ -1,6 +1,8 @@
 """The command line: every command, and every mistake with its one message and nothing lost."""
 
 import dataclasses
+import errno
+import io
 import json
 import logging
 import os
@@ -19,8 +21,10 @@ from imageio.v2 import mimread
 
 from selftune.core import config
 from selftune.core.api import jsonl, registry
+from selftune.core.commands import cli as cli_module
 from selftune.core.commands.cli import main
 from selftune.core.engine import loop
+from selftune.core.engine.learner import Learner
 from selftune.core.evaluation import evaluate
 from selftune.core.record.workdir import Workdir
 from selftune.plugins.envs.envpool import EnvPool
@@ -90,9 +94,9 @@ def trained(tmp_path_factory, small):
   """A run of four updates with the checkpoints of the last three; and its last parameters."""
   saved = []
 
-  def save(learner, checkpoints, state, *rest):
+  def save(checkpoints, state, *rest):
     saved.append(jax.device_get(state.params))
-    original(learner, checkpoints, state, *rest)
+    original(checkpoints, state, *rest)
 
   original, loop.save = loop.save, save
   try:
@@ -142,6 +146,17 @@ MISTAKES = {
   "heads": (["agent.heads = 0"], ["agent.heads takes int at least 1, not 0"]),
   "discount": (["vtrace.gamma = 99"], ["vtrace.gamma takes float from 0 to 1, not 99"]),
   "cost": (["entropy.cost = -0.1"], ["entropy.cost takes float at least 0, not -0.1"]),
+  "b1": (
+    ["agent.metaopt = @metagradient()", "metagradient.b1 = 1"],
+    ["metagradient.b1 takes float from 0 to below 1, not 1"],
+  ),
+  "float32": (["rmsprop.eps = 1e-50"], ["takes float above 0, not 1e-50. In float32 that is 0."]),
+  "int32": (["train.num_envs = 10_000_000_000"], ["not 10000000000. It is at most 2_147_483_647."]),
+  "updates": (
+    ["train.total_env_steps = 10_000_000_000_000"],
+    ["is 125,000,000,000 updates of 80 steps; a run counts to 2,147,483,647"],
+  ),
+  "infinity": (["vtrace.rho_bar = 1e400"], ["vtrace.rho_bar: inf is no number", "such as 1e30"]),
   "game": (["train.env = @atari()", "atari.game='brekout'"], ["'brekout'", "'breakout'"]),
   "task": (["envpool.task = 'Catch'"], ["envpool.task = 'Catch' does not exist", "'Catch-v0'"]),
   "tune": (
@@ -178,6 +193,68 @@ def test_a_mistake_in_the_configuration_creates_nothing(cli, small, tmp_path, bi
   assert not workdir.exists()
 
 
+@pytest.mark.parametrize(
+  "case", ["environments", "batch", "micro_batch", "learner device", "actor device"]
+)
+def test_config_refuses_what_train_would_and_makes_no_environment(cli, small, monkeypatch, case):
+  monkeypatch.setattr(EnvPool, "make", None)
+  bindings, words = MISTAKES[case]
+  assert_refused(cli("config", small, *bindings), *words)
+
+
+def too_much(*_):
+  return np.empty(2**60, np.uint8)  # NumPy's MemoryError
+
+
+def exhausted(*_):
+  said = "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes.\n  and so on"
+  raise jax.errors.JaxRuntimeError(said)
+
+
+def wrapped(*_):
+  """As a layer above may tell of it, from the CPU."""
+  try:
+    raise jax.errors.JaxRuntimeError(
+      "INTERNAL: Error dispatching: Out of memory allocating 8 bytes."
+    )
+  except jax.errors.JaxRuntimeError as error:
+    raise RuntimeError("the rollout failed") from error
+
+
+@pytest.mark.parametrize(
+  "fails, said", [(too_much, "1.00 EiB"), (exhausted, "8 bytes"), (wrapped, "8 bytes")]
+)
+@pytest.mark.parametrize(
+  "where", ["EnvPool.make", "Learner.init", "Learner.trace", "Learner.update"]
+)
+def test_too_little_memory_says_what_to_halve(
+  cli, small, tmp_path, monkeypatch, where, fails, said
+):
+  cls, _, method = where.partition(".")
+  monkeypatch.setattr({"EnvPool": EnvPool, "Learner": Learner}[cls], method, fails)
+  result = cli("train", small, "--workdir", tmp_path / "run")
+  assert result.code == 1
+  (line,) = [x for x in result.err.splitlines() if x.startswith("selftune: ")]
+  assert line.startswith("selftune: out of memory: ") and said in line
+  assert "Halve train.micro_batch (it is None, all of a device's share)" in line
+  assert "train.num_envs, train.unroll_length" in line and "Traceback" not in result.err
+
+
+def test_too_little_memory_to_evaluate(cli, run, monkeypatch):
+  monkeypatch.setattr(EnvPool, "make", too_much)
+  result = cli("eval", run)
+  assert result.code == 1 and "out of memory: " in result.err and "fewer --episodes" in result.err
+  monkeypatch.undo()
+
+
+def test_what_no_machine_holds_is_refused_before_it_is_tried(cli, small, tmp_path):
+  for binding in ("train.num_envs = 1_000_000_000", "train.unroll_length = 2_000_000_000"):
+    result = cli("train", small, binding, "--workdir", tmp_path / "run")
+    assert result.code == 1 and result.err.count("\n") == 1
+    assert "GB of memory; this machine has" in result.err
+  assert not (tmp_path / "run").exists()
+
+
 def test_a_mistake_in_a_resumed_run_loses_nothing(cli, small, run):
   before = contents(run)
   for binding in ("entropy.cst = 1", "agent.network = @impala_resnet()", "train.seed = 1"):
@@ -206,6 +283,13 @@ def test_resuming_with_another_configuration(cli, small, run):
   assert contents(run) == before
 
 
+def test_a_number_written_otherwise_is_the_same_configuration(cli, run):
+  again = run.parent / "again.gin"
+  again.write_text(f"{SMALL}policy_gradient.cost = 1\n")  # the default is 1.0
+  result = cli("train", again, "--workdir", run, "--resume")
+  assert result.code == 0 and "has made 320 of 320 env steps already" in result.err
+
+
 def test_resuming_where_there_is_no_run(cli, small, tmp_path):
   (tmp_path / "empty").mkdir()
   for name in ("empty", "absent"):
@@ -221,6 +305,72 @@ def test_workdirs_that_cannot_be_written(cli, small, tmp_path):
     result = cli("train", small, "--workdir", workdir)
     assert_refused(result, "cannot write to", "another --workdir")
   assert file.read_text() == "mine"
+
+
+GOES_ON = ("train", "SMALL", "--bind=train.total_env_steps = 400", "--resume", "--workdir", "RUN")
+IN_THE_WAY = [  # what is a folder, the command, its exit code and what it says
+  ("config.gin", ("eval", "RUN"), 2, "holds no run"),
+  ("restarts.jsonl", ("eval", "RUN"), 2, "cannot read RUN/restarts.jsonl: Is a directory."),
+  ("restarts.jsonl", GOES_ON, 2, "cannot read RUN/restarts.jsonl: Is a directory."),
+  ("metrics.jsonl", GOES_ON, 2, "cannot read RUN/metrics.jsonl: Is a directory."),
+  ("operative_config.gin", GOES_ON, 1, "cannot write RUN/operative_config.gin: Is a directory."),
+  ("curves.png", ("plot", "RUN"), 1, "cannot write RUN/curves.png: Is a directory."),
+  ("train.lock", GOES_ON, 2, "cannot write to RUN: Is a directory. Choose another --workdir."),
+]
+
+
+@pytest.mark.parametrize(("name", "command", "code", "message"), IN_THE_WAY)
+def test_a_file_that_cannot_be_read_or_written_is_named(
+  cli, small, run, name, command, code, message
+):
+  (run / name).unlink(missing_ok=True)
+  (run / name).mkdir()
+  names = {"RUN": str(run), "SMALL": str(small)}
+  result = cli(*(names.get(word, word) for word in command))
+  assert result.code == code and "Traceback" not in result.err
+  assert message.replace("RUN", str(run)) in result.err.splitlines()[-1]
+  assert (run / name).is_dir()  # nothing was put in its place
+  assert sorted(run.glob(".*")) == []  # and nothing half written is left
+
+
+def test_checkpoints_that_are_no_folder(cli, small, run):
+  before = {path.name: path.read_bytes() for path in run.glob("*.*")}
+  shutil.rmtree(run / "checkpoints")
+  (run / "checkpoints").write_text("in the way")
+  more = "--bind=train.total_env_steps = 400"
+  result = cli("train", small, more, "--resume", "--workdir", run)
+  assert_refused(result, f"cannot write to {run / 'checkpoints'}:", "another --workdir")
+  assert {path.name: path.read_bytes() for path in run.glob("*.*")} == before
+
+
+def test_an_error_of_a_file_that_nobody_expected(cli, monkeypatch):
+  def fail(arguments):
+    raise failure
+
+  monkeypatch.setitem(cli_module.COMMANDS, "config", fail)
+  failure = PermissionError(errno.EACCES, "Permission denied", "a/b.csv")
+  assert cli("config", "x") == Result(1, "", "selftune: a/b.csv: Permission denied.\n")
+  failure = OSError(errno.ENAMETOOLONG, "File name too long", "a/b")
+  assert cli("config", "x") == Result(2, "", "selftune: a/b: File name too long.\n")
+  failure = OSError("of no file: a bug")
+  with pytest.raises(OSError, match="a bug"):
+    cli("config", "x")
+
+
+def test_names_of_workdirs(cli, small, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for workdir, words in (
+    ("", "--workdir: it is empty: write ./ for the current folder"),
+    ("x" * 300, "File name too long. Choose another --workdir."),
+    ("lr=[0.1]", "not read back from one with [ in it"),
+    ("gs://bucket/run", "gs:// begins an address: mount it"),
+  ):
+    assert_refused(cli("train", small, "--workdir", workdir), words)
+  assert_refused(cli("eval", ""), "WORKDIR[@STEP]: it is empty")
+  assert_refused(cli("eval", "x" * 300), "File name too long")
+  assert_refused(cli("plot", "."), "not the workdir of a training run")
+  assert_refused(cli("plot", ".", "--out", "."), "write curves.png")
+  assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_without_a_run(cli, tmp_path):
@@ -243,10 +393,13 @@ ARGUMENTS = {
   "folder": (["train", "x", "runs/x"], ["'runs/x' is no NAME=VALUE", "--workdir runs/x"]),
   "no number": (["eval", "x", "--episodes", "ten"], ["--episodes", "'ten'"]),
   "no episodes": (["eval", "x", "--episodes", "0"], ["--episodes 0: it must be int at least 1"]),
+  "no steps": (["eval", "x", "--max-steps", "0"], ["--max-steps 0: it must be int at least 1"]),
   "seed": (["eval", "x", "--seed", "-1"], ["--seed -1: it must be int from 0 to 2^32 - 1"]),
   "steps": (["report", "x", "--at", "inf"], ["'inf' is no number of env steps"]),
   "kind": (["plugins", "losses"], ["'losses'", "Did you mean 'loss'?", "corrector"]),
   "format": (["plot", "x", "--out", "a.pdf"], ["a.pdf", "a.png"]),
+  "no file": (["plot", "x", "--out", "/"], ["--out /", "write /curves.png"]),
+  "no name": (["plot", "x", "--out", ".."], ["--out ..", "write curves.png"]),
 }
 
 
@@ -315,6 +468,12 @@ def test_numbers_that_are_not_finite_end_the_run_with_the_term(cli, small, tmp_p
   assert result.err.splitlines()[-1].startswith("selftune: 'loss/value/0' was not finite in update")
 
 
+def test_what_environments_print_does_not_spoil_the_scores(cli, trained, monkeypatch):
+  monkeypatch.setattr(evaluate, "evaluate", lambda *_: print("hello from a library") or {"mean": 1})
+  result = cli("eval", trained)
+  assert json.loads(result.out) == {"mean": 1} and result.err == "hello from a library\n"
+
+
 def test_bugs_keep_their_traceback_and_ctrl_c_does_not(cli, small, trained, monkeypatch):
   def fail(*_):
     raise failure
@@ -350,6 +509,10 @@ def test_eval_scores_the_newest_parameters(cli, trained, monkeypatch):
   assert json.loads(cli("eval", workdir, "--greedy", "--episodes", 3).out)["greedy"] is True
   assert json.loads(cli("eval", f"{workdir}@3", "--episodes", 2).out)["env_steps"] == 240
   assert_refused(cli("eval", f"{workdir}@9"), "no checkpoint of update 9", "there are [2, 3, 4]")
+  cut = cli("eval", workdir, "--episodes", 3, "--max-steps", 8)
+  scored = json.loads(cut.out)
+  assert (scored["length"], scored["cut"], scored["max_steps"]) == (8.0, 3, 8)
+  assert "3 of 3 episodes did not end within 8 steps (--max-steps): cut there" in cut.err
   assert contents(workdir) == before
 
 
@@ -377,6 +540,61 @@ def test_plot(cli, run, tmp_path, monkeypatch):
   assert cli("plot", run, run).out == "curves.png\n"
   assert cli("plot", run, "--out", "b.png").out == "b.png\n"
   assert_refused(cli("plot", run, "--out", "absent/b.png"), "cannot write the plot")
+
+
+@pytest.fixture
+def importing(run, monkeypatch):
+  """Makes the run's configuration import a module from a folder; and forgets what was imported."""
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  modules = set(sys.modules)
+
+  def importing(folder, name, text="ran = True"):
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.py").write_text(text)
+    saved = run / "config.gin"
+    saved.write_text(f"import {name}\n{saved.read_text()}")
+    with (run / "restarts.jsonl").open("a") as file:
+      file.write(json.dumps({"imports": [str(folder)], "env_seeds": []}) + "\n")
+    return folder / f"{name}.py"
+
+  yield importing
+  for name in set(sys.modules) - modules:
+    if name.startswith("scratch_"):
+      del sys.modules[name]
+
+
+@pytest.mark.parametrize("folder", [".", "code"])
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_code_in_a_workdir_runs_only_where_it_is_trusted(
+  cli, run, importing, tmp_path, monkeypatch, command, folder
+):
+  monkeypatch.chdir(run)  # whose folder is then the current one, too
+  module = importing(run / folder, "scratch_inside")
+  rest = ["--episodes", 1] if command == "eval" else ["--out", tmp_path / "report"]
+  result = cli(command, run, *rest)
+  assert_refused(result, f"imports 'scratch_inside', which lies in the workdir itself ({module})")
+  assert_refused(result, "--trust")
+  assert "scratch_inside" not in sys.modules
+  trusted = cli(command, run, *rest, "--trust")
+  assert trusted.code == 0 and sys.modules["scratch_inside"].ran
+  line = f"selftune: {run / 'config.gin'} imports scratch_inside from {module}\n"
+  assert trusted.err.count(line) == 1
+
+
+def test_code_beside_a_workdir_is_told_and_imports_nothing_of_the_workdir(cli, run, importing):
+  text = """
+try:
+  import scratch_helper
+  helped = True
+except ImportError:
+  helped = False
+"""
+  module = importing(run.parent / "project", "scratch_beside", text)
+  (run / "scratch_helper.py").write_text("")
+  result = cli("eval", run, "--episodes", 1)
+  assert result.code == 0 and not sys.modules["scratch_beside"].helped
+  line = f"selftune: {run / 'config.gin'} imports scratch_beside from {module}\n"
+  assert result.err.count(line) == 1
 
 
 def test_plugins(cli, monkeypatch):
@@ -409,6 +627,16 @@ def test_config_prints_what_loads_back_and_makes_no_environment(cli, small, tmp_
   expected = config.load(small, ["entropy.cost = 0.5"])
   assert config.load(printed).root == expected.root
   assert "vtrace.gamma = 0.99" in result.out  # a default
+
+
+def test_stdout_of_any_encoding(monkeypatch):
+  for encoding in ("ascii", "latin-1"):
+    out = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    assert main(["plugins", "corrector"]) == 0
+    out.flush()
+    assert b"leaky_vtrace.gamma = 0.99" in out.buffer.getvalue()
+    assert rb"\u03b3" in out.buffer.getvalue()  # a gamma
 
 
 COMMANDS = ["train", "eval", "plot", "report", "sweep", "plugins", "config"]

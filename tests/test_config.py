@@ -13,7 +13,7 @@ from selftune.core import config
 from selftune.core.api import registry
 from selftune.core.api.contracts import Corrector, LossTerm
 from selftune.core.api.errors import ConfigError
-from selftune.core.api.ranges import Count, Fraction, Natural, NotNegative, Positive
+from selftune.core.api.ranges import Count, Decay, Fraction, Natural, NotNegative, Positive
 from selftune.core.config import discovery, loading, values
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.vtrace import VTrace
@@ -53,6 +53,9 @@ class Root:
   lists: Mapping[str, tuple[float, ...]] | None = None
   share: Fraction | None = None
   steps: Count = 1
+  counts: tuple[Count, ...] = ()
+  rate: Positive | None = None
+  decay: Decay = 0.9
 
 
 INF, NAN = float("inf"), float("nan")
@@ -63,7 +66,7 @@ BASE = "scratch_root.corrector = @vtrace()\n"
 def load(tmp_path):
   def load(text, *bindings, root="scratch_root"):
     path = tmp_path / "x.gin"
-    path.write_text(text)
+    path.write_text(text, "utf-8")
     try:
       return config.load(path, bindings, root=root)
     finally:
@@ -120,6 +123,133 @@ def test_saved_configurations_load_back_and_name_what_gin_used(load, kind):
   assert {key for key in used if "." in key} == set(loaded.flat)
 
 
+ODD = (
+  "1",
+  "1.0",
+  "-0.0",
+  "0xff",
+  "1_000",
+  "5e-324",
+  "1.7976931348623157e308",
+  "9223372036854775807",
+  "-9223372036854775808",
+  "True",
+  "None",
+  "()",
+  "[]",
+  "{}",
+  "((1,),)",
+  "[[1, (2,)], {'a': [3, {}]}]",
+  "{'z': (1, 2), 'a': (3,), (1, 'k'): {2.5: None}}",  # in this order
+  "{'a long name of a setting': (0.125, 0.25, 0.5), 'Another long name': (1.5, 2.5, 3.5)}",
+  "[" * 40 + "]" * 40,
+  "''",
+  "'café 😀'",
+  r"'caf\xe9'",
+  r"'a\nb\tc\x00\x85\u2028'",
+  r"'\ud800'",
+  "'\"\\''",
+  r"'a\\b'",
+  r"r'\d'",
+  "'@entropy()'",
+  "'%gin.REQUIRED'",
+  "'# no comment'",
+  "'a' 'b'",
+  "'''a\nb'''",
+  "b'bytes'",
+  "'" + "word " * 60 + "'",
+  "('" + "word " * 60 + "', 1)",
+  "{'" + "word " * 30 + "': '" + "no_space" * 30 + "'}",
+)
+
+
+@pytest.mark.parametrize("kind", ["text", "operative"])
+@pytest.mark.parametrize("literal", ODD)
+def test_odd_values_come_back_from_what_is_saved(load, literal, kind):
+  loaded = load(f"{BASE}scratch_root.anything = {literal}\n")
+  again = load(getattr(loaded, kind))
+  assert repr(again.root) == repr(loaded.root)  # 1 is not 1.0 here, and -0.0 not 0.0
+  assert getattr(again, kind) == getattr(loaded, kind)
+
+
+@pytest.mark.parametrize(
+  "literal, words",
+  [
+    ("1e400", "inf is no number that a configuration can hold. Write a finite one, such as 1e30."),
+    ("(1, [-1e400])", "-inf is no number"),
+    ("{'a': {1e400: 1}}", "inf is no number"),
+    ("9223372036854775808", "a whole number has at most 63 bits. Write it with an exponent, such"),
+    ("0x" + "f" * 5000, "a whole number has at most 63 bits"),
+    ("1" * 5000, "Exceeds the limit (4300 digits) for integer string conversion: value has 5000"),
+    ("{[1]: 2}", "a value from here on cannot be read: unhashable type: 'list'."),
+    ("{1, 2}", "Expected ':'"),
+    ("nan", "cannot read the value nan"),
+    ("f'x'", "cannot read the value f in"),
+    ("'a\0b'", "source code string cannot contain null bytes"),
+    ("[" * 2000 + "]" * 2000, "a value from here on cannot be read: maximum recursion depth"),
+  ],
+)
+def test_values_that_would_not_come_back_are_refused(load, tmp_path, literal, words):
+  for name in ("scratch_root.anything", "m"):
+    found = message(load, f"{BASE}{name} = {literal}\nscratch_root.name = %m\n")
+    assert found.startswith(f"{tmp_path / 'x.gin'}:") and words in found
+    assert len(found) < 500 and "\n" not in found
+
+
+def test_what_the_saved_text_lacks_is_refused_by_its_binding(load, monkeypatch, tmp_path):
+  monkeypatch.setattr(loading, "write", lambda imports, macros, bindings: BASE)
+  found = message(load, f"{BASE}\nscratch_root.count = 3\n")
+  assert found.startswith(f"{tmp_path / 'x.gin'}:3: 3 would not come back from a saved config")
+
+
+def test_a_default_that_cannot_be_written_is_not_in_the_operative_configuration(load):
+  @registry.configurable("scratch_boundless")
+  @dataclasses.dataclass(frozen=True)
+  class Boundless:
+    """Has an infinite default."""
+
+    limit: float = INF
+    part: Part = Part(size=3)
+    count: int = 2
+
+  loaded = load("", root="scratch_boundless")
+  assert loaded.operative == "# scratch_boundless\nscratch_boundless.count = 2\n"
+
+
+def test_a_number_is_the_same_however_it_is_written(load):
+  lines = "number = {0}\nscratch_root.lists = {{'a': ({0}, 2)}}\nscratch_root.share = {0}\n"
+  one, same = (load(f"{BASE}scratch_root.{lines.format(x)}").flat for x in ("1", "1.0"))
+  assert repr(one) == repr(same)
+  assert one["scratch_root.lists"] == {"a": (1.0, 2.0)}
+  assert repr(one["scratch_root.sizes"]) == "(1, 2)"
+
+
+@pytest.mark.parametrize(
+  "value, annotation, expected",
+  [
+    (1, float, "1.0"),
+    (True, bool, "True"),
+    (None, tuple[float, str], "None"),  # a default that does not fit
+    ((1, 1), tuple[int, float], "(1, 1.0)"),
+    ((1, 2), tuple[float, ...], "(1.0, 2.0)"),
+    ((), tuple[()], "()"),
+    ((1,), tuple, "(1,)"),
+    ([1, 2], list[float], "[1.0, 2.0]"),
+    ({"a": (1,)}, Mapping[str, tuple[float, ...]], "{'a': (1.0,)}"),
+    (1, Fraction | None, "1.0"),
+    (1, Any, "1"),
+  ],
+)
+def test_an_int_is_a_float_where_one_is_meant(value, annotation, expected):
+  assert repr(values.with_floats(value, annotation)) == expected
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path):
+  (tmp_path / "base.gin").write_bytes(f"\ufeff{BASE}".encode())
+  (tmp_path / "x.gin").write_bytes("\ufeffinclude 'base.gin'\nscratch_root.name = 'é'\n".encode())
+  assert config.load(tmp_path / "x.gin", root="scratch_root").root.name == "é"
+
+
 @pytest.mark.parametrize(
   "line, value",
   [
@@ -171,6 +301,10 @@ def test_values_that_fit(load, line, value):
     ("share = 99", "takes float from 0 to 1 or None, not 99."),
     ("share = -0.1", "takes float from 0 to 1 or None, not -0.1."),
     ("steps = 0", "takes int at least 1, not 0."),
+    ("steps = 2_147_483_648", "at least 1, not 2147483648. It is at most 2_147_483_647."),
+    ("counts = (1, 2_147_483_648)", "not (1, 2147483648). It is at most 2_147_483_647."),
+    ("rate = 1e-39", "takes float above 0 or None, not 1e-39. In float32 that is 0."),
+    ("decay = 1", "takes float from 0 to below 1, not 1."),
     ("steps = 1e6", "takes int at least 1, not 1000000.0. Write 1000000."),
   ],
 )

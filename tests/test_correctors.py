@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from selftune.core.api.types import CorrectorInputs
+from selftune.plugins.losses import _targets
 from selftune.plugins.losses.importance_sampling import ImportanceSampling
 from selftune.plugins.losses.lambda_return import LambdaReturn
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
@@ -82,6 +83,72 @@ def test_correctors_in_numpy(name):
     clipped = np.exp(x.log_is) > {"vtrace": 1.3, "leaky_vtrace": 1.32}[name]
     np.testing.assert_array_equal(metrics["is_ratio/clip_fraction"], clipped)
     assert 0 < clipped.mean() < 1
+
+
+def extreme(t=40, b=3):
+  """Ratios of 81 and more throughout, capped at exp(5); two environments have ends."""
+  x = inputs(t, b, resets=False)
+  discount, mask = x.discount.copy(), x.mask.copy()
+  discount[[10, 30], 1], mask[[11, 31], 1], discount[25, 2] = 0, 0, 0
+  log_is = np.minimum(np.log(81) + np.abs(x.log_is), 5)
+  return x._replace(log_is=log_is, discount=discount, mask=mask)
+
+
+def unbounded(x, gamma, alpha):
+  """Value targets of leaky V-trace as the paper has them."""
+  ratio = jnp.exp(x.log_is)
+  weight = (1 - alpha) * ratio + alpha * jnp.minimum(1.0, ratio)
+  discount, value_tm1, value_t = gamma * x.discount, x.value[:-1], x.value[1:]
+  delta = weight * (x.reward + discount * value_t - value_tm1)
+  backward = lambda error, x: (x[2] * (x[0] + x[1] * error),) * 2
+  steps = delta, discount * weight, x.mask
+  return value_tm1 + jax.lax.scan(backward, jnp.zeros_like(delta[0]), steps, reverse=True)[1]
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 0.9])
+def test_products_of_ratios_are_bounded(alpha):
+  x, gamma = extreme(), 0.99
+  corrector = LeakyVTrace(gamma=gamma, alpha=alpha)
+  targets, _ = jax.jit(corrector)(x)
+  plain = np.abs(unbounded(x, gamma, alpha))
+  assert not plain.max() < 1e37  # its square, the loss, is infinite
+  assert max(np.abs(y).max() for y in targets) < 1e12
+  for b in range(3):
+    one = jax.tree.map(lambda y, b=b: jnp.asarray(y[:, b : b + 1]), x)
+    target = lambda reward, one=one: corrector(one._replace(reward=reward))[0].value
+    found = jax.jacobian(target)(one.reward)[:, 0, :, 0]  # of target t by reward k
+    ratio = np.exp(x.log_is[:, b].astype(np.float64))
+    rho = (1 - alpha) * ratio + alpha
+    trace = gamma * x.discount[:, b] * x.mask[:, b] * rho
+    products = np.zeros((40, 41))  # [t, k]: of the coefficients t to k - 1
+    for t in reversed(range(40)):
+      greatest = max(1, products[t + 1].max()) if t < 39 else 1
+      trace[t] = min(trace[t], 1e6 / greatest)
+      for k in range(t, 41):
+        products[t, k] = np.prod(trace[t:k])
+    expected = products[:, :40] * rho * x.mask[:, b] * x.mask[:, b][:, None]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert 0.9e6 < products.max() < 1.00001e6
+
+
+def test_the_bound_changes_nothing_else_to_the_bit(monkeypatch):
+  x = inputs(40)
+  total = lambda alpha: jnp.sum(LeakyVTrace(gamma=0.99, alpha=alpha)(x)[0].value ** 2)
+  bounded = jax.jit(jax.value_and_grad(total))(0.9)
+  monkeypatch.setattr(_targets, "MAX_TRACE", 1e30)
+  without = jax.jit(jax.value_and_grad(lambda alpha: total(alpha)))(0.9)
+  np.testing.assert_array_equal(bounded, without)
+  assert not np.isfinite(LeakyVTrace(gamma=0.99, alpha=0.5)(extreme())[0].value ** 2).all()
+
+
+def test_derivatives_of_bounded_products():
+  with jax.enable_x64(True):
+    x = jax.tree.map(lambda y: y.astype(np.float64), extreme())
+    total = lambda alpha: jnp.sum(jnp.tanh(1e-9 * LeakyVTrace(0.99, 1.0, alpha)(x)[0].value))
+    for alpha in (0.3, 0.9):
+      difference = (total(alpha + 1e-7) - total(alpha - 1e-7)) / 2e-7
+      np.testing.assert_allclose(jax.grad(total)(alpha), difference, rtol=1e-5)
+      assert abs(difference) > 1e-3
 
 
 @pytest.mark.parametrize(

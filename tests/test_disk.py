@@ -1,5 +1,7 @@
 """Disks that are full or become read-only: one clear line, and no checkpoint lost."""
 
+import errno
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from selftune.core import config as config_module
 from selftune.core import train as training
-from selftune.core.api import jsonl
+from selftune.core.api import files, jsonl
 from selftune.core.api.errors import RunError, UserError
 from selftune.core.record.workdir import locate
 
@@ -99,6 +101,35 @@ def test_a_run_on_a_bad_disk_does_not_start_and_loses_nothing(config, disk, faul
   assert more.updates == 10
 
 
+def test_a_file_is_written_whole_or_not_at_all(tmp_path):
+  path = tmp_path / "a.txt"
+  files.write(path, "öld\r\n")
+  assert path.read_bytes() == b"\xc3\xb6ld\r\n"
+  with pytest.raises(KeyError):
+    with files.whole(path) as file:
+      file.write("half")
+      raise KeyError
+  with pytest.raises(RunError, match=r"a.txt: No space left on device; free space on its disk\.$"):
+    with files.whole(path, "wb"):
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+  with files.whole(path) as first, files.whole(path) as second:
+    first.write("first")
+    second.write("second")
+  assert path.read_text() == "first"  # which ended last
+  assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_else_fails_while_a_file_is_made_is_not_taken_for_the_file(tmp_path):
+  with pytest.raises(ConnectionError, match="the environment"):
+    with files.replacing(tmp_path / "a.mp4") as new:
+      new.write_text("half")
+      raise ConnectionError("the environment")
+  assert list(tmp_path.iterdir()) == []
+  with pytest.raises(RunError, match=r"cannot write .*a.mp4: No such file"):
+    with files.replacing(tmp_path / "a.mp4"):
+      pass  # nothing was made
+
+
 @pytest.mark.slow
 def test_weights_of_another_run(config, tmp_path, capfd):
   source = tmp_path / "source"
@@ -135,10 +166,15 @@ def test_weights_of_another_run(config, tmp_path, capfd):
     assert not (tmp_path / "target").exists()
 
 
-def test_names_of_checkpoints():
+def test_names_of_checkpoints(tmp_path):
   folder = Path("a", "run@home", "checkpoints")
   assert locate("a/run@home") == locate("a/run@home/checkpoints") == (folder, None)
   assert locate("a/run@home@12") == locate("a/run@home/checkpoints/12") == (folder, 12)
+  folder = tmp_path / "run@3"
+  assert locate(str(folder)) == (tmp_path / "run" / "checkpoints", 3)
+  folder.mkdir()  # a folder of that name counts more
+  assert locate(str(folder)) == (folder / "checkpoints", None)
+  assert locate(f"{folder}@12") == (folder / "checkpoints", 12)
 
 
 def test_checkpoints_whose_configuration_is_gone(config, tmp_path):

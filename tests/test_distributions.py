@@ -52,6 +52,46 @@ def test_samples_are_distributed_as_the_policy():
     np.testing.assert_allclose(frequencies, jnp.exp(logits[b]), atol=0.03)
 
 
+MASKED, OTHER = np.array([-np.inf, 1.0, 0.0, -np.inf]), np.array([-np.inf, -1.0, 0.5, -np.inf])
+
+
+def along(f, direction):
+  """As metagradients need it: the derivative of a derivative along a direction."""
+  return jax.grad(lambda x: jax.jvp(f, (x,), (direction,))[1])
+
+
+@pytest.mark.parametrize(
+  "ours, without",
+  [
+    (Categorical(4).entropy, Categorical(2).entropy),
+    (lambda x: Categorical(4).kl(x, OTHER), lambda x: Categorical(2).kl(x, OTHER[1:3])),
+    (lambda x: Categorical(4).kl(OTHER, x), lambda x: Categorical(2).kl(OTHER[1:3], x)),
+    (lambda x: Categorical(4).log_prob(x, 1), lambda x: Categorical(2).log_prob(x, 0)),
+  ],
+  ids=["entropy", "kl", "kl of reference", "log_prob"],
+)
+def test_masked_actions_are_as_if_they_were_not_there(ours, without):
+  with jax.enable_x64(True):
+    x, direction = jnp.asarray(MASKED[1:3]), np.array([0.3, 2.0, -1.0, 5.0])
+    np.testing.assert_allclose(ours(MASKED), without(x), rtol=1e-12)
+    differences = [(without(x + e) - without(x - e)) / 2e-6 for e in 1e-6 * np.eye(2)]
+    np.testing.assert_allclose(jax.grad(ours)(MASKED), [0, *differences, 0], rtol=1e-6)
+    second = along(without, direction[1:3])(x)
+    np.testing.assert_allclose(along(ours, direction)(MASKED), [0, *second, 0], rtol=1e-10)
+
+
+def test_masked_actions_in_literal_numbers():
+  it, x = Categorical(3), jnp.array([-jnp.inf, 0.0, 0.0])
+  np.testing.assert_allclose(it.entropy(x), np.log(2), rtol=1e-6)
+  assert it.entropy(jnp.array([-jnp.inf, 3.0, -jnp.inf])) == 0
+  assert it.kl(x, x) == 0
+  np.testing.assert_allclose(it.kl(x, jnp.zeros(3)), np.log(3 / 2), rtol=1e-6)
+  assert it.kl(jnp.zeros(3), x) > 1e29  # takes what the reference never does
+  assert (it.log_prob(x, 0), it.mode(x)) == (-np.inf, 1)
+  keys = jax.random.split(jax.random.key(0), 500)
+  assert set(np.unique(jax.vmap(lambda key: it.sample(key, x))(keys))) == {1, 2}
+
+
 # Squashed Gaussian.
 
 
@@ -134,6 +174,26 @@ def test_actions_fill_the_bounds_of_each_environment():
   np.testing.assert_allclose(
     action, [[0, 0.5, 0.25], [-1, -2, 0.5], [0.5, 1.75, 0.375]], rtol=1e-6, atol=1e-7
   )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_no_action_is_beyond_its_bounds(dtype):
+  """Of bounds that rounding would carry it over, in the type that these have."""
+  rng = np.random.default_rng(0)
+  low, high = np.sort(rng.normal(scale=3, size=(2, 1000)).astype(dtype), axis=0)
+  low[:3], high[:3] = [-2.88, -0.8, 0.1], [0.16, 0.8, 0.1 + 1e-8]
+  sample = np.array([-40.0, -9.0, -8.5, 0.3, 8.5, 9.0, 40.0], np.float32)[:, None]
+  it = SquashedGaussian(low, high)
+  action = np.asarray(jax.jit(it.to_action)(jnp.broadcast_to(sample, (7, 1000))))
+  assert action.dtype == np.float32
+  fits = np.nextafter(low.astype(np.float32), np.float32(9), dtype=np.float32) < high
+  assert fits.sum() > 990
+  assert np.all((low <= action) & (action <= high), axis=0)[fits].all()
+  np.testing.assert_allclose(action[0], low, rtol=1e-6, atol=1e-6)
+  np.testing.assert_allclose(action[-1], high, rtol=1e-6, atol=1e-6)
+  # Within the bounds nothing is changed.
+  middle = (low + (high - low) * (np.tanh(sample[3]) + 1) / 2).astype(np.float32)
+  np.testing.assert_allclose(action[3], middle, rtol=2e-6, atol=1e-6)
 
 
 # Action spaces.

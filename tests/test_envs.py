@@ -261,6 +261,69 @@ def play_raw(case: Case, seeds: tuple[int, ...], actions: np.ndarray):
   return steps, returns, np.array(ends), np.array(terminations)
 
 
+ENDING = {  # tasks whose first episode ends of itself, with these actions
+  "CartPole-v1": 1,
+  "phys2d/CartPole-v1": 1,
+  "MountainCarContinuous-v0": None,
+  "FrozenLake-v1": 2,
+  "LunarLander-v3": 0,
+  "BipedalWalker-v3": [0.9, -0.3, 0.4, 0.8],
+}
+
+
+@pytest.mark.parametrize("task", ENDING)
+def test_what_ends_on_the_last_step_of_its_limit_has_ended(task):
+  """Otherwise the stream is that of EnvPool with this limit, of environments out of step too."""
+
+  def action(observation):
+    if ENDING[task] is not None:
+      return np.array([ENDING[task]] * 3)
+    return np.sign(observation[:, 1:] + 1e-9)  # pushes as it moves, up to the goal
+
+  def streams(limit, steps):
+    pool = EnvPool(task, limit).make((3, 4, 5))
+    other = raw(task, **({} if limit is None else {"max_episode_steps": limit}))((3, 4, 5))
+    got, (observation, _) = pool.reset(), other.reset()
+    both = []
+    for _ in range(steps):
+      np.testing.assert_array_equal(got.observation, as_shown(observation))
+      pool.send(action(got.observation))
+      observation, reward, terminated, truncated, info = other.step(action(got.observation))
+      got = pool.recv()
+      both.append((got, reward, terminated, truncated, info["elapsed_step"]))
+    pool.close()
+    return both
+
+  as_shown = (lambda x: np.eye(16, dtype=np.float32)[x]) if "Frozen" in task else lambda x: x
+  ends = np.array([terminated for _, _, terminated, *_ in streams(None, 250)])
+  first_end = ends.argmax(axis=0) + 1
+  assert ends.any(axis=0).all()
+  limit = int(np.median(first_end))
+  at_limit = 0
+  for t, (got, reward, terminated, truncated, elapsed) in enumerate(streams(limit, 3 * limit), 1):
+    np.testing.assert_array_equal(got.first, elapsed == 0)
+    np.testing.assert_array_equal(got.reward, np.where(elapsed == 0, 0, reward))
+    ended = terminated | (truncated & (first_end == limit) & (t == limit))
+    sure = (t <= limit) | ~truncated  # how later episodes end, nobody knows but ours
+    np.testing.assert_array_equal(got.discount[sure], 1 - ended[sure])
+    at_limit += (truncated & ended).sum()
+    assert not ((got.discount == 0) & ~terminated & ~truncated).any()
+  assert at_limit >= 1
+
+
+@pytest.mark.parametrize("protocol", ["sticky", "paper"])
+def test_a_game_that_is_over_on_the_last_step_of_its_limit_is_over(protocol):
+  actions = np.ones((600, 1), int)
+  free = play(Atari(protocol=protocol, life_loss_terminates=False), (5,), actions)
+  (over, *_) = np.flatnonzero([step.discount[0] == 0 for step in free])
+  limit = lambda steps: Atari(
+    protocol=protocol, life_loss_terminates=False, max_episode_steps=int(steps)
+  )
+  for steps, discount in ((over, 0), (over + 1, 0), (over - 1, 1)):
+    last = play(limit(steps), (5,), actions[: min(over, steps) + 1])
+    assert (last[-2].discount, last[-1].first) == (discount, True)
+
+
 @pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))
 def record(request) -> Record:
   case = CASES[request.param]

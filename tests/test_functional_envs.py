@@ -199,3 +199,13 @@ def test_drifting_observations():
   assert (np.asarray(state.signs) < 0).sum() > 200
   assert first.observation.shape == env.spec.observation.shape
   assert dataclasses.replace(env, noise=3).spec.observation.shape == (INFORMATIVE + 3,)
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg", "unsafe_rbg"])
+def test_drifting_takes_keys_of_any_generator(impl):
+  env = DriftingMountainCar(noise=64)
+  state, timestep = env.init(jax.random.key(0, impl=impl))
+  following, after = env.step(state, jnp.int32(1))
+  assert state.key.dtype == following.key.dtype == jax.random.key(0, impl=impl).dtype
+  noise = np.stack([x.observation[INFORMATIVE:] for x in (timestep, after)])
+  assert set(noise.ravel().tolist()) == {0.0, 1.0} and (noise[0] != noise[1]).any()

@@ -15,7 +15,7 @@ import pytest
 
 from selftune.core.api.errors import RunError, UserError
 from selftune.core.commands.cli import main
-from selftune.core.machine import hosts, supervise
+from selftune.core.machine import hosts, lock, supervise
 
 CONFIG = """
 include 'algos/impala.gin'
@@ -193,6 +193,18 @@ def test_processes_of_different_configurations(cache, config, tmp_path):
   assert codes == [2, 2], err
   assert all("do not have the same configuration: start all with" in e for e in err)
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_job_is_refused_where_another_trains(cache, config, tmp_path):
+  workdir = tmp_path / "run"
+  workdir.mkdir()
+  with lock.alone(workdir / "train.lock", ""):
+    codes, _, errors = run(2, cache, config, workdir)
+  assert codes == [2, 2]
+  assert f"selftune: {workdir} is in use by process {os.getpid()} of " in errors[0]
+  assert errors[1] == "selftune: the first process of the job says why it cannot start.\n"
+  assert list(workdir.iterdir()) == []
 
 
 def test_what_several_processes_tell_each_other(monkeypatch):

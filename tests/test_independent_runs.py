@@ -10,7 +10,7 @@ import pytest
 
 from selftune.core import config
 from selftune.core import train as training
-from selftune.core.api.errors import UserError
+from selftune.core.api.errors import RunError, UserError
 from selftune.core.api.types import BINS
 from selftune.core.evaluation import evaluate
 from selftune.core.experiment import IndependentRuns
@@ -134,6 +134,9 @@ def test_histograms_of_each_run_and_of_all(gin, tmp_path):
     ("runs.settings = {'train.seed': (0, -1)}", "holds -1; a seed is int from 0 to 2"),
     ("train.micro_batch = 2", "train.micro_batch: @runs"),
     ("runs.repeats = 0", "runs.repeats takes int at least 1, not 0"),
+    ("train.total_env_steps = 2_147_483_647", "to 2_147_483_647; write at most 2_147_483_646"),
+    ("runs.episodes = 3_000_000_000", "not 3000000000. It is at most 2_147_483_647"),
+    ("ac_lambda.groups = {'noise': (5, 5)}", r"groups\['noise'\] = \(5, 5\): a range begins at 0"),
     ("train.num_envs = 2", "train.unroll_length = 1 and train.num_envs = 1"),
   ],
 )
@@ -141,6 +144,24 @@ def test_mistakes(gin, tmp_path, binding, message):
   with pytest.raises(UserError, match=message):
     training.train(gin, (binding,), tmp_path / "run")
   assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("setting", ["repeats", "iterations"])
+def test_what_no_machine_holds_is_refused_before_it_is_tried(gin, tmp_path, setting):
+  with pytest.raises(RunError, match=r"runs takes at least .* GB of memory; this machine has"):
+    training.train(gin, (f"runs.{setting} = 2_000_000_000",), tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_a_configuration_is_checked_to_its_first_state_where_that_needs_no_environment(gin):
+  training.rehearse(config.load(gin).root)
+  three = ["tile_coding.low = (0.0, 0.0, 0.0)", "tile_coding.high = (1.0, 1.0, 1.0)"]
+  for bindings, words in (
+    (["train.unroll_length = 2"], "ac_lambda learns from one transition of one stream, not from 2"),
+    (three, "'tile_coding' has bounds of 3 coordinates"),
+  ):
+    with pytest.raises(UserError, match=words):
+      training.rehearse(config.load(gin, bindings).root)
 
 
 @pytest.mark.slow

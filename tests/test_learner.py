@@ -1,15 +1,19 @@
 """The learner: devices and micro-batches, donation, failures, resuming; `tune = ()` is `fixed`."""
 
 import contextlib
+import dataclasses
 import functools
+import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
 
 from selftune.core.api.errors import NonFiniteError, UserError
-from selftune.core.engine.learner import check_order
+from selftune.core.api.failures import INPUTS, check_order, first_failure, not_finite, without_flags
+from selftune.core.api.types import BATCH_AXES, Trajectory
 from selftune.core.record.checkpoint import Checkpointer
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.fixed import Fixed
@@ -113,6 +117,8 @@ def test_devices_and_micro_batches_change_nothing(name, devices, micro_batch):
   # Sums are exact; means are of means over micro-batches, so only they may differ.
   sums = [n for n in metrics if n.startswith("metagrad") or n in ("grad_norm", "param_norm")]
   assert len(sums) >= 2
+  # And a maximum is that of the whole batch.
+  sums += [n for n in metrics if n.startswith("is_ratio/max/")]
   for name in sums:
     np.testing.assert_allclose(split_metrics[name], metrics[name], rtol=1e-3, err_msg=name)
 
@@ -127,6 +133,92 @@ def test_devices_and_micro_batches_change_nothing(name, devices, micro_batch):
 def test_batches_that_do_not_split(devices, batch, micro_batch, message):
   with pytest.raises(UserError, match=message):
     small.learner(AGENTS["fixed"](), devices, batch, T, micro_batch)
+
+
+def rows(batch, which):
+  """Some trajectories of a batch."""
+  cut = lambda axis, tree: jax.tree.map(lambda x: x[(slice(None),) * axis + (which,)], tree)
+  return Trajectory(*map(cut, BATCH_AXES, batch))
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+  """Learns from the first `learned` trajectories of a device's share, and looks at the last one."""
+
+  learned: int = 6
+  stacked_over: int | None = None  # how many trajectories the second pass takes; None: those
+
+  check, init = lambda self, _: None, lambda self, *_: ()
+  values, describe = lambda self, *_: {}, lambda self, _: {}
+
+  def step(self, fns, state, batch):
+    loss = lambda params, part: fns.inner_loss(params, {}, part)[0]
+    first, last = rows(batch, slice(self.learned)), rows(batch, slice(-1, None))
+    both = lambda part: (jax.grad(loss)(state.params, part), (), loss(state.params, part))
+    grads, _, losses = fns.accumulate(both, first)
+    second = rows(batch, slice(self.stacked_over or self.learned))
+    again, _, _ = fns.accumulate(lambda _, loss: (loss, (), ()), second, losses)
+    held_out, _, _ = fns.accumulate(lambda part: (loss(state.params, part), (), ()), last)
+    params, _ = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
+    metrics = {"parts": jnp.float32(len(losses)), "again": again, "held_out": held_out}
+    return state._replace(params=params), metrics
+
+
+def held_out(devices, micro_batch, **settings):
+  """The state and metrics of one update, of shares of 8."""
+  learner = small.learner(
+    small.agent(HeldOut(**settings), heads=2), devices, 8 * devices, T, micro_batch
+  )
+  batch = small.trajectory(0, T, 8 * devices)
+  return train(learner, small.first_state(learner, batch), [batch])
+
+
+@pytest.mark.parametrize("devices, micro_batch, parts", [(1, 4, 2), (1, 1, 6), (2, 4, 2)])
+def test_a_part_of_a_batch_is_split_too(devices, micro_batch, parts):
+  expected, metrics = held_out(devices, None)
+  state, split_metrics = held_out(devices, micro_batch)
+  assert_equal(state, expected, rtol=1e-5, atol=1e-6)
+  assert (metrics["parts"], split_metrics["parts"]) == (1, parts)
+  for name in ("again", "held_out"):
+    np.testing.assert_allclose(split_metrics[name], metrics[name], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "settings, message",
+  [
+    ({"learned": 0}, "gives fns.accumulate an empty part of a batch"),
+    (
+      {"stacked_over": 8},
+      "a batch of 4 micro-batches and results stacked over 3: give",
+    ),
+  ],
+)
+def test_parts_that_do_not_fit_are_refused(settings, message):
+  with pytest.raises(UserError, match=message):
+    held_out(1, 2, **settings)
+
+
+# The outer loss on the next batch.
+
+
+def test_what_is_logged_of_eta_is_what_eta_is():
+  """From the first update on, before which there was none to judge."""
+  learner, state = start("next")
+  etas = [on_host(state).meta_state.etas]
+  for batch in BATCHES[:3]:
+    state, metrics = learner.update(state, learner.put(batch))
+    etas.append(on_host(state).meta_state.etas)
+    values = learner._metaopt.values(learner._fns, state.meta_state)
+    for kind, expected in (("eta_raw", etas[-1]), ("eta", values)):
+      for name, numbers in expected.items():
+        logged = [metrics[f"{kind}/{name}/{p}"] for p in range(len(numbers))]
+        np.testing.assert_allclose(logged, numbers, rtol=1e-6, err_msg=name)
+    nothing = [n for n, x in metrics.items() if n.startswith(("metagrad", "outer_loss")) and x == 0]
+    count = sum(n.startswith(("metagrad", "outer_loss")) for n in metrics)
+    assert len(nothing) == (count if len(etas) == 2 else 0)
+  moved = [jax.tree.leaves(jax.tree.map(np.subtract, b, a)) for a, b in itertools.pairwise(etas)]
+  assert not np.concatenate(moved[0]).any()
+  assert np.concatenate(moved[1]).all() and np.concatenate(moved[2]).all()
 
 
 # Tuning nothing.
@@ -236,7 +328,7 @@ def test_a_number_that_is_not_finite(name, devices, micro_batch):
   # Later good batches do not hide it, and do not change the state.
   for batches in ([poisoned(BATCHES[2], b=3)], BATCHES[:2]):
     state, metrics = train(learner, state, batches)
-    message = "'loss/policy_gradient/0' was not finite in update 3; the state before that update"
+    message = "'reward of train.env' was not finite in update 3; the state before that update"
     with pytest.raises(NonFiniteError, match=message):
       learner.check(metrics)
     assert_equal(state._replace(failure=good.failure), good)
@@ -258,9 +350,36 @@ def test_the_earliest_cause_is_named():
   learner, _ = compiled("fixed", 1, None)
   names = ["grad_norm", "loss/value/0", "variance/0", "policy_lag"]
   metrics = dict.fromkeys(names, 0.0) | {"updates": 5}
-  for i, name in enumerate(check_order(names)):
-    with pytest.raises(NonFiniteError, match=f"^'{name}' was not finite in update 6;"):
+  inputs = [f"{name} of train.env" for name in INPUTS]
+  made = ["output of SmallNetwork", r"targets of corrector @leaky_vtrace\(\)"]
+  for i, cause in enumerate([*inputs, *made, *check_order(names)]):
+    with pytest.raises(NonFiniteError, match=f"^'{cause}' was not finite in update 6;"):
       learner.check(metrics | {"failure": i})
+
+
+@pytest.mark.parametrize("bad", INPUTS)
+def test_inputs_are_the_cause_only_where_a_metric_is_not_finite(bad):
+  timestep = BATCHES[0].timestep
+  timestep = timestep._replace(**{bad: np.where(timestep.first.any(), np.inf, 0.0)})
+  bad_inputs = not_finite(timestep)
+  assert bad_inputs.tolist() == [name == bad for name in INPUTS]
+  finite = {"loss": 1.0, "grad_norm": np.float32(2)}
+  assert first_failure(finite, bad_inputs) == -1
+  assert first_failure(finite | {"loss": np.nan}, bad_inputs) == INPUTS.index(bad)
+  fine = np.zeros(3, bool)
+  assert first_failure(finite | {"loss": np.nan}, fine) == 5 + check_order(finite).index("loss")
+
+
+def test_the_network_or_the_corrector_is_the_cause():
+  fine = np.zeros(3, bool)
+  flags = {f"not_finite/{who}/{p}": 0.0 for who in ("network", "corrector") for p in range(2)}
+  bad = flags | {"loss": np.nan}
+  assert first_failure(flags | {"loss": 0.0, "not_finite/network/1": 0.1}, fine) == -1
+  assert first_failure(bad, fine) == 5
+  assert first_failure(bad | {"not_finite/corrector/1": 0.1}, fine) == 4
+  assert first_failure(bad | {"not_finite/network/1": 0.1}, fine) == 3
+  assert first_failure(bad | {"not_finite/network/1": 0.1}, np.array([0, 1, 0], bool)) == 1
+  assert without_flags(bad).keys() == {"loss"}
 
 
 # Resuming.

@@ -14,9 +14,9 @@ import pytest
 import wandb
 from matplotlib.figure import Figure
 
-from selftune.core.api import jsonl
+from selftune.core.api import files, jsonl
 from selftune.core.api.contracts import RunInfo
-from selftune.core.api.errors import UserError
+from selftune.core.api.errors import NonFiniteError, RunError
 from selftune.core.api.types import Episode, Histogram
 from selftune.core.record.episodes import EpisodeStats
 from selftune.core.record.logging import QUEUE_SIZE, Logger
@@ -105,6 +105,18 @@ def test_failure_surfaces_at_close_but_hides_no_other_exception(tmp_path, caplog
   assert "could not be closed" in caplog.text
 
 
+@pytest.mark.parametrize(("ended_with", "told"), [(RunError, 0), (NonFiniteError, 1)])
+def test_a_bad_disk_is_told_once(tmp_path, caplog, ended_with, told):
+  def full(*_):
+    raise RunError("cannot write metrics.jsonl")
+
+  with pytest.raises(ended_with, match="the checkpoint"):
+    with Logger({"disk": Fake(full, required=True)}, run_info(tmp_path)) as log:
+      log.log({}, 1)
+      raise ended_with("the checkpoint")
+  assert len(caplog.records) == told
+
+
 def test_optional_writer_that_fails_warns_once(tmp_path, caplog):
   with Logger({"jsonl": Jsonl(), "net": Fake(fail)}, run_info(tmp_path)) as log:
     for step in range(20):
@@ -143,7 +155,7 @@ def test_required_writer_that_hangs_is_an_error_at_close(tmp_path):
 
 def test_writer_that_cannot_open(tmp_path, caplog):
   (tmp_path / "file").write_text("")
-  with pytest.raises(UserError, match=r"cannot write the metrics of the run.*--workdir"):
+  with pytest.raises(RunError, match=r"^cannot write .*file/run: Not a directory\.$"):
     Logger({"jsonl": Jsonl()}, run_info(tmp_path / "file" / "run"))
   broken = dataclasses.make_dataclass("Broken", [("required", bool, False)], frozen=True)
   broken.open = lambda self, run: fail()
@@ -213,9 +225,10 @@ def test_resume_drops_what_lies_beyond_the_checkpoint_and_torn_lines(tmp_path):
 def test_kill_while_truncating_leaves_the_old_file(tmp_path, monkeypatch):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"env_steps": 1}\n{"env_steps": 2}\n')
-  monkeypatch.setattr(jsonl.os, "fsync", lambda _: fail())
-  with pytest.raises(OSError, match="No space left"):
+  monkeypatch.setattr(files.os, "fsync", lambda _: fail())
+  with pytest.raises(RunError, match=r"cannot write .*metrics.jsonl: No space left .*; free space"):
     jsonl.truncate(path, 1)
+  assert list(tmp_path.iterdir()) == [path]
   assert path.read_text() == '{"env_steps": 1}\n{"env_steps": 2}\n'
 
 
@@ -249,6 +262,18 @@ def test_speed_and_eta_count_this_process_only():
   row = {"env_steps": 1900, "episode_return": 0.5}
   assert status(row, 15.0, 2_200) == "1,900/2,200 steps | 15 steps/s | ETA 0:00:20 | return 0.5"
   assert status({"env_steps": 0}, None, 5) == "0/5 steps"
+  assert status({"env_steps": 0}, 0.1, 10**18).endswith("ETA 36500 days, 0:00:00")
+
+
+def test_terminal_that_draws_nothing_gets_lines(tmp_path, monkeypatch):
+  screen = io.StringIO()
+  screen.isatty = lambda: True
+  monkeypatch.setattr("sys.stderr", screen)
+  monkeypatch.setenv("TERM", "dumb")
+  writer = Terminal().open(run_info(tmp_path))
+  writer.write({"env_steps": 500, "wall_time": 1.0})
+  writer.close()
+  assert screen.getvalue() == "500/1,000 steps\n"
 
 
 def test_terminal_prints_a_line_an_interval_when_not_a_tty(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """What an installed selftune holds: every package, every gin file, and nothing at top level."""
 
+import ast
 import os
 import re
 import shutil
@@ -33,6 +34,35 @@ def test_every_package_is_listed():
 def test_the_version_is_written_in_three_places_and_equal():
   newest = re.search(r"^## \[(.+)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
   assert PYPROJECT["project"]["version"] == selftune.__version__ == newest[1]
+
+
+def test_every_text_file_is_utf8_whatever_the_locale():
+  def of_locale(call):
+    """Whether a call reads or writes text and does not say how it is encoded."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    keywords = {keyword.arg for keyword in call.keywords}
+    if "text" in keywords or "universal_newlines" in keywords:
+      return True
+    given = [getattr(a, "value", None) if isinstance(a, ast.Constant) else a for a in call.args]
+    if name in ("read_text", "write_text"):
+      return "encoding" not in keywords and not {"utf-8", "utf-8-sig"} & {
+        x for x in given if isinstance(x, str)
+      }
+    path_first = isinstance(call.func, ast.Name) or name == "fdopen"
+    mode = given[1 if path_first else 0 :][:1]
+    other = mode and not isinstance(mode[0], str | ast.IfExp)  # such as WriterPlugin.open(run)
+    binary = mode and isinstance(mode[0], str) and "b" in mode[0]
+    opens = name in ("open", "fdopen") and not other and not binary
+    return opens and "encoding" not in keywords
+
+  found = [
+    f"{path.relative_to(ROOT)}:{node.lineno}"
+    for folder in (*SOURCES, "benchmarks", "docs")
+    for path in (ROOT / folder).rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_text("utf-8")))
+    if isinstance(node, ast.Call) and of_locale(node)
+  ]
+  assert found == []
 
 
 @pytest.mark.slow

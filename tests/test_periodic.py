@@ -16,6 +16,7 @@ from selftune.core.api.errors import UserError
 from selftune.core.api.types import Episode
 from selftune.core.commands.cli import main
 from selftune.core.evaluation import periodic
+from selftune.core.evaluation.playing import Played
 from selftune.core.experiment import Evaluation
 
 LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()", "sebulba.actors = 2", "sebulba.groups = 1")
@@ -70,10 +71,12 @@ def held(monkeypatch):
     played.append(params)
     while not release.wait(0.01):
       rest[-1][0](None, 0)  # the watcher
-    return [Episode(0, params, 7)] * 2
+    return Played([Episode(0, params, 7)] * 2, 0, 0)
 
   monkeypatch.setattr(periodic, "play", play)
-  monkeypatch.setattr(periodic, "summary", lambda env, played: {"mean": played[0].episode_return})
+  monkeypatch.setattr(
+    periodic, "summary", lambda env, played: {"mean": played.episodes[0].episode_return}
+  )
   return release, played
 
 
@@ -107,6 +110,17 @@ def test_what_training_ends_with_is_scored_though_one_was_under_way(held):
   it.finish(lambda: False)
   it.close()
   assert [row["env_steps"] for row in rows] == [0, 17] and played == [0, 17]
+
+
+def test_episodes_that_do_not_end_are_cut_and_the_run_ends(config, tmp_path, caplog):
+  train(config, tmp_path / "run", *EVALUATION, "evaluation.max_steps = 1")
+  rows = fakes.rows(tmp_path / "run", "eval")
+  assert rows[-1]["env_steps"] == 120
+  assert {(row["episodes"], row["cut"], row["length"]) for row in rows} == {(2, 2, 1.0)}
+  assert (
+    "of the evaluation at 120 env steps, 2 of 2 episodes did not end within evaluation.max_steps = "
+    "1: cut there, with the return so far. 1 more were not played" in caplog.text
+  )
 
 
 def test_an_evaluation_that_goes_on_ends_with_a_signal(config, held, tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The plot: which lines and panels there are, what they show, and what is refused."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from matplotlib.image import imread
 
 from selftune.core.api import jsonl
-from selftune.core.api.errors import UserError
+from selftune.core.api.errors import RunError, UserError
 from selftune.core.record import plotting
 
 
@@ -53,8 +54,8 @@ def test_seeds_become_one_line_in_a_band(tmp_path):
   runs = [write_rows(tmp_path / f"a_seed{s}", stacx_rows(offset=10 * s)) for s in (0, 1)]
   runs.append(write_rows(tmp_path / "b", [{"env_steps": 5, "episode_return": 1.0}]))
   top = plotting.figure(runs).axes[0]
-  mean, other = top.get_lines()
-  assert (mean.get_label(), other.get_label()) == ("a (2 seeds)", "b")
+  mean, _ = top.get_lines()
+  assert [text.get_text() for text in top.get_legend().get_texts()] == ["a (2 seeds)", "b"]
   np.testing.assert_allclose(mean.get_xydata()[[0, -1]], [[200, 205], [300, 305]])
   (band,) = top.collections
   limits = band.get_datalim(top.transData)
@@ -137,13 +138,96 @@ def test_many_lines_have_colours_of_their_own_and_a_legend_below(tmp_path):
   plotting.plot(runs, tmp_path / "plot.png")
 
 
+def texts(legend):
+  return [text.get_text() for text in legend.get_texts()]
+
+
+def drawn_names(figure):
+  """The legend's names as they are read, which are drawn without an error."""
+  figure.savefig(io.BytesIO())
+  legend = figure.axes[0].get_legend() or figure.legends[0]
+  assert not any(text.get_parse_math() for text in legend.get_texts())
+  return texts(legend)
+
+
+@pytest.mark.parametrize("more", [0, 12])
+def test_names_are_shown_as_they_are(tmp_path, more):
+  names = ["_hidden", r"x$\frac$", "cost$x$y", "two\nlines", *(f"_r{i}" for i in range(more))]
+  runs = [write_rows(tmp_path / name, stacx_rows()) for name in names]
+  assert drawn_names(plotting.figure(runs)) == [name.replace("\n", " ") for name in names]
+  assert drawn_names(plotting.figure(runs[:1])) == names[:1]
+
+
+def test_long_names_are_cut_in_the_middle_and_stand_below(tmp_path):
+  run = write_rows(tmp_path / ("a" * 100 + "z" * 100), stacx_rows())
+  page = plotting.figure([run])
+  assert page.axes[0].get_legend() is None
+  assert texts(page.legends[0]) == ["a" * 40 + " … " + "z" * 40]
+  assert plotting.shown("\udcff-name", 4) == "?- … me"
+
+
+def test_lines_beyond_what_a_legend_holds_are_drawn_without_a_name(tmp_path, monkeypatch, caplog):
+  monkeypatch.setattr(plotting, "NAMED", 12)
+  runs = [write_rows(tmp_path / f"run{i}", [{"env_steps": 1}]) for i in range(14)]
+  page = plotting.figure(runs)
+  assert len(page.axes[0].get_lines()) == 14 and len(texts(page.legends[0])) == 12
+  assert "the legend names the first 12 of 14 lines" in caplog.text
+
+
+def test_characters_that_the_font_lacks_are_one_line(tmp_path, caplog, recwarn):
+  run = write_rows(tmp_path / "日本語", stacx_rows())
+  plotting.plot([run], tmp_path / "plot.png")
+  (record,) = caplog.records
+  assert "font lacks characters" in record.getMessage() and not recwarn.list
+
+
+def test_one_point_is_a_dot_and_no_episode_is_said(tmp_path):
+  one = write_rows(tmp_path / "one", [{"env_steps": 64, "episode_return": 2.0, "u": 0.5}])
+  assert [axes.get_lines()[0].get_marker() for axes in plotting.figure([one]).axes] == ["o", "o"]
+  more = write_rows(tmp_path / "more", stacx_rows())
+  assert plotting.figure([more]).axes[0].get_lines()[0].get_marker() == "None"
+  none = write_rows(tmp_path / "none", [{"env_steps": 64, "metagrad_norm": 0.0}])
+  page = plotting.figure([none])
+  assert [text.get_text() for text in page.axes[0].texts] == ["no episode has finished"]
+  page.savefig(io.BytesIO())
+
+
+ODD = """null
+[1, 2]
+"text"
+no json
+{"episode_return": 3}
+{"env_steps": null, "episode_return": 3}
+{"env_steps": 10, "episode_return": 1.0}
+{"env_steps": 20, "episode_return": NaN}
+{"env_steps": 30, "episode_return": -Infinity, "metagrad_norm": null}
+{"env_steps": 40, "episode_return": "high", "eta/x/0": [1]}
+{"env_steps": 50, "episode_return": 1e999}
+{"env_steps": 60, "episode_return": 2.0}
+{"env_steps": 7"""
+
+
+def test_rows_that_are_none_are_left_out(tmp_path):
+  run = write_rows(tmp_path / "odd", [])
+  (run / "metrics.jsonl").write_text("[" * 100_000 + "\n" + ODD)
+  row = {"env_steps": 1, "name": "beta", "counts": [1, 1], "edges": [0, 1, 2]}
+  bad = ({}, {**row, "counts": [1]}, {**row, "edges": None}, {**row, "counts": [0, 0]})
+  (run / "histograms.jsonl").write_text("".join(map(jsonl.encode, (*bad, row))))
+  (axes,) = plotting.figure([run]).axes
+  np.testing.assert_array_equal(axes.get_lines()[0].get_xydata(), [[10, 1], [60, 2]])
+  assert [steps for steps, _ in plotting._histograms(run)] == [1]
+  jsonl.truncate(run / "metrics.jsonl", 30)
+  kept = [row.get("env_steps") for row in jsonl.read(run / "metrics.jsonl")]
+  assert kept == [None, None, 10, 20, 30]
+
+
 def test_no_metrics_and_no_rows_are_named(tmp_path):
   with pytest.raises(UserError, match=r"absent.*metrics\.jsonl does not exist"):
     plotting.plot([tmp_path / "absent"], tmp_path / "plot.png")
   with pytest.raises(UserError, match=r"empty.*has no rows"):
     plotting.plot([write_rows(tmp_path / "empty", [])], tmp_path / "plot.png")
   good = write_rows(tmp_path / "good", [{"env_steps": 1}])
-  with pytest.raises(UserError, match="cannot write the plot"):
+  with pytest.raises(RunError, match="cannot write "):
     plotting.plot([good], tmp_path / "nowhere" / "plot.png")
   assert not (tmp_path / "plot.png").exists()
 

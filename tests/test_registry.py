@@ -13,6 +13,7 @@ import pytest
 from selftune.core import config
 from selftune.core.api import registry
 from selftune.core.api.errors import ConfigError
+from selftune.core.commands.cli import main
 from selftune.core.config import discovery, values
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
@@ -168,6 +169,53 @@ def test_a_broken_module_is_unavailable_and_the_others_work(scratch, monkeypatch
   assert f"unavailable: broken (scratch_broken): {why}" in str(caught.value)
   (tmp_path / "x.gin").write_text("whole_loss.cost = 2.0\n")
   assert config.load(tmp_path / "x.gin", root="whole_loss").root.cost == 2.0
+
+
+ENDS = """
+class Abort(BaseException): pass
+print("hello from a library")
+raise {what}
+"""
+ENDINGS = {
+  "exit": ("SystemExit(3)", "ImportError: it raises SystemExit(3)"),
+  "abort": ("Abort('no')", "ImportError: it raises Abort('no')"),
+  "error": ("OSError('no disk')", "OSError: no disk"),
+}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_a_package_cannot_end_the_program_or_spoil_its_output(
+  scratch, monkeypatch, tmp_path, capsys, how
+):
+  what, why = ENDINGS[how]
+  distribution(tmp_path, how, f"scratch_{how}", ENDS.format(what=what))
+  monkeypatch.syspath_prepend(tmp_path)
+  assert main(["plugins", "--json"]) == 0
+  out, err = capsys.readouterr()
+  assert json.loads(out)["unavailable"] == {f"{how} (scratch_{how})": why}
+  assert err == "hello from a library\n"
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+def test_an_imported_module_cannot_either(scratch, monkeypatch, tmp_path, capsys, how):
+  what, why = ENDINGS[how]
+  (tmp_path / f"scratch_gin_{how}.py").write_text(ENDS.format(what=what))
+  path = tmp_path / "x.gin"
+  path.write_text(f"import scratch_gin_{how}\n")
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  assert main(["config", str(path)]) == 2
+  out, err = capsys.readouterr()
+  said, message = err.splitlines()
+  assert (out, said) == ("", "hello from a library")
+  reason = why.partition(": ")[2]
+  assert message == f"selftune: {path}:1: cannot import scratch_gin_{how}: {reason}"
+
+
+def test_ctrl_c_amid_an_import_is_the_users(scratch, monkeypatch, tmp_path):
+  distribution(tmp_path, "slow", "scratch_slow", "raise KeyboardInterrupt")
+  monkeypatch.syspath_prepend(tmp_path)
+  with pytest.raises(KeyboardInterrupt):
+    registry.load_all()
 
 
 def test_the_registry_does_not_import_jax():

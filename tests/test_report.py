@@ -61,6 +61,14 @@ def test_runs_become_matrices_of_normalised_scores(tmp_path):
   assert [run.seed for run in it.runs["a"]] == [1, 0, 1, 0]
 
 
+def test_numbers_written_otherwise_are_of_one_agent(tmp_path):
+  runs = [
+    write_run(tmp_path / f"a_seed{seed}", train__seed=seed, policy_gradient__cost=cost)
+    for seed, cost in enumerate((1, 1.0))
+  ]
+  assert list(comparison.compare(runs).scores) == ["a"]
+
+
 def test_scores_at_an_earlier_point(tmp_path):
   it = comparison.compare(two_agents(tmp_path), at=55)
   np.testing.assert_allclose(it.scores["b"], [[0.2, 0.25], [0.3, 0.35]])
@@ -156,6 +164,21 @@ def test_the_page_holds_everything(tmp_path, capsys):
     assert word in page
   numbers = json.loads((out / "report.json").read_text())
   assert numbers["aggregates"]["b"]["point"] == pytest.approx([0.55, 0.55, 0.55, 0.45])
+
+
+def test_odd_names_and_rows_are_reported_as_any(tmp_path, capsys):
+  name = {"a": "<i>&$\\frac$", "b": "_" + "b" * 150}
+  runs = []
+  for path in two_agents(tmp_path):
+    agent, rest = path.name[0], path.name[1:]
+    runs.append(str(path.rename(path.with_name(name[agent] + rest))))
+    with (path.parent / (name[agent] + rest) / "metrics.jsonl").open("a") as file:
+      file.write('null\n{"episode_return": 9}\n{"env_steps": 200, "episode_return": NaN}\n{"env')
+  assert main(["report", *runs, "--out", str(tmp_path / "out"), "--resamples", "5"]) == 0
+  told = capsys.readouterr()
+  assert told.out.splitlines()[1].split()[2] == "0.15" and told.err == ""
+  page = (tmp_path / "out" / "index.html").read_text()
+  assert "<i>" not in page and "&lt;i&gt;&amp;$\\frac$" in page and name["b"] in page
 
 
 @pytest.mark.parametrize(

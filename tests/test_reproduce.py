@@ -11,7 +11,7 @@ import pytest
 from selftune.core import config, reproduce
 from selftune.core import train as training
 from selftune.core.api import Cell, Figure, Result, final, smooth
-from selftune.core.api.errors import UserError
+from selftune.core.api.errors import RunError, UserError
 from selftune.core.commands import cli
 from selftune.core.engine.loop import Progress
 from selftune.plugins.papers.metatrace import Metatrace, atari, cells, drifts
@@ -80,6 +80,13 @@ def test_what_is_done_is_not_done_again(figure, trained, tmp_path, capsys):
     "length": "3",
   }
   assert [row["return"] for row in rows[3:6]] == ["-9.0"] * 3
+
+
+def test_a_folder_that_cannot_be_written(figure, trained, tmp_path):
+  (tmp_path / "file").write_text("")
+  with pytest.raises(RunError, match=r"^cannot write .*file/metatrace/cells: Not a directory\.$"):
+    reproduce.reproduce("metatrace/mine", tmp_path / "file")
+  assert trained == []
 
 
 def test_the_quick_form_is_kept_apart(figure, trained, tmp_path):

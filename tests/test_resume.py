@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from selftune.core import train as training
-from selftune.core.api.errors import NonFiniteError
+from selftune.core.api.errors import NonFiniteError, RunError
 from selftune.core.api.types import TimeStep, Trajectory
 from selftune.core.engine.actor import Actor, Interrupted, Rollout
+from selftune.core.record.checkpoint import Checkpointer
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 SELF_TUNED = (
@@ -205,19 +206,55 @@ def test_kill_9_and_resume_atari(tmp_path):
     assert abs(following[name] - row[name]) < 0.01 * abs(row[name])
 
 
-@pytest.mark.parametrize("log_seconds", ["0.0", "1e9"])  # noticed by the log, or the checkpoint
+@pytest.mark.parametrize("seconds", ["0.0", "1e9"])  # between rows, and between checkpoints
 @pytest.mark.parametrize("runtime", ["lockstep", "sebulba"])
-def test_a_reward_that_is_not_a_number(config, tmp_path, runtime, log_seconds):
-  bindings = [f"train.runtime = @{runtime}()", f"train.log_seconds = {log_seconds}"]
-  bindings += ["train.checkpoint_seconds = 0.0", "train.checkpoints_to_keep = 9"]
-  training.train(config, bindings, tmp_path / "healthy")
-  sick = tmp_path / "sick"
+def test_a_reward_that_is_not_a_number(config, tmp_path, runtime, seconds):
+  bindings = [f"train.runtime = @{runtime}()", f"train.log_seconds = {seconds}"]
+  bindings += ["train.checkpoints_to_keep = 9"]
+  every, sick = "train.checkpoint_seconds = 0.0", tmp_path / "sick"
+  healthy = training.train(config, [*bindings, every], tmp_path / "healthy")
+  bindings += [f"train.checkpoint_seconds = {seconds}"]
   with pytest.raises(NonFiniteError) as caught:
     training.train(config, [*bindings, "counting.fault = 'nan'", "counting.at = 13"], sick)
-  assert "'loss/policy_gradient/0' was not finite in update 3;" in str(caught.value)
+  message = str(caught.value)
+  assert message.startswith("'reward of env @counting()' was not finite in update 3; ")
+  assert message.endswith("It is saved: --resume goes on from the checkpoint of update 2.")
   assert fakes.checkpoints(sick)[-1] == 2
-  # The state before that update, whole.
+  # The state before that update, whole, with the counters of that update.
   assert fakes.checksums(sick, 2) == fakes.checksums(tmp_path / "healthy", 2)
+  saved, good = host_of(sick, 2), host_of(tmp_path / "healthy", 2)
+  assert saved.pop("wall_time") > 0 and good.pop("wall_time") > 0
+  assert saved == good and saved["updates"] == 2
+  # Learning goes on from it: with other environments, or as here without the fault.
+  text = (sick / "config.gin").read_text()
+  (sick / "config.gin").write_text(text.replace("counting.fault = 'nan'", "counting.fault = ''"))
+  again = [*bindings, "counting.fault = ''", "counting.at = 13"]
+  progress = training.train(config, again, sick, resume=True)
+  assert progress.updates == healthy.updates
+
+
+def host_of(run, update):
+  """The counters of a checkpoint."""
+  path = run / "checkpoints" / str(update) / "document" / "metadata"
+  return json.loads(path.read_text())["host"]
+
+
+def test_a_first_update_that_is_not_finite_leaves_the_first_state(config, tmp_path):
+  fault = ("counting.fault = 'nan'", "counting.at = 1")
+  for resume in (False, True):  # from it, too
+    with pytest.raises(NonFiniteError, match=r"not finite in update 1; .* checkpoint of update 0"):
+      training.train(config, fault, tmp_path / "run", resume)
+    assert fakes.checkpoints(tmp_path / "run") == [0]
+
+
+def test_a_last_good_state_that_cannot_be_saved(config, tmp_path, monkeypatch):
+  def fail(*_):
+    raise RunError("the disk is full")
+
+  monkeypatch.setattr(Checkpointer, "save", fail)
+  fault = ("counting.fault = 'nan'", "counting.at = 13", "train.checkpoint_seconds = 1e9")
+  with pytest.raises(NonFiniteError, match=r"in update 3; .* It is not saved: the disk is full"):
+    training.train(config, fault, tmp_path / "run")
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ import small
 
 from selftune.core.agent.functions import Functions
 from selftune.core.api import registry
+from selftune.core.api.failures import INPUTS
 from selftune.core.config import discovery
 from selftune.core.experiment import Agent
 from selftune.core.runs import settings
@@ -133,6 +134,29 @@ def test_what_has_a_sparse_form(tuner, network, heads, sparse):
   assert (agent.metaopt.fused(fns, SHORT, None) is not None) == sparse
 
 
+class Careless:
+  """A mountain car whose timesteps are integers where these will do; reward -1.5 a step."""
+
+  spec = SHORT.spec
+
+  def init(self, key):
+    state, timestep = SHORT.init(key)
+    return state, timestep._replace(reward=jnp.int32(0), discount=jnp.int32(1), first=jnp.int32(1))
+
+  def step(self, state, action):
+    state, timestep = SHORT.step(state, action)
+    return state, timestep._replace(reward=1.5 * timestep.reward, first=timestep.first.astype(int))
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_the_first_timestep_does_not_decide_what_later_ones_can_hold(fuse):
+  runs = make(online(Metatrace()), Careless(), fuse=fuse)
+  states, ends = runs.advance(runs.init(), 2 if fuse else 32)
+  assert [x.dtype for x in states.timestep] == [jnp.float32] * 3 + [bool]
+  assert ends.length[ends.ended].tolist() == [11] * 6
+  assert ends.episode_return[ends.ended].tolist() == [-16.5] * 6
+
+
 # Alone or together.
 
 AGENTS = {
@@ -234,7 +258,7 @@ def test_a_diverged_run_is_frozen_and_the_others_go_on(fuse, iterations, monkeyp
   runs = make(online(Metatrace()), env, varied={"poisoned.at": (1e9, 8.0, 1e9)}, fuse=fuse)
   states, _ = runs.advance(runs.init(), iterations)
   first = host(states)
-  np.testing.assert_array_equal(first.learner.failure, [-1, 0, -1])
+  np.testing.assert_array_equal(first.learner.failure, [-1, INPUTS.index("reward"), -1])
   np.testing.assert_array_equal(runs.members.active(states), [True, False, True])
   np.testing.assert_array_equal(first.env_steps, [32, 8, 32])
   assert first.learner.step[1] == 7  # the update that failed is not made

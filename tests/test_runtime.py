@@ -13,6 +13,7 @@ from selftune.core import train as training
 from selftune.core.engine import loop
 from selftune.core.engine.actor import Actor
 from selftune.core.engine.learner import Learner
+from selftune.core.machine import process
 
 TIMES = ("wall_time", "steps_per_second", "queue_wait", "env_wait", "act_time")
 LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()",)
@@ -167,10 +168,10 @@ def signals_at_row(monkeypatch, row, number):
   monkeypatch.setattr(fakes.RecorderLog, "write", write_and_signal)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", process.SIGNALS)
 @pytest.mark.parametrize("bindings", [LOCKSTEP, TWO_ACTORS], ids=["lockstep", "sebulba"])
 def test_a_signal_saves_and_stops(config, tmp_path, monkeypatch, capfd, bindings, number):
-  before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+  before = [signal.getsignal(n) for n in process.SIGNALS]
   signals_at_row(monkeypatch, 3, number)
   steps = ("train.total_env_steps = 20_000", "counting.step_seconds = 0.002")
   progress = training.train(config, [*bindings, *steps], tmp_path / "run")
@@ -178,7 +179,7 @@ def test_a_signal_saves_and_stops(config, tmp_path, monkeypatch, capfd, bindings
   assert progress.env_steps == 20 * progress.updates
   assert fakes.checkpoints(tmp_path / "run") == [progress.updates]
   assert "saving and stopping" in capfd.readouterr().err
-  assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+  assert [signal.getsignal(n) for n in process.SIGNALS] == before
   assert_all_is_closed()
 
 

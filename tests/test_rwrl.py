@@ -15,6 +15,7 @@ import numpy as np
 import plain_rwrl
 import pytest
 from dm_control import suite
+from gymnasium.vector import async_vector_env
 
 from selftune.core import config, experiment
 from selftune.core.api.errors import RunError, UserError
@@ -474,15 +475,48 @@ def test_nothing_is_left_after_the_parent(how):
   wait_until_gone(pids)
 
 
-def test_workers_leave_ctrl_c_to_the_parent_and_do_not_load_jax():
+def test_workers_leave_signals_to_the_parent_and_do_not_load_jax():
   pool, action = stepping_pool(domain="cartpole")
   for pid in pool.pids:
-    os.kill(pid, signal.SIGINT)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+      os.kill(pid, number)
     with open(f"/proc/{pid}/maps") as file:
       assert "jaxlib" not in file.read()
   pool.send(action)
   pool.recv()
   pool.close()
+
+
+@pytest.mark.slow
+def test_workers_start_in_any_folder(tmp_path):
+  """Files of the user's are not taken for libraries; a TMPDIR too long for sockets is not used."""
+  for name in ("optax", "gymnasium", "numpy", "signal"):
+    (tmp_path / f"{name}.py").write_text(f"raise SystemExit('not {name}')")
+  (tmp_path / (100 * "x")).mkdir()
+  (tmp_path / "bin").mkdir()  # of the script, which Python puts first on the path, as of `selftune`
+  make = "from selftune.plugins.envs.rwrl import Rwrl; pool = Rwrl(num_workers=2).make((1, 2))"
+  show = "print(pool.reset().reward.tolist()); import tempfile; print(tempfile.gettempdir())"
+  code = f"if __name__ == '__main__':\n  {make}; {show}; pool.close()\n"
+  (tmp_path / "bin" / "script.py").write_text(code)
+  done = subprocess.run(
+    [sys.executable, "bin/script.py"],
+    cwd=tmp_path,
+    env=os.environ | {"TMPDIR": str(tmp_path / (100 * "x"))},
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert (done.returncode, done.stderr) == (0, "")
+  assert done.stdout.splitlines() == ["[0.0, 0.0]", str(tmp_path / (100 * "x"))]
+
+
+def test_workers_that_cannot_start_are_a_clear_error(monkeypatch):
+  def refuse(*_, **__):
+    raise OSError("AF_UNIX path too long")
+
+  monkeypatch.setattr(async_vector_env, "AsyncVectorEnv", refuse)
+  with pytest.raises(RunError, match=r"^the workers of rwrl cannot be started: AF_UNIX path too"):
+    Rwrl().make((1,))
 
 
 def test_staggered_blocks_end_their_first_episodes_apart():

@@ -2,11 +2,14 @@
 
 import contextlib
 import csv
+import datetime
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -20,13 +23,16 @@ from wandb.sdk.launch.sweeps import utils as wandb_agent
 from selftune.core import config
 from selftune.core import train as training
 from selftune.core.api.errors import UserError
+from selftune.core.api.subprocesses import python
 from selftune.core.commands import arguments, cli
 from selftune.core.experiment import IndependentRuns
 from selftune.core.machine import platform
 from selftune.core.record import plotting
+from selftune.core.sweeps import document, launch, sweep
 from selftune.core.sweeps import file as sweep_file
-from selftune.core.sweeps import sweep
+from selftune.core.sweeps.bar import Bar
 from selftune.core.sweeps.file import Outcome, Points, bindings, read
+from selftune.core.sweeps.library import LIMITS
 from selftune.core.sweeps.results import draw, ranked
 from selftune.core.sweeps.sweep import apart_because
 
@@ -35,9 +41,12 @@ train.writers = (@jsonl(), @terminal())
 runs.episodes = 12
 """
 GRID = {
-  "ac_lambda.alpha": {"values": [1e38, 0.01, "1e-1"]},  # YAML takes 1e-1 for text
+  "ac_lambda.alpha": {"values": [1e38, 0.01, "1e-1"]},  # written as 1e-1
   "train.seed": {"values": [3, 8]},
 }
+SELFTUNE = python(
+  "import sys; from selftune.core.commands.cli import main; sys.exit(main(sys.argv[1:]))"
+)
 
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -106,8 +115,7 @@ def table(out):
 def test_a_packaged_sweep_is_the_same_here_and_by_an_agent(name, count, tmp_path):
   found = read(name)
   points = Points(found, tmp_path / "points.jsonl")
-  while (point := points.next()) is not None:
-    points.add(point)
+  points.add(points.further())
   assert len(points.asked) == count == len({str(point) for point in points.asked})
   for point in (points.asked[0], points.asked[-1]):
     given = wandb_agent.create_sweep_command_args(
@@ -252,8 +260,7 @@ def test_random_points_are_the_same_every_time(file, tmp_path):
   asked = []
   for name in ("one", "two"):
     points = Points(found, tmp_path / name)
-    while (point := points.next()) is not None:
-      points.add(point)
+    points.add(points.further())
     asked.append(Points(found, tmp_path / name).asked)  # as it was kept
   assert asked[0] == asked[1] and len(asked[0]) == 4
   assert all(type(point["a.rate"]) is float and 1e-4 < point["a.rate"] < 1 for point in asked[0])
@@ -321,6 +328,40 @@ WRONG = {
     "takes an experiment and bindings of the command, and not --init-from, --workdir",
   ),
   "empty": ({"parameters": {}}, "a sweep has method, parameters and command"),
+  "no cap": ({"run_cap": True}, "run_cap is a number of points"),
+  "cap of none": ({"run_cap": 0}, "run_cap is a number of points"),
+  "later point": (
+    {"parameters": {"ac_lambda.alpha": {"values": [0.1, 0.2, -0.3]}}},
+    "sweep.yaml: point 2: --bind 'ac_lambda.alpha=-0.3': ac_lambda.alpha takes float",
+  ),
+  "later point of random": (
+    {"method": "random", "run_cap": 50, "parameters": {"ac_lambda.alpha": {"min": -0.1, "max": 1}}},
+    "ac_lambda.alpha takes float",
+  ),
+  "variable": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "${envvar:NO_SUCH}"]},
+    "command: ${envvar:NO_SUCH}: the environment has no variable NO_SUCH",
+  ),
+  "small variable": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "--bind=a.b = '${envvar:path}'"]},
+    "selftune sweep knows ${args_no_hyphens} and ${envvar:NAME}, in capital letters, and not",
+  ),
+  "macro": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "${args}"]},
+    "in capital letters, and not ${args}",
+  ),
+  "grid too large": (
+    {"parameters": {f"a.b{k}": {"values": [*range(100)]} for k in range(5)}},
+    "a grid of more than 100,000 points: give fewer values",
+  ),
+  "steps too small": (
+    {"parameters": {"a.b": {"distribution": "q_uniform", "min": 0.0, "max": 1e299, "q": 1e-99}}},
+    "a grid of more than 100,000 points",
+  ),
+  "long": (
+    {"parameters": {"ac_lambda.alpha": {"value": "'" + 5000 * "x" + "'"}}},
+    "xxx [...] xxx",
+  ),
 }
 
 
@@ -332,8 +373,142 @@ def test_mistakes_create_nothing(file, tmp_path, capsys, given, message):
     Path(name).write_text(yaml.safe_dump(yaml.safe_load(Path(name).read_text()) | given))
   assert cli.main(["sweep", name]) == 2
   told = capsys.readouterr().err
-  assert message in told and told.count("\n") == 1, told
+  assert message in told and told.count("\n") == 1 and len(told) < 700, told
   assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+  "method, spec, message",
+  [
+    ("grid", {"values": []}, "{'values': []} is none that W&B knows"),
+    ("grid", {"values": 3}, "{'values': 3} is none that W&B knows"),
+    ("grid", {"vlues": [1, 2]}, "{'vlues': [1, 2]} is none that W&B knows"),
+    ("grid", {"min": 0.1, "max": 0.2}, "disallowed type with grid search"),
+    ("random", {"min": 2, "max": 1}, "min 2 is not less than max 1"),
+    ("random", {"min": "some", "max": 1}, "min is 'some', which is no finite number"),
+    ("random", {"min": 0.0, "max": float("inf")}, "max is inf, which is no finite number"),
+    ("random", {"min": 0, "max": 10**400}, "which is no finite number"),
+    ("random", {"min": True, "max": 2}, "min is True, which is no finite number"),
+    ("random", {"distribution": "unifrm", "min": 0, "max": 1}, "is none that W&B knows"),
+    ("random", {"distribution": "log_uniform_values", "min": 0, "max": 1}, LIMITS),
+    ("random", {"distribution": "normal", "mu": 0, "sigma": 0}, "nan was drawn from"),
+    ("random", {"values": [1, 2], "probabilities": [0.9, 0.3]}, "do not sum to 1"),
+    ("bayes", {"values": [1, 2], "probabilities": [0.9, 0.1]}, "bayes knows no probabilities"),
+    ("grid", {"parameters": {"x": {"value": 1}}}, "nested parameters are no bindings"),
+    ("grid", {"value": datetime.date(2020, 1, 1)}, "write what is no number as text"),
+    ("grid", [1, 2], "[1, 2] is no parameter: write {values: [1, 2]}"),
+    ("grid", None, "None is no parameter"),
+  ],
+)
+def test_what_the_library_refuses_is_one_line_that_names_the_parameter(
+  file, capsys, method, spec, message
+):
+  good = {"train.seed": {"values": [1, 2]}}
+  name = file(method=method, parameters=good | {"ac_lambda.alpha": spec}, run_cap=3)
+  assert cli.main(["sweep", name]) == 2
+  told = capsys.readouterr().err
+  assert message in told and "sweep.yaml: " in told and "ac_lambda.alpha" in told, told
+  assert told.count("\n") == 1 and "train.seed" not in told, told
+  assert not Path("runs").exists()
+
+
+def test_the_library_needs_something_to_search(file):
+  constant = {"value.cost": {"value": 1}}
+  found = read(file(method="bayes", parameters=constant, run_cap=3))
+  with pytest.raises(UserError, match=r"sweep.yaml: Need at least one searchable parameter"):
+    Points(found).further()
+
+
+def test_numbers_need_no_point(tmp_path):
+  path = tmp_path / "numbers.yaml"
+  path.write_text("[1e-5, -2.5E+3, .5e3, +5e0, 1_0e2, 1.0e-5, 7, 1e400, '1e-5', 1e, e5, 1e5x]")
+  assert document.read(path) == [
+    *(1e-5, -2500.0, 500.0, 5.0, 1000.0, 1e-5, 7, float("inf")),
+    *("1e-5", "1e", "e5", "1e5x"),
+  ]
+  path.write_text("\ufeffa: {min: 1e-5, max: 1e-2}\n", encoding="utf-8")
+  assert document.read(path) == {"a": {"min": 1e-5, "max": 1e-2}}
+
+
+LAUGHS = "\n".join(
+  ["a0: &a0 [1, 2]", *(f"a{k}: &a{k} [{', '.join(9 * [f'*a{k - 1}'])}]" for k in range(1, 12))]
+)
+MERGES = "\n".join(
+  ["a0: &a0 {x: 1}", *(f"a{k}: &a{k} {{<<: [*a{k - 1}, *a{k - 1}]}}" for k in range(1, 40))]
+)
+
+
+@pytest.mark.parametrize(
+  "text, message",
+  [
+    (LAUGHS, "more than 100,000 entries"),
+    (MERGES, "more than 100,000 entries"),
+    ("a: &a [*a]", "an alias within itself"),
+    ("a: {b: 1}\nc: 2\na: {b: 3}", "'a' is there twice, also in line 3"),
+    (500 * "[", "cannot read"),
+    ("a: 2020-13-45", "month must be in 1..12"),
+    ("a: !!bool maybe", "'maybe'"),
+    ("a: [1", "expected ',' or ']'"),
+    ("a: !!python/name:os.system", "could not determine a constructor"),
+    ("a: !" + 5000 * "x" + " 1", "[...] xxx"),
+  ],
+)
+def test_files_that_are_refused(tmp_path, text, message):
+  path = tmp_path / "s.yaml"
+  path.write_text(text)
+  with pytest.raises(UserError) as refused:
+    document.read(path)
+  assert message in str(refused.value) and "\n" not in str(refused.value)
+  assert len(str(refused.value)) < 700
+
+
+def test_aliases_may_be_used(tmp_path):
+  path = tmp_path / "s.yaml"
+  path.write_text("a: &a {x: 1, y: [2]}\nb: {<<: *a, z: *a}\n")
+  inner = {"x": 1, "y": [2]}
+  assert document.read(path) == {"a": inner, "b": inner | {"z": inner}}
+
+
+def test_environment_variables_of_the_command(file, monkeypatch):
+  monkeypatch.setenv("PROJ_1", "mine")
+  more = ["--bind=wandb.project = '${envvar:PROJ_1}-${envvar:PROJ_1}'"]
+  found = read(file(more=more))
+  assert found.bindings == ("wandb.project = 'mine-mine'",)
+  by_agent = wandb_agent.create_sweep_command(["selftune", "train", "x", *more])
+  assert by_agent[3:] == ["--bind=wandb.project = 'mine-mine'"] == found.config["command"][4:]
+
+
+@pytest.mark.parametrize("out", ["", "online.gin", "online.gin/x"])
+def test_an_out_that_cannot_be_written(file, capsys, out):
+  assert cli.main(["sweep", file(), "--out", out]) == 2
+  told = capsys.readouterr().err
+  assert "--out" in told and told.count("\n") == 1
+  assert {path.name for path in Path().iterdir()} == {"online.gin", "sweep.yaml"}
+
+
+def test_a_new_python_takes_no_library_from_the_current_folder(tmp_path):
+  (tmp_path / "yaml.py").write_text("raise SystemExit('not yaml')")
+  command = python("import selftune.core, sys, yaml; print(yaml.safe_load(sys.argv[1]))")
+  done = subprocess.run([*command, "[1]"], cwd=tmp_path, capture_output=True, text=True)
+  assert (done.stdout, done.stderr) == ("[1]\n", "")
+
+
+def test_a_long_name_is_no_sweep(capsys):
+  assert cli.main(["sweep", 300 * "x"]) == 2
+  assert "no sweep" in capsys.readouterr().err
+
+
+def test_what_a_failed_point_said_is_cut(file, tmp_path, capsys):
+  found = read(file())
+  log = tmp_path / "log.txt"
+  log.write_text("Traceback ...\nselftune: no " + 5000 * "x" + " luck\n\n")
+  with Bar(found, 1) as bar:
+    bar.ended(0, Outcome({"a.b": 5000 * "y"}, "failed"), log)
+    bar.ended(1, Outcome({"a.b": 1}, "failed"), tmp_path / "absent.txt")
+  first, second = capsys.readouterr().err.splitlines()
+  assert first.startswith("selftune: point 0 (a.b=yyy") and len(first) < 1000
+  assert "failed: no xxx" in first and f"xxx luck (all of it: {log})" in first
+  assert second.startswith("selftune: point 1 (a.b=1) failed: it said nothing")
 
 
 def test_missing_libraries_are_named(file, monkeypatch, capsys):
@@ -373,7 +548,7 @@ def test_settings_taken_together():
 def test_a_folder_is_of_one_sweep_at_a_time(tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, "GRACE", 0.3)
   with sweep._alone(tmp_path):
-    with pytest.raises(UserError, match="another sweep works in"):
+    with pytest.raises(UserError, match=r"is in use by process .*: another sweep, or points"):
       with sweep._alone(tmp_path):
         pass
   with sweep._alone(tmp_path):
@@ -381,13 +556,23 @@ def test_a_folder_is_of_one_sweep_at_a_time(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp_path):
-  """Points as processes: kill -9 of the sweep in the middle of its points."""
+@pytest.mark.parametrize("launcher", ["processes", "ray"])
+def test_a_killed_sweep_leaves_no_process_and_the_same_command_goes_on(file, tmp_path, launcher):
+  """Points as processes: kill -9 of the sweep in the middle of its points.
+
+  They find a module beside the gin file, and take no file of the current folder for a library.
+  """
+  if launcher == "ray":
+    pytest.importorskip("ray")
   steps = ["--bind=train.total_env_steps = 30_000", "--bind=train.checkpoint_seconds = 0.0"]
   steps.append("--bind=train.log_seconds = 0.1")
-  name = file("experiments/catch_stacx", steps, parameters={"train.seed": {"values": [0, 1]}})
+  Path("gins").mkdir()
+  Path("gins/mine.gin").write_text("include 'experiments/catch_stacx.gin'\nimport beside\n")
+  Path("gins/beside.py").touch()
+  Path("optax.py").write_text("raise SystemExit('not the library')")
+  name = file("gins/mine.gin", steps, parameters={"train.seed": {"values": [0, 1]}})
   out = tmp_path / "out"
-  command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
+  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2", "--launcher", launcher]
   killed = subprocess.Popen(command, stderr=subprocess.PIPE)
   fakes.wait_for(lambda: _begun(out) == 2, 300)
   os.kill(killed.pid, signal.SIGKILL)
@@ -419,7 +604,7 @@ def test_sigterm_saves_every_point_under_way(file, tmp_path):
   often = ["--bind=train.log_seconds = 0.1"]
   name = file("experiments/catch_stacx", often, parameters={"train.seed": {"values": [0, 1]}})
   out = tmp_path / "out"
-  command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
+  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2"]
   process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
   fakes.wait_for(lambda: _begun(out) == 2, 300)
   process.terminate()
@@ -430,13 +615,79 @@ def test_sigterm_saves_every_point_under_way(file, tmp_path):
 
 @pytest.mark.slow
 def test_ray_trains_points_and_survives_one_that_fails(file, tmp_path):
-  pytest.importorskip("ray", minversion="2")
+  pytest.importorskip("ray")
   points = {"train.num_envs": {"values": [8, 7, 4]}}  # 7 are not two pools
   steps = ["--bind=train.total_env_steps = 160", "--bind=train.seed = 1"]
   name = file("experiments/catch_stacx", steps, parameters=points)
   out = tmp_path / "out"
-  command = [sys.executable, "-m", "selftune", "sweep", name, "--out", str(out), "--workers", "2"]
+  command = [*SELFTUNE, "sweep", name, "--out", str(out), "--workers", "2"]
   done = subprocess.run([*command, "--launcher", "ray"], capture_output=True, text=True)
   assert done.returncode == 1, done.stderr
   assert [row["status"] for row in table(out)] == ["finished", "finished", "failed"]
-  assert "train.num_envs = 7 is not divisible" in done.stderr
+  assert "failed: train.num_envs = 7 is not divisible" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_task_of_ray_runs_in_the_folder_of_the_sweep(tmp_path, monkeypatch):
+  """Wherever the worker is: a cluster's are where it was started."""
+  here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+  here.mkdir(), elsewhere.mkdir()
+  (here / "mine.gin").write_text("train.seed = 'no'\n")
+  monkeypatch.chdir(elsewhere)
+  for number, (folder, said) in enumerate(
+    [
+      (here, "mine.gin: train.env must be given"),
+      (tmp_path / "absent", "no gin file or experiment"),
+    ]
+  ):
+    assert launch._train("mine.gin", str(tmp_path / f"{number}"), [], str(folder)) == 1
+    log = (tmp_path / f"{number}" / "log.txt").read_text()
+    assert log.startswith(f"selftune: {said}") and log.count("\n") == 1, log
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer(file, monkeypatch, capsys):
+  pytest.importorskip("ray")
+  monkeypatch.setattr(launch, "JOIN", 5.0)
+  with socket.create_server(("127.0.0.1", 0)) as deaf:
+    address = f"127.0.0.1:{deaf.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cli.main(["sweep", file(), "--launcher", "ray", "--out", "out"]) == 1
+  told = capsys.readouterr().err
+  assert f"RAY_ADDRESS={address}: the Ray cluster cannot be joined within 5 seconds" in told
+  assert told.count("\n") == 1 and not Path("out").exists()
+  monkeypatch.setenv("RAY_ADDRESS", "nonsense")
+  assert cli.main(["sweep", file(), "--launcher", "ray", "--out", "out"]) == 1
+  told = capsys.readouterr().err
+  assert "cannot be joined: ValueError: Invalid address format: nonsense" in told
+  assert told.count("\n") == 1 and not Path("out").exists()
+
+
+@pytest.fixture
+def folder():
+  """One with a short name, for sockets."""
+  with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+    yield folder
+
+
+@pytest.mark.slow
+def test_a_cluster_that_wants_a_token(file, folder, monkeypatch, capfd):
+  """It says at the first try that the token is wrong, and Ray goes on trying."""
+  pytest.importorskip("ray")
+  monkeypatch.setattr(launch, "JOIN", 10.0)
+  code = "import sys; from ray.scripts.scripts import main; sys.exit(main())"
+  start = ["start", "--head", "--block", "--port=0", "--num-cpus=1", "--include-dashboard=false"]
+  start += ["--disable-usage-stats", f"--temp-dir={folder}"]
+  guarded = os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": 32 * "a"}
+  cluster = subprocess.Popen([*python(code), *start], env=guarded)
+  try:
+    address = Path(folder, "ray_current_cluster")
+    fakes.wait_for(address.exists, 60)
+    monkeypatch.setenv("RAY_ADDRESS", address.read_text().strip())
+    capfd.readouterr()
+    assert cli.main(["sweep", file(), "--launcher", "ray", "--out", "out"]) == 1
+  finally:
+    cluster.terminate()
+    cluster.wait(60)
+  assert "cannot be joined within 10 seconds" in (told := capfd.readouterr().err)
+  assert "InvalidAuthToken" in told

@@ -95,6 +95,8 @@ def test_what_cannot_be_drawn_is_named():
 
 def test_what_is_no_place_for_a_video(tmp_path):
   (folder := tmp_path / "folder.mp4").mkdir()
+  with pytest.raises(UserError, match=r"the video is an MP4; write video\.mp4"):
+    video.check_path(Path(""))
   with pytest.raises(UserError, match=r"a\.avi: the video is an MP4; write a\.mp4"):
     video.check_path(Path("a.avi"))
   for path in (tmp_path / "absent" / "a.mp4", folder):

@@ -19,7 +19,10 @@ UNBOUNDED = 1e9  # bounds beyond this are none: LQR's are 1e10, others' the larg
 
 
 class Categorical:
-  """Softmax policy over `size` discrete actions; the parameters are logits."""
+  """Softmax policy over `size` discrete actions; the parameters are logits.
+
+  A logit of -inf masks an action: it is never taken, and adds nothing to entropy, KL or gradients.
+  """
 
   def __init__(self, num_actions: int):
     self.size = num_actions
@@ -35,11 +38,11 @@ class Categorical:
     return jnp.take_along_axis(log_p, jnp.expand_dims(sample, -1), axis=-1).squeeze(-1)
 
   def entropy(self, params: Array) -> Array:
-    log_p = jax.nn.log_softmax(params)
+    log_p = jax.nn.log_softmax(_finite(params))
     return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
 
   def kl(self, params: Array, reference: Array) -> Array:
-    log_p, log_q = jax.nn.log_softmax(params), jax.nn.log_softmax(reference)
+    log_p, log_q = (jax.nn.log_softmax(_finite(x)) for x in (params, reference))
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=-1)
 
   def normal_kl(self, params: Array) -> Array:
@@ -47,6 +50,11 @@ class Categorical:
 
   def to_action(self, sample: Array) -> Array:
     return sample
+
+
+def _finite(logits: Array) -> Array:
+  """The logits, -inf as a number: 0 times that, or times what comes of it, is 0, and not NaN."""
+  return jnp.where(jnp.isneginf(logits), -1e30, logits)
 
 
 class SquashedGaussian:
@@ -66,7 +74,7 @@ class SquashedGaussian:
   def __init__(self, minimum: np.ndarray, maximum: np.ndarray):
     """Takes the bounds of the actions, [D] each."""
     self.size = 2 * len(minimum)
-    self._minimum, self._range = minimum, maximum - minimum
+    self._minimum, self._maximum, self._range = minimum, maximum, maximum - minimum
 
   def _mean_log_std(self, params: Array) -> tuple[Array, Array]:
     x, y = jnp.split(jnp.tanh(params), 2, axis=-1)
@@ -104,8 +112,21 @@ class SquashedGaussian:
     return jnp.sum(0.5 * (ratio + shift - 1) - (log_std - log_std_r), axis=-1)
 
   def to_action(self, sample: Array) -> Array:
-    low, width = (jnp.broadcast_to(x, sample.shape) for x in (self._minimum, self._range))
-    return (low + width * (jnp.tanh(sample) + 1) / 2).astype(sample.dtype)
+    """The action, never beyond its bounds, though sum and bounds may be rounded to beyond them."""
+    low, high = self._minimum, self._maximum
+    least, most = _inside(low, high, sample.dtype), _inside(high, low, sample.dtype)
+    low, width, least, most = (
+      jnp.broadcast_to(x, sample.shape) for x in (low, self._range, least, most)
+    )
+    action = (low + width * (jnp.tanh(sample) + 1) / 2).astype(sample.dtype)
+    return jnp.clip(action, least, most)
+
+
+def _inside(bound: np.ndarray, other: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """The numbers of a float type next to `bound`, [D], none beyond it as seen from `other`."""
+  rounded = bound.astype(dtype)
+  beyond = np.where(bound < other, rounded < bound, rounded > bound)
+  return np.where(beyond, np.nextafter(rounded, other.astype(dtype)), rounded)
 
 
 def for_action_spec(action: specs.Array) -> Distribution:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..api import tunables
+from ..api import checks, tunables
 from ..api.contracts import MetaOptimizer, Network, TunesValues
 from ..api.errors import UserError, plugin_mistakes
 from ..api.registry import name_of
@@ -65,7 +65,10 @@ class Functions:
     self._heads = agent.heads + self.behaviour.extra_heads  # P + E
     self._total_updates = total_updates
     with plugin_mistakes():
-      self.network: Network = agent.network.build(spec, self.distribution.size, self._heads)
+      network = agent.network.build(spec, self.distribution.size, self._heads)
+    self.network: Network = checks.network(
+      checks.who(agent.network), network, self.distribution.size
+    )
 
   @property
   def metaopt(self) -> MetaOptimizer:
@@ -125,7 +128,10 @@ class Functions:
 
   def values(self, meta_state: PyTree) -> dict[str, Array]:
     """The tuned values by name, [P] or [1]; none where the meta-optimiser tunes none."""
-    return self.metaopt.values(self, meta_state) if isinstance(self.metaopt, TunesValues) else {}
+    if not isinstance(self.metaopt, TunesValues):
+      return {}
+    values = self.metaopt.values(self, meta_state)
+    return checks.values(checks.who(self.metaopt), values, self.tunable_shapes)
 
   def gamma(self, values: Mapping[str, Array]) -> Array:
     """The discount of every head, [P + E]: tuned where `values` has it, else configured."""
@@ -215,8 +221,10 @@ class Functions:
 
   def init_optimizer(self, params: PyTree) -> PyTree:
     """The state of the optimiser; () where there is none."""
-    objective = self.agent.objective
-    return () if objective is None else objective.optimizer.init(params)
+    if self.agent.objective is None:
+      return ()
+    optimizer = self.agent.objective.optimizer
+    return checks.arrays(checks.who(optimizer), "its first state", optimizer.init(params))
 
   def optimizer_step(
     self,
@@ -231,7 +239,8 @@ class Functions:
     own = {key: v[0] for key, v in values.items() if key.rsplit(".", 1)[0] == name}
     optimizer = tunables.bind({name: self._objective().optimizer}, own)[name]
     progress = jnp.minimum(step / self._total_updates, 1.0)
-    return optimizer.update(grads, opt_state, params, progress)
+    updated = optimizer.update(grads, opt_state, params, progress)
+    return checks.optimizer(checks.who(optimizer), updated, params, opt_state)
 
   def _objective(self) -> Objective:
     if self.agent.objective is None:

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from ..api import checks
 from ..api.contracts import Corrector, Distribution, LossTerm
+from ..api.failures import NOT_FINITE
 from ..api.types import Array, CorrectorInputs, LossInputs, Metrics, Trajectory
 from ..experiment import Objective
 
@@ -62,7 +64,13 @@ def head_loss(
   log_is -= distribution.log_prob(trajectory.behaviour, trajectory.action)
   log_is = stop(jnp.minimum(log_is, objective.max_log_is))
 
-  targets, metrics = corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask))
+  taken = {"loss/total", *(f"loss/{n}" for n in terms), *(f"is_ratio/{q}" for q in QUANTILES)}
+  targets, metrics = checks.targets(
+    checks.who(corrector),
+    corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask)),
+    mask,
+    taken,
+  )
   inputs = LossInputs(
     policy=policy[:-1],
     value=value[:-1],
@@ -76,10 +84,14 @@ def head_loss(
   )
   total = jnp.zeros_like(mask)
   for name, term in terms.items():
-    loss, term_metrics = term(inputs)
+    loss, term_metrics = checks.loss(checks.who(term), term(inputs), mask, taken | {*metrics})
     total += loss
     metrics |= {f"loss/{name}": loss, **term_metrics}
   metrics["loss/total"] = total
   metrics = {name: masked_mean(x, mask) for name, x in metrics.items()}
   metrics |= {f"is_ratio/{name}": x for name, x in masked_quantiles(jnp.exp(log_is), mask).items()}
+  # A logit of -inf is an action that may not be taken.
+  of_network = jnp.mean(jnp.isnan(policy)) + jnp.mean(~jnp.isfinite(value))
+  of_corrector = jnp.mean(~jnp.isfinite(jnp.stack(targets)))
+  metrics |= dict(zip(NOT_FINITE, (of_network, of_corrector), strict=True))
   return jnp.sum(total * mask), metrics

@@ -1,17 +1,18 @@
 """The first state of an agent that learns, and an update that is kept only if it is finite."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ..api import checks
 from ..api.contracts import DescribesState, MetaOptimizer
 from ..api.errors import plugin_mistakes
+from ..api.failures import culprits, first_failure, not_finite, without_flags
 from ..api.types import ActorParams, Array, Described, LearnerState, Metrics, TimeStep, Trajectory
+from ..experiment import Agent
 from .functions import Functions
-
-CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
 
 
 def trajectory_shapes(fns: Functions, timestep: TimeStep, unroll_length: int) -> Trajectory:
@@ -59,7 +60,9 @@ def first_state(fns: Functions, params_key: Array, key: Array, batch: Trajectory
   zero = jnp.zeros((), jnp.int32)
   state = LearnerState(params, fns.init_optimizer(params), (), zero, key, zero - 1)
   with plugin_mistakes():
-    return state._replace(meta_state=fns.metaopt.init(fns, state, batch))
+    meta_state = fns.metaopt.init(fns, state, batch)
+  meta_state = checks.arrays(checks.who(fns.metaopt), "its meta state", meta_state)
+  return state._replace(meta_state=meta_state)
 
 
 def guarded_step(
@@ -77,36 +80,27 @@ def guarded_step(
     mean: over the devices that share the batch.
 
   Returns:
-    The new state; its `failure` says what was not finite first. And metrics [].
+    The new state, whose `failure` says what was not finite first; and metrics [].
   """
-  new, metrics = fns.metaopt.step(fns, state, batch)
+  stepped = fns.metaopt.step(fns, state, batch)
+  new, metrics = checks.updated(checks.who(fns.metaopt), stepped, state)
   metrics["param_norm"] = optax.tree.norm(new.params)
   lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
   metrics["policy_lag"] = mean(lag)
-  failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics))
+  bad_inputs = mean(not_finite(batch.timestep).astype(jnp.float32)) > 0  # on any device
+  failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics, bad_inputs))
   new = new._replace(step=state.step + 1)
   new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
-  return new._replace(failure=failure), metrics
+  return new._replace(failure=failure), without_flags(metrics)
+
+
+def suspects(env: str, agent: Agent) -> list[str]:
+  """What may make an update not finite, in the order of `api.failures`; `env` is its name."""
+  return culprits(env, agent.network, agent.objective and agent.objective.corrector)
 
 
 def describe(metaopt: MetaOptimizer, state: LearnerState) -> Described:
   """What the meta-optimiser says of a state for a row that is logged; nothing if it does not."""
-  return metaopt.describe(state) if isinstance(metaopt, DescribesState) else {}
-
-
-def check_order(names: Sequence[str]) -> list[str]:
-  """The order in which metrics are checked: causes before what they poison."""
-
-  def rank(name):
-    ranks = [i for i, prefix in enumerate(CHECK_ORDER) if name.startswith(prefix)]
-    total = name.startswith(("loss/total", "outer_loss/total"))
-    return (ranks[0] if ranks else len(CHECK_ORDER), total, name)
-
-  return sorted(names, key=rank)
-
-
-def first_failure(metrics: Metrics) -> Array:
-  """The index in `check_order` of the first metric that is not finite, or -1; int32 []."""
-  order = check_order(list(metrics))
-  bad = ~jnp.isfinite(jnp.stack([metrics[name].astype(jnp.float32) for name in order]))
-  return jnp.where(jnp.any(bad), jnp.argmax(bad), -1).astype(jnp.int32)
+  if not isinstance(metaopt, DescribesState):
+    return {}
+  return dict(checks.description(checks.who(metaopt), metaopt.describe(state)))

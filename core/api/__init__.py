@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from . import jsonl, tunables
+  from . import checks, files, jsonl, tunables
   from .contracts import (
     AgentFns,
     Corrector,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     WriterPlugin,
   )
   from .errors import ConfigError, NonFiniteError, RunError, UserError
+  from .failures import first_failure, not_finite
   from .online import (
     Dots,
     Ends,
@@ -44,9 +45,22 @@ if TYPE_CHECKING:
     unless_ended,
   )
   from .papers import Cell, Figure, Paper, Result, final, smooth
-  from .ranges import Count, Fraction, Natural, NotNegative, Positive, Range, Seed
+  from .ranges import (
+    LARGEST,
+    Count,
+    Decay,
+    Fraction,
+    Natural,
+    NotNegative,
+    Positive,
+    Range,
+    Seed,
+    Steps,
+  )
   from .registry import configurable, name_of, register
   from .resuming import resumable
+  from .subprocesses import python
+  from .timesteps import as_specified
   from .tunables import POSITIVE, SCALE, UNIT, Components, Domain, Tunable, tunable
   from .types import (
     BINS,
@@ -69,21 +83,25 @@ if TYPE_CHECKING:
     Trajectory,
   )
 
-_WHOLE = ("jsonl", "tunables")  # these modules are themselves what a plugin imports
+_WHOLE = ("checks", "files", "jsonl", "tunables")  # modules that a plugin imports themselves
 _MODULES = (  # the light ones first
   "errors",
   "ranges",
   "registry",
   "resuming",
+  "subprocesses",
   "types",
   "papers",
   "tunables",
   "contracts",
   "online",
+  "timesteps",
+  "failures",
 )
 
 __all__ = [
   "BINS",
+  "LARGEST",
   "POSITIVE",
   "SCALE",
   "UNIT",
@@ -96,6 +114,7 @@ __all__ = [
   "Corrector",
   "CorrectorInputs",
   "Count",
+  "Decay",
   "Described",
   "Device",
   "Distribution",
@@ -138,6 +157,7 @@ __all__ = [
   "ScalarTuner",
   "ScoredPlugin",
   "Seed",
+  "Steps",
   "TakesEvaluations",
   "TakesHistograms",
   "TakesMedia",
@@ -150,11 +170,17 @@ __all__ = [
   "UserError",
   "Writer",
   "WriterPlugin",
+  "as_specified",
+  "checks",
   "configurable",
   "count",
+  "files",
   "final",
+  "first_failure",
   "jsonl",
   "name_of",
+  "not_finite",
+  "python",
   "register",
   "resumable",
   "smooth",

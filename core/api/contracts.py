@@ -43,13 +43,15 @@ class Distribution(Protocol):
   def to_action(self, sample: Array) -> Array: ...  # what the environment is sent
 
 
+@runtime_checkable
 class Environment(Protocol):
   """A pool of `B` auto-resetting environments on the host; NumPy in, NumPy out.
 
   `reset` is called once, first. After that every `send(actions)` is followed by one `recv()`;
   between the two the pool steps in the background. After a step that ended an episode the next one
   ignores its action and returns the FIRST observation of a new episode, with reward 0 and discount
-  1. Rewards are raw. Arrays returned are never written to again.
+  1. Rewards are raw. Arrays returned are never written to again. Core takes them in the dtypes of
+  `TimeStep` and of `spec`, whatever theirs are.
 
   `stagger` asks environments whose episodes are all of one length to start at different steps of
   their first episode, so that a batch is not forever at the same point of it; others ignore it.
@@ -74,6 +76,7 @@ class EnvPlugin(Protocol):
   def make(self, seeds: tuple[int, ...]) -> Environment: ...
 
 
+@runtime_checkable
 class DrawnEnvironment(Environment, Protocol):
   """A pool whose first environment can be drawn."""
 
@@ -243,9 +246,10 @@ class AgentFns(Protocol):
     """`accumulate(f, batch, *stacked)` runs over the K micro-batches of every learner device.
 
     It splits the Trajectory `batch` and maps `f(micro_batch, *slices) -> (sums, means, stacked)`
-    over the parts; it returns the sums added, the means averaged over micro-batches and devices,
-    and `stacked` as it came from each micro-batch, [K, ...]: what a later call may take as its
-    `*stacked`.
+    over the parts; it returns the sums added, the means averaged over micro-batches and devices
+    (of one whose name ends in `/max`, the greatest), and `stacked` as it came from each micro-batch, [K, ...]: what a later call may take as its
+    `*stacked`, with the same batch. A part of a batch, of fewer trajectories, is split likewise,
+    into as few as it needs.
     """
     ...
 
@@ -299,6 +303,7 @@ class DescribesState(Protocol):
     ...
 
 
+@runtime_checkable
 class Writer(Protocol):
   """Kind `writer`: an open log. Called from one thread only, rows in order of `env_steps`.
 

@@ -33,6 +33,12 @@ def plugin_mistakes() -> Iterator[None]:
     raise UserError(str(error)) from error
 
 
+def shortened(text: str, most: int = 400) -> str:
+  """A message of others as one line; of a long one the beginning and the end."""
+  line = " ".join(text.split())
+  return line if len(line) <= most else f"{line[: most // 2]} [...] {line[-most // 2 :]}"
+
+
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
   """` Did you mean 'known'?`, or nothing if nothing is close: to append to a message."""
   close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)

@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
+
+from . import files
 
 
 def encode(row: Mapping[str, Any]) -> str:
@@ -22,13 +23,35 @@ def encode(row: Mapping[str, Any]) -> str:
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-  """The rows of a file; a line torn by a killed process is left out."""
-  with path.open("rb") as file:
-    for line in file:
-      try:
-        yield json.loads(line)
-      except ValueError:
-        continue
+  """The rows of a file; a line torn by a killed process, and any that is no object, is left out.
+
+  NaN and infinity, which are no JSON, become None as `encode` has them.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  try:
+    with path.open("rb") as file:
+      for line in file:
+        try:
+          row = json.loads(line, parse_constant=lambda _: None)
+        except (ValueError, RecursionError):
+          continue
+        if isinstance(row, dict):
+          yield row
+  except OSError as error:
+    raise files.cannot_read(path, error) from error
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+  """Whether something read is a finite number."""
+  return isinstance(value, int | float) and math.isfinite(value)
+
+
+def series(rows: Iterable[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+  """Env steps and the value of `key` in every row that has both."""
+  pairs = ((row.get("env_steps"), row.get(key)) for row in rows)
+  return [(steps, value) for steps, value in pairs if is_number(steps) and is_number(value)]
 
 
 def truncate(path: Path, env_steps: int) -> None:
@@ -38,11 +61,8 @@ def truncate(path: Path, env_steps: int) -> None:
   """
   if not path.exists():
     return
-  rest = path.with_suffix(".tmp")
-  with rest.open("w", encoding="utf-8") as file:
+  with files.whole(path) as file:
     for row in read(path):
-      if row["env_steps"] <= env_steps:
+      steps = row.get("env_steps")
+      if not is_number(steps) or steps <= env_steps:
         file.write(json.dumps(row) + "\n")
-    file.flush()
-    os.fsync(file.fileno())
-  rest.replace(path)

@@ -6,6 +6,8 @@ Gin's values are checked against them, and those of `runs.settings`; Python's ar
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, get_args
 
+MAX_STEPS = 27_000  # of an episode that is scored, unless told otherwise: the limit of Atari
+
 
 class Range(NamedTuple):
   """Which numbers, in words and as a predicate."""
@@ -14,12 +16,17 @@ class Range(NamedTuple):
   holds: Callable[[float], bool]
 
 
+TINY = 2**-126  # the least positive float32 that XLA does not take for 0
+LARGEST = 2**31 - 1  # that an int32 holds, as JAX's counters and EnvPool's settings are
+
 Fraction = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
-Positive = Annotated[float, Range("above 0", lambda x: x > 0)]
+Decay = Annotated[float, Range("from 0 to below 1", lambda x: 0 <= x < 1)]
+Positive = Annotated[float, Range("above 0", lambda x: x >= TINY)]
 NotNegative = Annotated[float, Range("at least 0", lambda x: x >= 0)]
-Natural = Annotated[int, Range("at least 0", lambda x: x >= 0)]
+Natural = Annotated[int, Range("at least 0", lambda x: 0 <= x <= LARGEST)]
 Seed = Annotated[int, Range("from 0 to 2^32 - 1", lambda x: 0 <= x < 2**32)]
-Count = Annotated[int, Range("at least 1", lambda x: x >= 1)]
+Count = Annotated[int, Range("at least 1", lambda x: 1 <= x <= LARGEST)]
+Steps = Annotated[int, Range("at least 1", lambda x: x >= 1)]  # of env, which the host counts
 
 
 def ranges(annotation: Any) -> list[Range]:

@@ -7,7 +7,8 @@ import contextlib
 import dataclasses
 import importlib
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import gin
@@ -94,10 +95,14 @@ def unavailable() -> dict[str, str]:
   return dict(_unavailable)
 
 
+def contract(kind: str) -> Any:
+  """The contract of a kind of plugin, a Protocol."""
+  return getattr(importlib.import_module("..api", __package__), KINDS[kind])
+
+
 def kind_of_contract(annotation: Any) -> str | None:
   """The kind of plugin whose contract an annotation is; None if it is none."""
-  api = importlib.import_module("..api", __package__)
-  return next((kind for kind, name in KINDS.items() if getattr(api, name) is annotation), None)
+  return next((kind for kind in KINDS if contract(kind) is annotation), None)
 
 
 def lost(label: str, module: str, why: str) -> None:
@@ -106,6 +111,26 @@ def lost(label: str, module: str, why: str) -> None:
   for name in [n for n, cls in _classes.items() if cls.__module__ == module]:
     del _classes[name]
     _kinds.pop(name, None)
+
+
+@contextlib.contextmanager
+def foreign_code() -> Iterator[None]:
+  """Around imports of plugins: they print to stderr, and cannot end the program.
+
+  A command's stdout holds what was asked for, JSON perhaps, and libraries greet whoever imports
+  them.
+
+  Raises:
+    ImportError: in place of what `except Exception` would let through, SystemExit above all; a
+      KeyboardInterrupt is the user's and goes on.
+  """
+  try:
+    with contextlib.redirect_stdout(sys.stderr):
+      yield
+  except (Exception, KeyboardInterrupt):
+    raise
+  except BaseException as error:
+    raise ImportError(f"it raises {error!r}") from error
 
 
 def _add(name: str, cls: type[T], module: str) -> type[T]:

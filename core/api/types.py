@@ -120,7 +120,7 @@ class LearnerState(NamedTuple):
   meta_state: PyTree
   step: Array  # [] int32, updates made
   key: Array  # typed PRNG key for meta-optimisers that draw
-  failure: Array  # [] int32, -1, or the index of the first metric that was not finite
+  failure: Array  # [] int32, -1, or what was not finite first, see `api.failures`
 
 
 class Episode(NamedTuple):

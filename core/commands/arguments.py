@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..api.errors import UserError
+from ..api.ranges import MAX_STEPS
 
 CONFIG_HELP = "a gin file, or the name of a packaged one, such as experiments/catch_stacx"
 BIND_HELP = "override one parameter; repeat for more, the last one of a name counts"
+TRUST_HELP = "import modules that lie in the workdir itself, where its config.gin names some"
 BINDINGS_HELP = "the same, and counts more than --bind; right after CONFIG"
 
 
@@ -56,7 +58,8 @@ first steps:
   selftune plugins loss                         what losses there are, and what can be set of them
 
 'selftune COMMAND --help' tells more of each.
-Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 interrupted.""",
+Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 interrupted (143 by
+SIGTERM, 129 by SIGHUP).""",
   )
   commands = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
 
@@ -82,12 +85,13 @@ Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 int
   selftune train my.gin --init-from runs/try@1200       begin with the weights of its update 1200
   selftune train my.gin --coordinator host0:1234 --num-processes 2 --process-id 1
 
-Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
+Ctrl-C, SIGTERM and SIGHUP save, and end the run with exit code 0;
+a second Ctrl-C ends it at once.""",
   )
   _add_config(it)
   it.add_argument(
     "--workdir",
-    type=Path,
+    type=_path,
     metavar="DIR",
     help="where configs, logs, checkpoints and plots go (default: runs/<config>_seed<seed>; under "
     "a W&B agent, runs/<config>_<its run's id>)",
@@ -99,6 +103,7 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
   )
   it.add_argument(
     "--init-from",
+    type=_filled,
     metavar="PATH[@STEP]",
     help="start with the weights of a checkpoint: of a workdir's newest, or of that update",
   )
@@ -122,12 +127,13 @@ Ctrl-C and SIGTERM save, and end the run with exit code 0.""",
 
 Environments have seeds that the run has not seen. Mean, std, min and max are of the raw return of
 an episode; normalized is the mean by published scores, where there are any: in Atari 0 is random
-play and 1 the human tester. Progress goes to stderr. A video shows the first episode of the first
-environment, of Atari, DM Control, classic control and Catch; it needs
-pip install 'selftune[video]'.""",
+play and 1 the human tester. An episode that has not ended after --max-steps is cut and counted as
+such. Progress goes to stderr. A video shows the first episode of the first environment, of Atari,
+DM Control, classic control and Catch; it needs pip install 'selftune[video]'.""",
   )
   it.add_argument(
     "workdir",
+    type=_filled,
     metavar="WORKDIR[@STEP]",
     help="of a run, finished or not; or one of its checkpoints (default: the newest whole one)",
   )
@@ -138,7 +144,15 @@ pip install 'selftune[video]'.""",
   it.add_argument(
     "--seed", type=int, default=0, metavar="S", help="of environments and actions (default: 0)"
   )
-  it.add_argument("--video", type=Path, metavar="FILE.mp4", help="record an episode")
+  it.add_argument(
+    "--max-steps",
+    type=int,
+    default=MAX_STEPS,
+    metavar="N",
+    help=f"cut an episode that has not ended after so many (default: {MAX_STEPS})",
+  )
+  it.add_argument("--video", type=_path, metavar="FILE.mp4", help="record an episode")
+  it.add_argument("--trust", action="store_true", help=TRUST_HELP)
 
   it = command(
     "plot",
@@ -147,10 +161,10 @@ pip install 'selftune[video]'.""",
   selftune plot runs/catch_stacx_seed0
   selftune plot runs/stacx_seed* runs/impala_seed* --out compare.png     seeds are averaged""",
   )
-  it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
+  it.add_argument("workdirs", type=_path, nargs="+", metavar="WORKDIR", help="of a run")
   it.add_argument(
     "--out",
-    type=Path,
+    type=_path,
     metavar="FILE",
     help="the PNG (default: WORKDIR/curves.png for one run, ./curves.png for several)",
   )
@@ -173,9 +187,9 @@ interpolated between two rows of the log.
 Median, interquartile mean, mean and optimality gap, performance profiles, probability of
 improvement and sample efficiency are rliable's: pip install 'selftune[report]'.""",
   )
-  it.add_argument("workdirs", type=Path, nargs="+", metavar="WORKDIR", help="of a run")
+  it.add_argument("workdirs", type=_path, nargs="+", metavar="WORKDIR", help="of a run")
   it.add_argument(
-    "--out", type=Path, metavar="DIR", default=Path("report"), help="default: ./report"
+    "--out", type=_path, metavar="DIR", default=Path("report"), help="default: ./report"
   )
   it.add_argument(
     "--at", type=_steps, metavar="STEPS", help="env steps (default: train.total_env_steps)"
@@ -186,6 +200,7 @@ improvement and sample efficiency are rliable's: pip install 'selftune[report]'.
   it.add_argument(
     "--resamples", type=int, default=2000, metavar="N", help="of the bootstrap (default: 2000)"
   )
+  it.add_argument("--trust", action="store_true", help=TRUST_HELP)
 
   it = command(
     "reproduce",
@@ -200,7 +215,7 @@ Stopped or killed, the same command goes on where it was. Figures share cells of
   it.add_argument("--quick", action="store_true", help="a small form of the same")
   it.add_argument(
     "--out",
-    type=Path,
+    type=_path,
     metavar="DIR",
     default=Path("runs", "reproduce"),
     help="default: runs/reproduce",
@@ -223,12 +238,15 @@ The file is an ordinary W&B sweep: parameters are gin bindings, the command call
     agent.metaopt: {value: '@fixed()'}            # as gin writes it: a string has quotes of its own
   command: [selftune, train, experiments/catch_stacx, '${args_no_hyphens}']
 The same file works unchanged with 'wandb sweep my.yaml' and 'wandb agent ID' (needs an account).
+${envvar:NAME} in the command is a variable of the environment.
 
 Stopped or killed, the same command goes on. Exit code 1 if a point failed (the others run on), or
 if it was stopped.""",
   )
   it.add_argument("sweep", metavar="SWEEP", help="a YAML file, or the name of a packaged one")
-  it.add_argument("--out", type=Path, metavar="DIR", help="default: runs/sweeps/<name of the file>")
+  it.add_argument(
+    "--out", type=_path, metavar="DIR", help="default: runs/sweeps/<name of the file>"
+  )
   it.add_argument(
     "--workers",
     type=int,
@@ -263,6 +281,18 @@ if it was stopped.""",
   )
   _add_config(it)
   return parser
+
+
+def _path(text: str) -> Path:
+  """A file or folder."""
+  return Path(_filled(text))
+
+
+def _filled(text: str) -> str:
+  """A text that is not empty: an empty path, of a shell's unset variable, is the current folder."""
+  if not text:
+    raise argparse.ArgumentTypeError("it is empty: write ./ for the current folder")
+  return text
 
 
 def _steps(text: str) -> int:

@@ -6,14 +6,18 @@ Everything heavy is imported by the command that needs it, so that `--help` answ
 import argparse
 import contextlib
 import datetime
+import errno
+import io
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..api.errors import RunError, UserError
+from ..machine import process, variables
 from .arguments import parse
 
 OK, FAILED, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
@@ -23,13 +27,41 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one command and returns its exit code: 0, 1 if the run failed, 2 for a user's mistake.
 
   Whatever else is raised is a bug and keeps its traceback.
+
+  Args:
+    argv: its arguments; None for those of this process, which is then the command's alone, with its
+      signals and standard streams.
   """
+  if argv is not None:
+    return _main(argv)
+  process.begin()
+  try:
+    return _printed(_main(sys.argv[1:]))
+  except SystemExit as helped:
+    if helped.code:
+      raise
+    return _printed(OK)
+
+
+def _main(argv: Sequence[str]) -> int:
+  if isinstance(sys.stdout, io.TextIOWrapper):  # what its encoding lacks, as on stderr
+    sys.stdout.reconfigure(errors="backslashreplace")
   with _warnings_shown():
     return _exit_code(lambda: _command(parse(argv)))
 
 
+def _printed(code: int) -> int:
+  """The exit code, unless what the command has printed is lost."""
+  lost = process.output_failure()
+  return code if lost is None else _fail(f"cannot write to the standard output: {lost}.", FAILED)
+
+
 def _command(arguments: argparse.Namespace) -> int:
-  return COMMANDS[arguments.command](arguments)
+  variables.try_imports()
+  try:
+    return COMMANDS[arguments.command](arguments)
+  except SystemExit as error:  # of a plugin: it would end the run as if nothing had happened
+    raise RunError(f"the run was ended by code that it calls: sys.exit({error.code!r}).") from error
 
 
 def _exit_code(run: Callable[[], int]) -> int:
@@ -39,6 +71,11 @@ def _exit_code(run: Callable[[], int]) -> int:
     return _fail(str(error), USER_MISTAKE)
   except RunError as error:
     return _fail(str(error), FAILED)
+  except OSError as error:  # of a file that nobody expected to be bad
+    if error.filename is None:
+      raise
+    code = USER_MISTAKE if error.errno == errno.ENAMETOOLONG else FAILED
+    return _fail(f"{error.filename}: {error.strerror}.", code)
   except KeyboardInterrupt:
     return _fail("interrupted.", INTERRUPTED)
 
@@ -50,7 +87,7 @@ def _train(arguments: argparse.Namespace) -> int:
     return _train_here(arguments)
   from ..machine.supervise import supervised
 
-  return supervised(lambda: _exit_code(lambda: _train_here(arguments)))
+  return supervised(lambda: _printed(_exit_code(lambda: _train_here(arguments))))
 
 
 def _train_here(arguments: argparse.Namespace) -> int:
@@ -62,6 +99,7 @@ def _train_here(arguments: argparse.Namespace) -> int:
   root: experiment.Train = config.load(arguments.config, arguments.bind).root
   if arguments.coordinator is not None:
     hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
+    process.end_on_signals()  # JAX has taken SIGTERM
   workdir = arguments.workdir or default(arguments.config, root.seed)
   progress = training.train(
     arguments.config, arguments.bind, workdir, arguments.resume, arguments.init_from
@@ -98,7 +136,9 @@ def _eval(arguments: argparse.Namespace) -> int:
 
   checkpoints, step = locate(arguments.workdir)
   it = arguments
-  result = evaluate(checkpoints.parent, it.episodes, it.greedy, it.seed, step, it.video)
+  how = (it.episodes, it.greedy, it.seed, step, it.video, it.max_steps, it.trust)
+  with contextlib.redirect_stdout(sys.stderr):  # environments' libraries greet whoever uses them
+    result = evaluate(checkpoints.parent, *how)
   print(json.dumps(result))
   return OK
 
@@ -109,7 +149,10 @@ def _plot(arguments: argparse.Namespace) -> int:
   alone = len(arguments.workdirs) == 1
   out = arguments.out or (arguments.workdirs[0] if alone else Path()) / "curves.png"
   if out.suffix != ".png":
-    raise UserError(f"--out {out}: the plot is a PNG; write {out.with_suffix('.png')}.")
+    instead = out.parent / f"{out.stem.strip('.') or 'curves'}.png"
+    raise UserError(f"--out {out}: the plot is a PNG; write {instead}.")
+  if arguments.out and not os.path.isdir(out.parent):
+    raise UserError(f"cannot write the plot {out}: there is no folder {out.parent}; make it first.")
   print(plot(arguments.workdirs, out))
   return OK
 
@@ -118,7 +161,7 @@ def _report(arguments: argparse.Namespace) -> int:
   from ..reports.report import report
 
   it = arguments
-  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples))
+  print(report(it.workdirs, it.out, it.at, it.evaluations, it.resamples, it.trust))
   print(it.out / "index.html")
   return OK
 
@@ -140,16 +183,20 @@ def _plugins(arguments: argparse.Namespace) -> int:
   from . import listing
 
   found = listing.find(arguments.kind)
-  print(json.dumps(found, ensure_ascii=False) if arguments.json else listing.text(found))
+  print(json.dumps(found) if arguments.json else listing.text(found))
   return OK
 
 
 def _config(arguments: argparse.Namespace) -> int:
-  from .. import config
+  from .. import config, experiment
   from .. import train as training
+  from ..machine import platform
 
   loaded = config.load(arguments.config, arguments.bind)
-  training.check(loaded.root)
+  root: experiment.Train = loaded.root
+  platform.prepare(root.learner_devices, root.runtime.actor_devices)
+  training.check(root)
+  training.rehearse(root)
   print(loaded.operative, end="")
   return OK
 

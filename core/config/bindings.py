@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..api import registry
 from ..api.errors import ConfigError, did_you_mean
+from .saving import Bindings, unwritable
 from .values import (
   Macro,
   Reference,
@@ -16,8 +17,10 @@ from .values import (
   describe,
   fits,
   hint,
+  is_literal,
   leaves,
   map_leaves,
+  with_floats,
 )
 
 MACRO = "gin.macro"  # a macro is bound as `<its name>/gin.macro.value`
@@ -162,10 +165,53 @@ def check_types(table: Table, reached: Reached) -> None:
           )
 
 
+def check_complete(reached: Reached) -> None:
+  """Raises ConfigError for the first plugin that lacks what its kind is asked for."""
+  for _, name in reached:
+    kind = registry.kind_of(name)
+    if kind is None:
+      continue
+    cls, protocol = registry.configurables()[name], registry.contract(kind)
+    wanted = [n for n in vars(protocol) if not n.startswith("_") or n == "__call__"]
+    missing = set(wanted) - set(dir(cls)) - set(fields(name))
+    if missing:
+      raise ConfigError(
+        f"{cls.__module__}.{cls.__qualname__}, registered as {kind} @{name}(), "
+        f"lacks {', '.join(n for n in wanted if n in missing)}: see "
+        f"{protocol.__module__}.{protocol.__name__}."
+      )
+
+
+def written(table: Table) -> Bindings:
+  """What was bound, by component."""
+  return {
+    "/".join(filter(None, key)): {arg: binding.value for arg, binding in args.items()}
+    for key, args in table.items()
+    if key[1] != MACRO
+  }
+
+
+def operative(reached: Reached) -> Bindings:
+  """The same of what gets built, with every default that can be written."""
+  return {
+    _label(scope, name): {
+      arg: bound[arg].value if arg in bound else default(field)
+      for arg, field in fields(name).items()
+      if arg in bound or (is_literal(default(field)) and not unwritable(default(field)))
+    }
+    for (scope, name), bound in reached.items()
+    if name != MACRO
+  }
+
+
 def flatten(table: Table, reached: Reached) -> dict[str, Any]:
-  """`component.parameter` -> value in use, defaults too; references as text."""
+  """`component.parameter` -> value in use, defaults too; references as text.
+
+  An int is a float where one is meant, so that a number is the same however it is written.
+  """
   flat = {}
   for scope, name in sorted(key for key in reached if key[1] != MACRO):
+    hints = annotations(registry.configurables()[name])
     for arg, field in fields(name).items():
       if arg in reached[scope, name]:
         value = resolve(reached[scope, name][arg].value, table)
@@ -173,8 +219,8 @@ def flatten(table: Table, reached: Reached) -> dict[str, Any]:
         value = default(field)
         if value is dataclasses.MISSING:
           continue
-      plain = all(isinstance(v, str | int | float | None) for v in leaves(value))
-      flat[f"{_label(scope, name)}.{arg}"] = value if plain else repr(value)
+      value = with_floats(value, hints[arg])
+      flat[f"{_label(scope, name)}.{arg}"] = value if is_literal(value) else repr(value)
   return flat
 
 

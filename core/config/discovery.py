@@ -26,7 +26,7 @@ def load_all() -> None:
     if not info.name.rpartition(".")[2].startswith("_"):
       _load(info.name, info.name)
   for entry in importlib.metadata.entry_points(group=ENTRY_POINTS):
-    _load(f"{entry.name} ({entry.value})", entry.module)
+    _load(f"{entry.name} ({entry.value})", entry.value.partition(":")[0].strip())
 
 
 def _load(label: str, module: str) -> None:
@@ -34,6 +34,7 @@ def _load(label: str, module: str) -> None:
     return
   _loaded.add(module)
   try:
-    importlib.import_module(module)
+    with registry.foreign_code():
+      importlib.import_module(module)
   except Exception as error:  # a plugin may fail in any way; the others must go on
     registry.lost(label, module, f"{type(error).__name__}: {error}")

@@ -5,6 +5,7 @@ leaves no global state behind. Build in the main thread: gin's scopes belong to 
 """
 
 import dataclasses
+import importlib
 import re
 import sys
 import tokenize
@@ -16,6 +17,7 @@ import gin
 from gin import config as gin_config
 from gin import config_parser
 
+from ..api import registry
 from ..api.errors import ConfigError, UserError, did_you_mean
 from . import discovery
 from .bindings import (
@@ -24,12 +26,16 @@ from .bindings import (
   Reached,
   Table,
   check_all_read,
+  check_complete,
   check_types,
   fields,
   flatten,
   lookup,
+  operative,
   reach,
+  written,
 )
+from .saving import unwritable, write
 from .values import Macro, Reference, leaves, map_leaves
 
 ROOT = Path(__file__).resolve().parents[2] / "gin_configs"
@@ -45,13 +51,33 @@ class Loaded(NamedTuple):
   flat: dict[str, Any]  # 'component.parameter' -> value in use, macros resolved, for loggers
 
 
-def load(config: str | Path, bindings: Sequence[str] = (), root: str = "train") -> Loaded:
+Importing = Callable[[str, Sequence[Path]], Sequence[Path]]
+
+
+@dataclasses.dataclass
+class _Read:
+  """What has been read so far."""
+
+  importing: Importing
+  table: Table = dataclasses.field(default_factory=dict)
+  files: set[Path] = dataclasses.field(default_factory=set)
+  imports: set[str] = dataclasses.field(default_factory=set)  # statements
+
+
+def load(
+  config: str | Path,
+  bindings: Sequence[str] = (),
+  root: str = "train",
+  importing: Importing = lambda module, folders: folders,
+) -> Loaded:
   """Loads a configuration and builds `@root()` of it.
 
   Args:
     config: a gin file, or the name of a packaged one, such as `experiments/catch_stacx`.
     bindings: further bindings that override it, such as `train.seed = 1`.
     root: name of the configurable that everything hangs from.
+    importing: is called before a module is imported, with its name and the folders where it is
+      looked for beside where Python looks; returns those to take, or raises UserError.
 
   Raises:
     ConfigError: anything that the user should mend.
@@ -59,20 +85,42 @@ def load(config: str | Path, bindings: Sequence[str] = (), root: str = "train") 
   discovery.load_all()
   gin.clear_config()
   try:
-    table: Table = {}
-    _read_file(_find(str(config)), table, set())
+    read = _Read(importing)
+    _read_file(_find(str(config)), read)
     for text in bindings:
-      _read_bind(text, table)
+      _read_bind(text, read.table)
+    table = read.table
     reached = reach(table, root, str(config))
     check_all_read(table, reached)
     check_types(table, reached)
+    check_complete(reached)
     for (scope, name), args in table.items():
       for arg, binding in args.items():
         gin.bind_parameter((scope, name, arg), map_leaves(_for_gin, binding.value))
     built = _build(root, reached)
-    return Loaded(built, gin.config_str(), gin.operative_config_str(), flatten(table, reached))
+    imports = sorted(read.imports)
+    macros = {scope: args["value"].value for (scope, name), args in table.items() if name == MACRO}
+    text = write(imports, macros, written(table))
+    _check_comes_back(text, table)
+    return Loaded(built, text, write(imports, macros, operative(reached)), flatten(table, reached))
   finally:
     gin.clear_config()
+
+
+def _check_comes_back(text: str, table: Table) -> None:
+  """Raises ConfigError for the first binding that the saved text does not give back."""
+  again: Table = {}
+  for statement, where in _statements(text, lambda line: f"the saved configuration:{line}"):
+    if isinstance(statement, config_parser.BindingStatement):
+      _read_statement(statement, where, again)
+  for (scope, name), args in table.items():
+    for arg, binding in args.items():
+      saved = again.get((scope, name), {}).get(arg)
+      if saved is None or repr(saved.value) != repr(binding.value):
+        raise ConfigError(
+          f"{binding.where}: {binding.value!r} would not come back from a saved configuration. "
+          "Write numbers, strings, True, False or None, and tuples, lists or dicts of these."
+        )
 
 
 def experiments() -> list[str]:
@@ -94,13 +142,13 @@ def _find(config: str) -> Path:
   raise ConfigError(f"no gin file or experiment '{config}'.{known}")
 
 
-def _read_file(path: Path, table: Table, seen: set[Path]) -> None:
+def _read_file(path: Path, read: _Read) -> None:
   """Reads a file and its includes, each once: a second time would undo what was bound since."""
-  if path.resolve() in seen:
+  if path.resolve() in read.files:
     return
-  seen.add(path.resolve())
+  read.files.add(path.resolve())
   try:
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
   except (OSError, UnicodeDecodeError) as error:
     raise ConfigError(f"cannot read {path}: {error}") from None
   for statement, where in _statements(text, lambda line: f"{path}:{line}"):
@@ -110,11 +158,12 @@ def _read_file(path: Path, table: Table, seen: set[Path]) -> None:
       if not found:
         near = did_you_mean(name, _packaged())
         raise ConfigError(f"{where}: no file '{name}' in {path.parent} or {ROOT}.{near}")
-      _read_file(found[0], table, seen)
+      _read_file(found[0], read)
     elif isinstance(statement, config_parser.ImportStatement):
-      _import(statement, where, path.parent)
+      _import(statement, where, path.parent, read.importing)
+      read.imports.add(statement.format())
     else:
-      _read_statement(statement, where, table)
+      _read_statement(statement, where, read.table)
 
 
 def _read_bind(text: str, table: Table) -> None:
@@ -128,26 +177,31 @@ def _read_bind(text: str, table: Table) -> None:
 
 
 def _statements(text: str, where: Callable[[int], str]) -> Iterator[tuple[Any, str]]:
+  line = 1
   try:
     for statement in config_parser.ConfigParser(text, _Delegate()):
-      yield statement, where(statement.location.line_num)
+      line = statement.location.line_num
+      yield statement, where(line)
   except SyntaxError as error:
     raise ConfigError(f"{where(error.lineno or 1)}: {_explain(error)}") from None
   except tokenize.TokenError as error:  # only an open bracket or string gets to the end
     message, (line, _) = error.args
     raise ConfigError(f"{where(line)}: {message}: a bracket or quote is not closed.") from None
+  except (TypeError, RecursionError) as error:  # {[1]: 2}; brackets in a thousand brackets
+    raise ConfigError(f"{where(line)}: a value from here on cannot be read: {error}.") from None
 
 
 def _explain(error: SyntaxError) -> str:
   line = (error.text or "").strip()
+  line = line if len(line) <= 100 else f"{line[:100]}..."
   word = re.search(r"Failed to parse token '(\w+)'", error.msg)
-  if word:
+  if word and not word[1][0].isdecimal():
     w = word[1]
     return (
       f"cannot read the value {w} in '{line}'. A string needs quotes ('{w}'), "
       f"a component is written @{w}(), a macro %{w}."
     )
-  reason = error.msg.splitlines()[0].rstrip(".")
+  reason = error.msg.splitlines()[0].partition("; use sys.set_int")[0][:200].rstrip(".")
   return f"{reason}{f' in {line!r}' if line else ''}. Write 'component.parameter = value'."
 
 
@@ -177,15 +231,19 @@ def _for_gin(leaf: Any) -> Any:
   return delegate.macro(leaf.name) if isinstance(leaf, Macro) else leaf
 
 
-def _import(statement: config_parser.ImportStatement, where: str, folder: Path) -> None:
+def _import(
+  statement: config_parser.ImportStatement, where: str, folder: Path, importing: Importing
+) -> None:
   """Imports a module that is installed, beside the gin file or in the current folder."""
   if statement.module.startswith("__gin__"):
     raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
-  sys.path += [p for p in (str(folder.resolve()), str(Path.cwd())) if p not in sys.path]
+  folders = map(str, importing(statement.module, (folder.resolve(), Path.cwd())))
+  sys.path += [p for p in dict.fromkeys(folders) if p not in sys.path]
   try:
-    gin.parse_config(statement.format())  # gin writes it into the saved configuration, too
+    with registry.foreign_code():
+      importlib.import_module(statement.module)
   except Exception as error:  # whatever a module may raise
-    reason = str(error).partition("\n")[0]
+    reason = str(error).partition("\n")[0] or type(error).__name__
     if f"No module named '{statement.module.split('.')[0]}'" in reason:
       reason += f". Put it into {folder} or the current folder, or its folder on PYTHONPATH."
     raise ConfigError(f"{where}: cannot import {statement.module}: {reason}") from error
@@ -202,6 +260,8 @@ def _read_statement(statement: Any, where: str, table: Table) -> None:
     elif isinstance(leaf, _Unbuilt):
       raise ConfigError(f"{where}: @{leaf.name} is not built. Write @{leaf.name}().")
   scope, name, arg = statement.scope, statement.selector, statement.arg_name
+  if reason := unwritable(statement.value):
+    raise ConfigError(f"{where}: {'.'.join(filter(None, (name, arg)))}: {reason}.")
   if not arg:
     scope, name, arg = "/".join(filter(None, (scope, name))), MACRO, "value"
   else:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..api import registry
-from ..api.ranges import Range
+from ..api.ranges import LARGEST, TINY, Range
 from ..api.registry import kind_of_contract
 
 _SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
@@ -57,6 +57,11 @@ def map_leaves(f: Callable[[Any], Any], value: Any) -> Any:
   return f(value)
 
 
+def is_literal(value: Any) -> bool:
+  """Whether a value holds text, numbers, True, False and None alone."""
+  return all(isinstance(leaf, str | int | float | None) for leaf in leaves(value))
+
+
 def annotations(cls: type) -> dict[str, Any]:
   """The evaluated annotations of a dataclass, inherited fields too."""
   return typing.get_type_hints(cls, include_extras=True)
@@ -94,6 +99,26 @@ def fits(value: Any, annotation: Any) -> bool:
   return inspect.isclass(container) and not _is_protocol(container) and isinstance(value, container)
 
 
+def with_floats(value: Any, annotation: Any) -> Any:
+  """A value that fits its annotation, with a float for every int where that says float."""
+  origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  if origin is typing.Annotated:
+    return with_floats(value, args[0])
+  if origin in (typing.Union, types.UnionType):
+    return with_floats(value, next((a for a in args if fits(value, a)), None))
+  if annotation is float and type(value) is int:
+    return float(value)
+  if not args:
+    return value
+  if origin in _MAPPINGS and isinstance(value, dict):
+    return {with_floats(k, args[0]): with_floats(v, args[1]) for k, v in value.items()}
+  if origin in (tuple, list, *_SEQUENCES) and isinstance(value, (list, tuple)):
+    each = origin is tuple and args[-1] is not Ellipsis
+    items = zip(value, args if each else args[:1] * len(value), strict=True)
+    return type(value)(with_floats(*item) for item in items)
+  return value
+
+
 def describe(annotation: Any) -> str:
   """The annotation as a message says it: `int or None`, `a component of kind loss`."""
   if kind := kind_of_contract(annotation):
@@ -129,10 +154,17 @@ def hint(value: Any, annotation: Any) -> str:
     is_tuple = tuple in (option, typing.get_origin(option))
     if is_tuple and isinstance(value, list) and fits(tuple(value), option):
       return f" Write {tuple(value)!r}."
+    if is_tuple and isinstance(value, tuple) and typing.get_args(option)[1:] == (Ellipsis,):
+      item = typing.get_args(option)[0]
+      return next((hint(v, item) for v in value if not fits(v, item)), "")
     if is_tuple and fits((value,), option):
       return f" A tuple of one needs a comma: ({value!r},)."
     if option is int and isinstance(value, float) and value.is_integer():
       return f" Write {int(value)}."
+    if option is int and type(value) is int and value > LARGEST:
+      return f" It is at most {LARGEST:_}."
+    if option is float and isinstance(value, float) and 0 < value < TINY:
+      return " In float32 that is 0."
     if option is bool and value in (0, 1):
       return f" Write {bool(value)}."
     if typing.get_origin(option) in _MAPPINGS and isinstance(value, dict):

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..agent.functions import Functions
 from ..api.contracts import Environment
+from ..api.timesteps import as_specified
 from ..api.types import ActorParams, Array, Device, PyTree, TimeStep, Trajectory
 
 _LOG = logging.getLogger(__name__)
@@ -39,13 +40,13 @@ class _Group:
     self.rows = rows  # of the actor's batch
     self.core_state = core_state
     self.starts = collections.deque[PyTree]()  # core states at the starts of coming trajectories
-    self.timestep = pool.reset(stagger)
+    self.timestep = as_specified(pool.reset(stagger), pool.spec)
     self.returns = np.zeros(pool.num_envs)
     self.lengths = np.zeros(pool.num_envs, np.int64)
 
   def receive(self) -> list[tuple[float, int]]:
     """Waits for the pool's next timestep; returns the episodes found to have finished."""
-    self.timestep = self.pool.recv()
+    self.timestep = as_specified(self.pool.recv(), self.pool.spec)
     first = self.timestep.first
     finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(first)]
     self.returns = np.where(first, 0.0, self.returns + self.timestep.reward)

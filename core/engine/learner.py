@@ -15,8 +15,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from ..agent.functions import Functions
-from ..agent.update import check_order, describe, first_state, guarded_step, trajectory_shapes
+from ..agent.update import describe, first_state, guarded_step, suspects, trajectory_shapes
+from ..api import checks
 from ..api.errors import NonFiniteError, UserError
+from ..api.failures import check_order
 from ..api.types import (
   BATCH_AXES,
   ActorParams,
@@ -66,23 +68,80 @@ def split(trajectory: Trajectory, micro_batches: int) -> Trajectory:
   return Trajectory(*map(one, BATCH_AXES, trajectory))
 
 
-def accumulate(f, batch: Trajectory, *stacked, micro_batches: int):
+def parts(batch: Trajectory, micro_batch: int) -> int:
+  """The least number of equal parts of a batch, or of a part of one, of at most `micro_batch` each.
+
+  Raises:
+    UserError: the batch is empty.
+  """
+  size = batch.action.shape[1]
+  if not size:
+    raise UserError(
+      "the meta-optimiser gives fns.accumulate an empty part of a batch: perhaps a learner device "
+      "has too few trajectories for it (train.num_envs, train.learner_devices)."
+    )
+  return next(k for k in range(1, size + 1) if size % k == 0 and size // k <= micro_batch)
+
+
+def accumulate(f, batch: Trajectory, *stacked, micro_batch: int):
   """Sums, means and stacked results of `f` over micro-batches and devices (see AgentFns)."""
+  micro_batches = parts(batch, micro_batch)
+  for x in jax.tree.leaves(stacked):
+    if len(x) != micro_batches:
+      raise UserError(
+        f"the meta-optimiser gives fns.accumulate a batch of {micro_batches} micro-batches and "
+        f"results stacked over {len(x)}: give it those of the same batch."
+      )
   if micro_batches == 1:
     sums, means, out = f(batch, *[jax.tree.map(lambda x: x[0], x) for x in stacked])
     out = jax.tree.map(lambda x: x[None], out)
   else:
     slices = (split(batch, micro_batches), *stacked)
     first = jax.tree.map(lambda x: x[0], slices)
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(f, *first)[:2])
+    sums, means, _ = jax.eval_shape(f, *first)
+    full = lambda number: lambda x: jnp.full(x.shape, number, x.dtype)
+    nothing = jax.tree.map(full(0), sums), _where_greatest(full(-jnp.inf), full(0), means)
 
     def body(totals, slices):
-      *parts, out = f(*slices)
-      return jax.tree.map(jnp.add, totals, tuple(parts)), out
+      sums, means, out = f(*slices)
+      sums = jax.tree.map(jnp.add, totals[0], sums)
+      return (sums, _where_greatest(jnp.maximum, jnp.add, totals[1], means)), out
 
-    (sums, means), out = jax.lax.scan(body, zeros, slices)
-    means = jax.tree.map(lambda x: x / micro_batches, means)
-  return jax.lax.psum(sums, AXIS), jax.lax.pmean(means, AXIS), out
+    (sums, means), out = jax.lax.scan(body, nothing, slices)
+    means = _where_greatest(lambda x: x, lambda x: x / micro_batches, means)
+  of_devices = (functools.partial(f, axis_name=AXIS) for f in (jax.lax.pmax, jax.lax.pmean))
+  return jax.lax.psum(sums, AXIS), _where_greatest(*of_devices, means), out
+
+
+def _where_greatest(greatest, other, tree: PyTree, *rest: PyTree) -> PyTree:
+  """Maps metrics by `greatest` where the name says that one is a maximum, else by `other`."""
+
+  def one(path, *leaves):
+    key = getattr(path[-1], "key", "") if path else ""
+    return (greatest if str(key).endswith("/max") else other)(*leaves)
+
+  return jax.tree_util.tree_map_with_path(one, tree, *rest)
+
+
+def micro_batches_of(batch_size: int, devices: int, micro_batch: int | None) -> int:
+  """How many micro-batches each of so many learner devices takes of a batch.
+
+  Raises:
+    UserError: the batch cannot be divided so.
+  """
+  share, rest = divmod(batch_size, devices)
+  if rest:
+    raise UserError(
+      f"a batch of {batch_size} trajectories (train.num_envs) is not divisible by "
+      f"{devices} learner devices; choose a multiple of {devices}."
+    )
+  if micro_batch is not None and share % micro_batch:
+    raise UserError(
+      f"train.micro_batch = {micro_batch} does not divide the {share} trajectories that each of "
+      f"{devices} learner devices gets of a batch of {batch_size} "
+      "(where it is None, on a CPU it is train.cpu_micro_batch)."
+    )
+  return share // micro_batch if micro_batch else 1
 
 
 class Learner:
@@ -95,6 +154,7 @@ class Learner:
     batch_size: int,
     unroll_length: int,
     micro_batch: int | None = None,
+    env: str = "train.env",
   ):
     """Prepares the update; compiled at its first call.
 
@@ -105,26 +165,18 @@ class Learner:
       unroll_length: T.
       micro_batch: trajectories a device takes at a time; None takes its whole share. On CPU, one
         whose activations stay in cache is several times faster; memory shrinks with it everywhere.
+      env: where timesteps come from, for messages.
 
     Raises:
       UserError: the batch cannot be divided so.
     """
-    share, rest = divmod(batch_size, len(devices))
-    if rest:
-      raise UserError(
-        f"a batch of {batch_size} trajectories (train.num_envs) is not divisible by "
-        f"{len(devices)} learner devices; choose a multiple of {len(devices)}."
-      )
-    if micro_batch is not None and share % micro_batch:
-      raise UserError(
-        f"train.micro_batch = {micro_batch} does not divide the {share} trajectories that each of "
-        f"{len(devices)} learner devices gets of a batch of {batch_size} "
-        "(where it is None, on a CPU it is train.cpu_micro_batch)."
-      )
+    micro_batches = micro_batches_of(batch_size, len(devices), micro_batch)
     self.mesh = Mesh(devices, (AXIS,))
+    self._env = env
     self._batch_size, self._unroll_length = batch_size, unroll_length
-    micro_batches = share // micro_batch if micro_batch else 1
-    self._fns = fns.accumulating(functools.partial(accumulate, micro_batches=micro_batches))
+    share = batch_size // len(devices)
+    at_once = functools.partial(accumulate, micro_batch=share // micro_batches)
+    self._fns = fns.accumulating(at_once)
 
   def init(self, key: Array, timestep: TimeStep) -> LearnerState:
     """The first state, replicated over the learner devices.
@@ -161,9 +213,13 @@ class Learner:
     The first update is compiled from this trace.
 
     Raises:
-      UserError: a loss term does not go with the agent's actions.
+      UserError: a loss term does not go with the agent's actions; a plugin gives what it must not.
     """
-    jax.eval_shape(self._update, state, self._batch)
+    _, metrics = jax.eval_shape(self._update, state, self._batch)
+    jax.eval_shape(self._copy, state)
+    checks.description(
+      checks.who(self._fns.metaopt), jax.eval_shape(self._describe, state), metrics
+    )
 
   def put(self, trajectory: Trajectory) -> Trajectory:
     """Moves a trajectory [T+1, B, ...] from the host to the learner devices.
@@ -194,13 +250,15 @@ class Learner:
   def check(self, metrics: Metrics) -> None:
     """Raises NonFiniteError if any update so far met a number that was not finite.
 
-    `metrics` are of the latest update, on the host.
+    `metrics` are of the latest update, on the device or the host.
     """
-    failure = int(metrics["failure"])
+    failure = int(jax.device_get(metrics["failure"]))
     if failure >= 0:
       names = check_order([name for name in metrics if name not in ("failure", "updates")])
+      names = suspects(self._env, self._fns.agent) + names
+      good = int(jax.device_get(metrics["updates"]))
       raise NonFiniteError(
-        f"'{names[failure]}' was not finite in update {int(metrics['updates']) + 1}; "
+        f"'{names[failure]}' was not finite in update {good + 1}; "
         "the state before that update is kept."
       )
 

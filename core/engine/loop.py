@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
 
+from ..api.errors import NonFiniteError, RunError
 from ..api.types import Episode, LearnerState, Metrics
 from ..machine import hosts
 from ..record.checkpoint import Checkpointer
@@ -54,7 +56,7 @@ def run(
   """Trains until the end, or until `stopping()`; saves in either case.
 
   Raises:
-    NonFiniteError: names the term; nothing is saved then.
+    NonFiniteError: names the term, and the checkpoint of the state before that update.
   """
   devices = source.devices
   clock = Clock(experiment.log_seconds, experiment.checkpoint_seconds)
@@ -62,6 +64,15 @@ def run(
   asked = hosts.Asked(stop=False, log=False, save=False)
   source.publish(progress.updates, learner.actor_params(state, devices))
   metrics: Metrics = {}
+  good = progress  # as it was after the last update that is known to be finite
+
+  def check(metrics: Metrics) -> None:
+    """Saves the last good state if the learner stays at it, as an update was not finite."""
+    try:
+      learner.check(metrics)
+    except NonFiniteError as error:
+      raise save_good(error, checkpoints, state, good, logger) from None
+
   while progress.updates < experiment.total_updates and not asked.stop:
     try:
       rollout, waited = source.get(progress.updates)
@@ -76,6 +87,9 @@ def run(
     # At most two updates are under way. XLA lets a CPU device have 32 computations under way, and
     # two devices whose shares of an update wait for each other behind those would wait forever.
     jax.block_until_ready(previous)
+    if previous:
+      check(previous)
+    good = progress
     new_steps = rollout.env_steps * hosts.count()
     env_steps = progress.env_steps + new_steps
     finished = [Episode(env_steps, *episode) for episode in ended]
@@ -89,30 +103,56 @@ def run(
     clock.add(new_steps, waited, rollout.env_wait, rollout.act_time)
     if asked.log or progress.updates == experiment.total_updates:
       row = jax.device_get(metrics)
-      learner.check(row)
+      check(row)
       del row["failure"]  # there was none
       row |= jax.device_get(learner.describe(state))
       logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
     if asked.save:
-      save(learner, checkpoints, state, metrics, progress, logger)
+      check(metrics)
+      save(checkpoints, state, progress, logger)
   if metrics:
-    save(learner, checkpoints, state, metrics, progress, logger)
+    check(metrics)
+    save(checkpoints, state, progress, logger)
   done = progress.updates >= experiment.total_updates
   return dataclasses.replace(progress, done=done, wall_time=logger.wall_time)
 
 
 def save(
-  learner: Learner,
-  checkpoints: Checkpointer,
-  state: LearnerState,
-  metrics: Metrics,
-  progress: Progress,
-  logger: Logger,
+  checkpoints: Checkpointer, state: LearnerState, progress: Progress, logger: Logger
 ) -> None:
   """Saves a state that is known to be finite."""
-  learner.check(jax.device_get(metrics))
   progress = dataclasses.replace(progress, wall_time=logger.wall_time)
   checkpoints.save(progress.updates, state, progress.to_json())
+
+
+def save_good(
+  error: NonFiniteError,
+  checkpoints: Checkpointer,
+  state: LearnerState,
+  good: Progress,
+  logger: Logger,
+) -> NonFiniteError:
+  """Saves the state before an update that was not finite, and that learning can go on from it.
+
+  Args:
+    error: names the term.
+    checkpoints: of the run.
+    state: that the learner stayed at.
+    good: the progress of that state.
+    logger: knows the time.
+
+  Returns:
+    The error with what became of the state.
+  """
+  state = state._replace(failure=jnp.full_like(state.failure, -1))
+  try:
+    save(checkpoints, state, good, logger)
+    checkpoints.wait()
+  except RunError as unsaved:
+    return NonFiniteError(f"{error} It is not saved: {unsaved}")
+  return NonFiniteError(
+    f"{error} It is saved: --resume goes on from the checkpoint of update {good.updates}."
+  )
 
 
 class Clock:

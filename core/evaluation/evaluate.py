@@ -12,11 +12,12 @@ import numpy as np
 
 from ..agent.functions import Functions
 from ..api.errors import UserError
-from ..api.ranges import Count, Seed
+from ..api.ranges import MAX_STEPS, Count, Seed
 from ..api.types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..config.values import describe, fits
 from ..engine.learner import Learner
 from ..experiment import IndependentRuns, Train
+from ..machine import shortage, variables
 from ..machine.seeding import evaluation_seeds
 from ..record.checkpoint import Checkpointer, Restored
 from ..record.workdir import Workdir
@@ -35,6 +36,8 @@ def evaluate(
   seed: int = 0,
   step: int | None = None,
   video: Path | str | None = None,
+  max_steps: int = MAX_STEPS,
+  trusted: bool = False,
 ) -> dict[str, Any]:
   """Scores a checkpoint of a run; on one device, with progress on stderr.
 
@@ -45,35 +48,46 @@ def evaluate(
     seed: of environments and actions.
     step: the update whose checkpoint it is; None for the newest whole one.
     video: an MP4 file for the first episode of the first environment.
+    max_steps: of an episode; one that has not ended then is cut, and said to be.
+    trusted: modules in the workdir may be imported.
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
-    length; what was played, and `run`, 0, where the runs are many; `normalized`, the mean by
-    published scores, where there are any.
+    length; what was played, how many episodes of it were `cut`, and `run`, 0, where the runs are
+    many; `normalized`, the mean by published scores, where there are any.
 
   Raises:
     UserError: there is no run or no whole checkpoint, a number makes no sense, or there can be no
       video.
   """
-  for name, value, kind in (("episodes", episodes, Count), ("seed", seed, Seed)):
+  numbers = (("episodes", episodes, Count), ("seed", seed, Seed), ("max-steps", max_steps, Count))
+  for name, value, kind in numbers:
     if not fits(value, kind):
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
-  workdir, video = Workdir(Path(path)), Path(video) if video else None
+  variables.start_jax()
+  workdir, video = Workdir(Path(path), trusted), Path(video) if video else None
   experiment = of_first(workdir.load().root)
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
     check_path(video)
-  with pool_of(experiment.env, seeds, video) as (pool, watchers):
+  with (
+    shortage.explained("Give fewer --episodes: at most as many environments play at once."),
+    pool_of(experiment.env, seeds, video) as (pool, watchers),
+  ):
     agent = Functions(experiment.agent, pool.spec, experiment.total_updates)
     env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     watchers = [_progress(episodes), *watchers]
-    played = play(agent, actor_params, pool, episodes, unroll_length, key, greedy, watchers)
+    how_long = (episodes, max_steps, unroll_length)
+    played = play(agent, actor_params, pool, *how_long, key, greedy, watchers)
+  if note := played.note(f"{max_steps:,} steps (--max-steps)"):
+    print(f"selftune: {note}.", file=sys.stderr)
   of_run = {"run": 0} if isinstance(experiment.runtime, IndependentRuns) else {}
   return summary(experiment.env, played) | {
     "env_steps": env_steps,
     "greedy": greedy,
     "seed": seed,
+    "max_steps": max_steps,
     **of_run,
   }
 

@@ -191,11 +191,14 @@ class Evaluator:
         request.params,
         pool,
         evaluation.episodes,
+        evaluation.max_steps,
         subject.unroll_length,
         jax.random.key(subject.seed),
         evaluation.greedy,
         [self._watch, *watchers],
       )
+    if note := played.note(f"evaluation.max_steps = {evaluation.max_steps}"):
+      _LOG.warning("of the evaluation at %s env steps, %s.", f"{request.env_steps:,}", note)
     row = {"env_steps": request.env_steps, **summary(subject.env, played)}
     row |= {"seconds": time.monotonic() - began, "skipped": request.skipped}
     self._logger.log_evaluation(row)

@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ..agent.functions import Functions
 from ..api.contracts import Environment, EnvPlugin, ScoredPlugin
+from ..api.timesteps import as_specified
 from ..api.types import ActorParams, Array, Episode, TimeStep
 from .scores import normalised
 
@@ -18,26 +19,49 @@ Watch = Callable[[TimeStep, int], None]
 MAX_ENVS = 16  # in one pool
 
 
+class Played(NamedTuple):
+  """What was played."""
+
+  episodes: list[Episode]  # those that were cut, too
+  cut: int  # how many episodes did not end
+  missing: int  # episodes that were not begun for that
+
+  def note(self, limit: str) -> str:
+    """One line on what was cut by the `limit`, such as '--max-steps 100'; '' if nothing was."""
+    if not self.cut:
+      return ""
+    note = (
+      f"{self.cut} of {len(self.episodes)} episodes did not end within {limit}: cut there, with "
+      "the return so far"
+    )
+    if self.missing:
+      note += f". {self.missing} more were not played: what does not end cannot be begun anew"
+    return note
+
+
 def play(
   agent: Functions,
   actor_params: ActorParams,
   pool: Environment,
   episodes: int,
+  max_steps: int,
   unroll_length: int,
   key: Array,
   greedy: bool = False,
   watchers: Sequence[Watch] = (),
-) -> list[Episode]:
+) -> Played:
   """Plays full episodes with the agent's behaviour policy.
 
   How many each environment contributes is settled beforehand. (The first `episodes` to finish in a
-  batch would be the short ones.)
+  batch would be the short ones.) One whose episode does not end contributes that as it is after
+  `max_steps`, and no more.
 
   Args:
     agent: acts.
     actor_params: on the device that acts.
     pool: new; has at most `episodes` environments.
     episodes: how many to play.
+    max_steps: of an episode.
     unroll_length: a random head is drawn anew after so many steps, as in training.
     key: all that is drawn follows from it.
     greedy: take the mode, not a sample.
@@ -47,23 +71,27 @@ def play(
   left[: episodes % pool.num_envs] += 1
   returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
   act = acting(agent, actor_params, pool.num_envs, unroll_length, key, greedy)
-  timestep = pool.reset()
+  timestep = as_specified(pool.reset(), pool.spec)
   played: list[Episode] = []
+  cut = missing = 0
   for watch in watchers:
     watch(timestep, 0)
   t = 0
   while left.any():
     pool.send(act(timestep))
-    timestep = pool.recv()
+    timestep = as_specified(pool.recv(), pool.spec)
     t += 1
-    for i in np.flatnonzero(timestep.first & (left > 0)):
+    ended, endless = (left > 0) & [timestep.first, ~timestep.first & (lengths == max_steps)]
+    for i in np.flatnonzero(ended | endless):
       played.append(Episode(t * pool.num_envs, float(returns[i]), int(lengths[i])))
-    left -= timestep.first & (left > 0)
+    left -= ended | endless
+    cut, missing = cut + int(endless.sum()), missing + int(left[endless].sum())
+    left[endless] = 0
     returns = np.where(timestep.first, 0.0, returns + timestep.reward)
     lengths = np.where(timestep.first, 0, lengths + 1)
     for watch in watchers:
       watch(timestep, len(played))
-  return played
+  return Played(played, cut, missing)
 
 
 def acting(
@@ -98,16 +126,17 @@ def _act(agent, greedy, actor_params, timestep, core_state, key, t):
   return agent.distribution.to_action(sample), core_state
 
 
-def summary(env: EnvPlugin, played: list[Episode]) -> dict[str, Any]:
+def summary(env: EnvPlugin, played: Played) -> dict[str, Any]:
   """What the played episodes say."""
-  returns = np.array([episode.episode_return for episode in played])
+  returns = np.array([episode.episode_return for episode in played.episodes])
   result = {
     "mean": float(returns.mean()),
     "std": float(returns.std()),
     "min": float(returns.min()),
     "max": float(returns.max()),
-    "episodes": len(played),
-    "length": float(np.mean([episode.length for episode in played])),
+    "episodes": len(played.episodes),
+    "cut": played.cut,
+    "length": float(np.mean([episode.length for episode in played.episodes])),
   }
   if isinstance(env, ScoredPlugin):
     result["normalized"] = normalised(result["mean"], env.reference_scores)

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from ..api import files
 from ..api.contracts import DrawablePlugin, DrawnEnvironment, Environment, EnvPlugin
 from ..api.errors import RunError, UserError
 from ..api.registry import name_of
 from ..api.types import Array, TimeStep
+from ..engine import environments
 from .playing import Watch
 
 FPS = 15  # Atari's own pace, with an action every fourth frame
@@ -26,8 +28,9 @@ def check_path(path: Path) -> None:
     UserError: it cannot.
   """
   if path.suffix != ".mp4":
-    raise UserError(f"--video {path}: the video is an MP4; write {path.with_suffix('.mp4')}.")
-  if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+    instead = path.parent / f"{path.stem.strip('.') or 'video'}.mp4"
+    raise UserError(f"--video {path}: the video is an MP4; write {instead}.")
+  if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
     raise UserError(f"--video {path}: cannot write there; choose a file in a folder that exists.")
 
 
@@ -53,12 +56,13 @@ def pool_of(
 ) -> Iterator[tuple[Environment, list[Watch]]]:
   """A pool of new environments, and who must watch it for the video at `path`, if one is wanted."""
   if path is None:
-    with contextlib.closing(env.make(tuple(seeds))) as pool:
+    with contextlib.closing(environments.make(env, tuple(seeds))) as pool:
       yield pool, []
     return
-  pool = drawable(env, f"video {path}").make_drawn(tuple(seeds))
-  with contextlib.closing(pool), contextlib.closing(Video(path, pool)) as video:
-    yield pool, [lambda timestep, _: video.add(timestep)]
+  pool = environments.make_drawn(drawable(env, f"video {path}"), tuple(seeds))
+  with contextlib.closing(pool), files.replacing(path) as new:
+    with contextlib.closing(Video(new, pool)) as video:
+      yield pool, [lambda timestep, _: video.add(timestep)]
 
 
 class Video:

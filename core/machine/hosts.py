@@ -88,6 +88,21 @@ def first_says(answer: bool) -> bool:
   return bool(gather([answer])[0, 0])
 
 
+def none_refused(refusal: UserError | None) -> None:
+  """Checks that the first process was not refused what it asked for, on behalf of all.
+
+  Args:
+    refusal: of this process, if it is the first.
+
+  Raises:
+    UserError: it was.
+  """
+  if first_says(refusal is not None):
+    if count() > 1:
+      jax.distributed.shutdown()  # as below
+    raise refusal or UserError("the first process of the job says why it cannot start.")
+
+
 def check_same(numbers: dict[str, int]) -> None:
   """Checks that all processes have the same numbers, 32 bits each, by what they are of.
 

@@ -11,16 +11,20 @@ import jax
 
 from ..api.errors import UserError
 from ..api.types import Device
+from . import process, variables
 
 M_ARENA_MAX = -8  # of mallopt
 ARENAS = 2
 
 
 def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
-  """Makes as many CPU devices as these name, before JAX starts; None names one for each core.
+  """Makes as many CPU devices as these name, and starts JAX; None names one for each core.
 
   With several learner devices on the CPU each computes in one thread: a shard a core is faster than
   all cores on one operation after another. What XLA_FLAGS already says stands.
+
+  Raises:
+    RunError: the environment asks JAX for what is not there.
   """
   if learners is None:
     learners = range(len(os.sched_getaffinity(0)))
@@ -32,6 +36,7 @@ def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
   if len(learners) > 1 and "xla_cpu_multi_thread_eigen" not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
   _keep_memory_together()
+  variables.start_jax()
 
 
 def _keep_memory_together() -> None:
@@ -76,7 +81,7 @@ def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Devi
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-  """Within it, Ctrl-C and SIGTERM ask the run to save and end; a second Ctrl-C ends it at once.
+  """Within it, Ctrl-C, SIGTERM and SIGHUP ask the run to save and end; a second Ctrl-C ends it.
 
   In a program that trains in a thread beside its main one, signals stay that program's affair.
 
@@ -86,20 +91,10 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
   if threading.current_thread() is not threading.main_thread():  # no other may handle signals
     yield lambda: False
     return
-  asked = False
-
-  def ask(number, frame):
-    nonlocal asked
-    if asked and number == signal.SIGINT:
-      signal.signal(number, signal.SIG_DFL)  # a third one does not wait for anything to be closed
-      raise KeyboardInterrupt
-    asked = True
-    # Not print: the signal may have come while stderr's buffer was being written.
-    os.write(2, f"\n{signal.Signals(number).name}: saving and stopping.\n".encode())
-
-  before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+  stop = process.Stop()
+  before = {number: signal.signal(number, stop) for number in process.heeded()}
   try:
-    yield lambda: asked
+    yield lambda: stop.asked
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)

@@ -16,10 +16,10 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ..api.errors import RunError
+from . import process
 
 _XLA = re.compile(rb"[EFW]\d{4} [\d:.]+ +\d+ (preemption_sync|coordination_service|client\.h)")
 _PR_SET_PDEATHSIG = 1
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 POLL = 0.05  # seconds between looks at the child
 
@@ -30,7 +30,7 @@ LOST = (
 
 
 def supervised(run: Callable[[], int]) -> int:
-  """Runs in a child process, which gets SIGINT and SIGTERM passed on, and dies with this one.
+  """Runs in a child process, which gets signals passed on, and dies with this one.
 
   Args:
     run: to its exit code; only then may it have imported JAX.
@@ -40,15 +40,17 @@ def supervised(run: Callable[[], int]) -> int:
   """
   reader, writer = os.pipe()
   parent = os.getpid()
-  signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # until they can be passed on
+  signal.pthread_sigmask(signal.SIG_BLOCK, process.SIGNALS)  # until they can be passed on
   child = os.fork()
   if child == 0:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    process.begin()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
     os.close(reader)
     _be_child(run, parent, writer)
   os.close(writer)
-  before = {number: signal.signal(number, lambda n, _: os.kill(child, n)) for number in _SIGNALS}
-  signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+  pass_on = lambda number, frame: os.kill(child, number)
+  before = {number: signal.signal(number, pass_on) for number in process.heeded()}
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
   lost = threading.Event()
   forwarding = threading.Thread(target=_forward, args=(reader, lost), daemon=True)
   forwarding.start()
@@ -78,7 +80,7 @@ def _be_child(run: Callable[[], int], parent: int, stderr: int) -> NoReturn:
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:
     os._exit(1)
-  sys.stdout = os.fdopen(os.dup(1), "w")
+  sys.stdout = process.output(os.dup(1), sys.stdout)
   os.dup2(stderr, 2)
   os.dup2(stderr, 1)  # what C++ prints is no result of ours
   os.close(stderr)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..api import checks
 from ..api.contracts import (
   RunInfo,
   TakesEvaluations,
@@ -26,6 +27,7 @@ from ..api.contracts import (
   Writer,
   WriterPlugin,
 )
+from ..api.errors import RunError
 from .episodes import Episode
 from .histograms import Histogram, is_finite
 
@@ -137,15 +139,17 @@ class Logger:
     except Exception as error:
       if kind is None:
         raise
-      # What ended the run matters more than what then befell its log.
-      _LOG.warning("the log could not be closed: %r", error)
+      # What ended the run matters more than what then befell its log; and of a full disk, say,
+      # which both failed for, one message is enough.
+      if not (kind is RunError and type(error) is RunError):
+        _LOG.warning("the log could not be closed: %r", error)
 
 
 class _Lane:
   """One writer, with the queue and the only thread that calls it."""
 
   def __init__(self, name: str, plugin: WriterPlugin, run: RunInfo) -> None:
-    self._open = functools.partial(plugin.open, run)
+    self._open = functools.partial(checks.opened, plugin, run)
     self._writer: Writer | None = self._open() if plugin.required else None
     self._name, self.required = name, plugin.required
     self._failure: Exception | None = None

@@ -8,13 +8,14 @@ WORKDIR/runs/<number>, is labelled with its settings, and those of equal setting
 import csv
 import logging
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..api import jsonl
+from ..api import files, jsonl
 from ..api.errors import UserError
 from ..api.types import BINS, Histogram
 from .histograms import rebinned
@@ -29,6 +30,9 @@ TITLES = {BETA: "log step size", "u": "effective step size", "metagrad_norm": "m
 STYLES = ("-", "--", ":", "-.")
 COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend of their own
 LEGEND = 95  # characters a row of that
+NAMED = 200  # lines in it, at most
+BESIDE = 60  # characters of a name that a legend among the curves has room for
+LONGEST = 80  # characters of a name in a picture
 _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
 
@@ -37,14 +41,43 @@ def plot(workdirs: Sequence[Path], out: Path) -> Path:
   """Draws the runs into the PNG `out`.
 
   Raises:
-    UserError: a workdir has no metrics yet, or `out` cannot be written.
+    UserError: a workdir has no metrics yet.
+    RunError: `out` cannot be written.
   """
   drawn = figure(holding(workdirs, "metrics.jsonl"))
-  try:
-    drawn.savefig(out, dpi=DPI, format="png")
-  except OSError as error:
-    raise UserError(f"cannot write the plot: {error}.") from error
+  save({out: drawn})
   return out
+
+
+def save(figures: Mapping[Path, Any]) -> None:
+  """Writes figures as PNGs; what Matplotlib warns of is told once, in one line.
+
+  Raises:
+    RunError: one cannot be written.
+  """
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for out, drawn in figures.items():
+      with files.whole(out, "wb") as file:
+        drawn.savefig(file, dpi=DPI, format="png")
+  said = {str(warning.message) for warning in caught}
+  if without := sorted(message for message in said if message.startswith("Glyph ")):
+    _LOG.warning("Matplotlib's font lacks characters, which are drawn as boxes: %s", without[0])
+  for message in sorted(said.difference(without)):
+    _LOG.warning("%s: %s", ", ".join(map(str, figures)), message)
+
+
+def shown(name: str, longest: int = LONGEST) -> str:
+  """A name as there is room for it in a picture: on one line, the middle left out if it is long."""
+  text = " ".join(name.encode("utf-8", "replace").decode().split())
+  return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-longest // 2 :]}"
+
+
+def legend(owner: Any, lines: Sequence[Any], names: Sequence[str], **look: Any) -> None:
+  """A legend that shows names as they are: a `$` begins no formula, a leading `_` hides no line."""
+  drawn = owner.legend(lines, [""] * len(lines), frameon=False, **look)
+  for text, name in zip(drawn.get_texts(), names, strict=True):
+    text.set(text=shown(name), parse_math=False)
 
 
 def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
@@ -64,7 +97,8 @@ def figure(workdirs: Sequence[Path]) -> Any:
   groups: dict[str, Runs] = {}
   for workdir, label in zip(workdirs, labels(workdirs), strict=True):
     groups.setdefault(label, []).append(_rows(workdir))
-  names = {key for runs in groups.values() for rows in runs for row in rows for key in row}
+  rows = [row for runs in groups.values() for rows in runs for row in rows]
+  names = {key for row in rows for key, value in row.items() if jsonl.is_number(value)}
   panels: dict[str, list[str]] = {}
   for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
     panels.setdefault(key.split("/")[1], []).append(key)
@@ -95,8 +129,8 @@ def _setting(workdir: Path) -> str:
   if points.is_file():
     settings = list(jsonl.read(points))[int(path.name)]
   elif table.is_file():
-    with table.open(newline="") as file:
-      row = next(row for row in csv.DictReader(file) if int(row["run"]) == int(path.name))
+    rows = csv.DictReader(files.read(table).splitlines())
+    row = next(row for row in rows if int(row["run"]) == int(path.name))
     settings = {name: float(value) for name, value in row.items() if "." in name}
   else:
     return ""
@@ -116,10 +150,7 @@ def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   One run is drawn as it is; several are interpolated onto the env steps that all of them reached.
   N is 0 if some run has no finite value of it, or they have no env steps in common.
   """
-  series = []
-  for rows in runs:
-    points = [(row["env_steps"], row[key]) for row in rows if row.get(key) is not None]
-    series.append(np.array(points, float).reshape(-1, 2))
+  series = [np.array(jsonl.series(rows, key), float).reshape(-1, 2) for rows in runs]
   if min(map(len, series)) == 0:
     return np.empty(0), np.empty(0), np.empty(0)
   if len(series) == 1:
@@ -129,7 +160,7 @@ def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   if end < begin:
     return np.empty(0), np.empty(0), np.empty(0)
   steps = np.linspace(begin, end, GRID)
-  values = np.stack([np.interp(steps, *s.T) for s in series])
+  values = np.stack([np.interp(steps, s[:, 0], s[:, 1]) for s in series])
   return steps, values.mean(0), values.std(0)
 
 
@@ -137,7 +168,7 @@ def _rows(workdir: Path) -> list[dict[str, Any]]:
   path = Path(workdir) / "metrics.jsonl"
   if not path.is_file():
     raise UserError(f"{path} does not exist: '{workdir}' is not the workdir of a training run.")
-  rows = list(jsonl.read(path))
+  rows = [row for row in jsonl.read(path) if jsonl.is_number(row.get("env_steps"))]
   if not rows:
     raise UserError(f"{path} has no rows: the run '{workdir}' has not logged anything yet.")
   return rows
@@ -147,8 +178,15 @@ def _histograms(workdir: Path) -> list[tuple[int, Histogram]]:
   """Env steps, and how the log step sizes were distributed then."""
   path = Path(workdir) / "histograms.jsonl"
   rows = jsonl.read(path) if path.is_file() else ()
-  of_beta = (row for row in rows if row["name"] == "beta")
-  return [(r["env_steps"], Histogram(*map(np.array, (r["counts"], r["edges"])))) for r in of_beta]
+  found = []
+  for row in rows:
+    counts, edges = row.get("counts"), row.get("edges")
+    if row.get("name") != "beta" or not isinstance(counts, list) or not isinstance(edges, list):
+      continue
+    numbers = all(map(jsonl.is_number, [row.get("env_steps"), *counts, *edges]))
+    if numbers and len(edges) == len(counts) + 1 and sum(counts) > 0:
+      found.append((row["env_steps"], Histogram(np.array(counts), np.array(edges))))
+  return found
 
 
 def _draw(
@@ -165,15 +203,19 @@ def _draw(
   page = Figure(figsize=(max(8.0, 4.0 * columns), 3.6 + 2.3 * below), layout="constrained")
   grid = page.add_gridspec(1 + below, columns, height_ratios=[1.5] + [1.0] * below)
   top = page.add_subplot(grid[0, :])
-  colours = _colours(len(groups))
-  for colour, (label, runs) in zip(colours, groups.items(), strict=True):
-    name = label if len(runs) == 1 else f"{label} ({len(runs)} seeds)"
-    _line(top, curve(runs, "episode_return"), color=colour, linewidth=1.8, label=name)
+  colours = line_colours(len(groups))
+  for colour, runs in zip(colours, groups.values(), strict=True):
+    _line(top, curve(runs, "episode_return"), color=colour, linewidth=1.8)
   top.set_title("Raw episode return, mean of the last 100 episodes", loc="left", fontsize=11)
-  if len(groups) <= COLOURS:
-    top.legend(frameon=False, fontsize=9)
+  if not any(map(len, _values(top))):
+    centre = {"transform": top.transAxes, "ha": "center", "va": "center"}
+    top.text(0.5, 0.5, "no episode has finished", color="grey", **centre)
+  seeds = [f" ({len(runs)} seeds)" if len(runs) > 1 else "" for runs in groups.values()]
+  names = [shown(label) + of for label, of in zip(groups, seeds, strict=True)]
+  if len(groups) <= COLOURS and max(map(len, names)) <= BESIDE:
+    legend(top, top.get_lines(), names, fontsize=9)
   else:
-    _legend_below(page, top)
+    _legend_below(page, top.get_lines(), names)
 
   told = False  # which line is which head, once
   for i, (title, keys) in enumerate(panels.items()):
@@ -181,17 +223,18 @@ def _draw(
     last = i == len(panels) - 1  # takes what is left of its row
     axes = page.add_subplot(grid[1 + row, slice(column, columns if last else column + 1)])
     axes.sharex(top)
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(shown(title), loc="left", fontsize=10, parse_math=False)
     axes.tick_params(labelsize=8)
     _heads(axes, groups, keys, colours)
     if keys == [BETA] and len(histograms) > 1:
       _density(axes, histograms)
-    if keys == ["metagrad_norm"]:
+    if keys == ["metagrad_norm"] and any((y > 0).any() for y in _values(axes)):
       axes.set_yscale("log", nonpositive="mask")
     else:
       axes.ticklabel_format(axis="y", useOffset=False)
     if len(keys) > 1 and not told:
-      axes.legend(handles=axes.get_lines()[: len(keys)], frameon=False, fontsize=8)
+      heads = [f"head {key.split('/')[-1]}" for key in keys]
+      legend(axes, axes.get_lines()[: len(keys)], heads, fontsize=8)
       told = True
 
   for axes in page.axes:
@@ -204,7 +247,7 @@ def _draw(
   return page
 
 
-def _colours(lines: int) -> list[Any]:
+def line_colours(lines: int) -> list[Any]:
   """One a line: told apart as well as can be, or where there are too many, in order."""
   from matplotlib import colormaps
 
@@ -213,13 +256,15 @@ def _colours(lines: int) -> list[Any]:
   return list(colormaps["viridis"](np.linspace(0, 0.95, lines)))
 
 
-def _legend_below(page: Any, axes: Any) -> None:
-  """A legend of many lines below all panels; the page grows by it."""
-  lines, names = axes.get_legend_handles_labels()
+def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None:
+  """A legend of many lines below all panels; the page grows by it, as far as a PNG can."""
+  if len(names) > NAMED:
+    _LOG.warning("the legend names the first %d of %d lines", NAMED, len(names))
+    lines, names = lines[:NAMED], names[:NAMED]
   columns = max(1, LEGEND // (6 + max(map(len, names))))
   width, height = page.get_size_inches()
   page.set_size_inches(width, height + 0.18 * -(-len(names) // columns))
-  page.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=8)
+  legend(page, lines, names, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequence[Any]) -> None:
@@ -227,11 +272,10 @@ def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequ
   for own, runs in zip(colours, groups.values(), strict=True):
     for j, key in enumerate(keys):
       colour, style = (f"C{j}", "-") if len(groups) == 1 else (own, STYLES[j % len(STYLES)])
-      head = f"head {key.split('/')[-1]}"
       steps, mean, deviation = curve(runs, key)
       if key == "metagrad_norm":  # mean - deviation may be negative: no band on a log scale
         deviation = np.zeros_like(mean)
-      look = {"color": colour, "linestyle": style, "linewidth": 1.3, "label": head}
+      look = {"color": colour, "linestyle": style, "linewidth": 1.3}
       _line(axes, (steps, mean, deviation), **look)
 
 
@@ -246,11 +290,17 @@ def _density(axes: Any, histograms: Sequence[tuple[int, Histogram]]) -> None:
 
 def _line(axes: Any, points: tuple[np.ndarray, np.ndarray, np.ndarray], **look: Any) -> None:
   steps, mean, deviation = points
-  axes.plot(steps, mean, **look)
+  alone = len(np.unique(steps)) == 1  # of which a line shows nothing
+  axes.plot(steps, mean, marker="o" if alone else None, markersize=4, **look)
   if deviation.any():
     axes.fill_between(
       steps, mean - deviation, mean + deviation, color=look["color"], alpha=0.18, linewidth=0
     )
+
+
+def _values(axes: Any) -> list[np.ndarray]:
+  """What its lines show."""
+  return [np.asarray(line.get_ydata()) for line in axes.get_lines()]
 
 
 def _natural(key: str) -> list[Any]:

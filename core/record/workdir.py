@@ -1,16 +1,20 @@
 """The files of one run: its configs, `restarts.jsonl`, logs and checkpoints."""
 
+import contextlib
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import config
-from ..api import jsonl, registry
+from ..api import files, jsonl, registry
 from ..api.errors import UserError
 from ..api.resuming import is_resumable
+from ..machine import hosts, lock
+from . import trust
 from .checkpoint import Checkpointer, Restored
 
 
@@ -20,7 +24,8 @@ def locate(text: str) -> tuple[Path, int | None]:
   PATH is a workdir, its `checkpoints`, or one of those.
   """
   name, at, step = text.rpartition("@")
-  path, number = (Path(name), int(step)) if at and step.isdecimal() else (Path(text), None)
+  of_step = at and step.isdecimal() and not os.path.isdir(text)  # a folder may have such a name
+  path, number = (Path(name), int(step)) if of_step else (Path(text), None)
   if number is None and path.name.isdecimal() and path.parent.name == "checkpoints":
     path, number = path.parent, int(path.name)
   return (path if path.name == "checkpoints" else path / "checkpoints"), number
@@ -39,8 +44,15 @@ def default(config: str, seed: int) -> Path:
 class Workdir:
   """The folder of one run; nothing is created before `create`."""
 
-  def __init__(self, path: Path):
+  def __init__(self, path: Path, trusted: bool = False):
+    """The folder.
+
+    Args:
+      path: where it is.
+      trusted: modules that lie in it may be imported, if its configuration says so.
+    """
     self.path = path
+    self._trusted = trusted
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
     self.videos = path / "videos"
@@ -49,13 +61,46 @@ class Workdir:
     self._restarts = path / "restarts.jsonl"
 
   def holds_run(self) -> bool:
-    return self._config.exists()
+    return os.path.exists(self._config)  # Path.exists raises where a folder may not be read
+
+  @contextlib.contextmanager
+  def alone(self) -> Iterator[Callable[[], None]]:
+    """Within it no other job trains here; makes the folder, and removes it if it stays empty.
+
+    Yields:
+      A function that raises RunError if another process has taken over.
+
+    Raises:
+      UserError: another process trains here, or the folder cannot be written.
+    """
+    still_alone, refusal = lambda: None, None
+    with contextlib.ExitStack() as stack:
+      if hosts.is_first():
+        try:
+          still_alone = self._locked(stack).check
+        except UserError as error:
+          refusal = error
+      hosts.none_refused(refusal)
+      yield still_alone
+
+  def _locked(self, stack: contextlib.ExitStack) -> lock.Lock:
+    """The lock of this folder, until the stack unwinds."""
+    missing = [p for p in (self.path, *self.path.parents) if not os.path.exists(p)]
+    for folder in reversed(missing):
+      stack.callback(_remove_if_empty, folder)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      advice = "wait until it has ended, or choose another folder."
+      return stack.enter_context(lock.alone(self.path / "train.lock", advice))
+    except OSError as error:
+      advice = "" if error.errno in files.FULL else " Choose another --workdir."
+      raise UserError(f"cannot write to {self.path}: {files.reason(error)}.{advice}") from error
 
   def load(self) -> config.Loaded:
     """The configuration of the run.
 
     Raises:
-      UserError: there is no run here.
+      UserError: there is no run here, or it wants code of the workdir to be run.
     """
     whole = self.path.absolute().parent.parent
     if not self.holds_run() and self.path.absolute() == whole / "runs" / self.path.name:
@@ -66,9 +111,14 @@ class Workdir:
         )
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
-    for start in jsonl.read(self._restarts) if self._restarts.exists() else ():
-      sys.path += [folder for folder in start.get("imports", ()) if folder not in sys.path]
-    return config.load(self._config)
+    starts = list(jsonl.read(self._restarts)) if self._restarts.exists() else []
+    known = [Path(folder) for start in starts for folder in start.get("imports", ())]
+
+    def importing(module: str, folders: Sequence[Path]) -> Sequence[Path]:
+      places = (*folders, *known)
+      return trust.admit(module, places, self.path, self._config, self._trusted)
+
+    return config.load(self._config, importing=importing)
 
   def check(self, loaded: config.Loaded, resume: bool) -> None:
     """Refuses to start over an earlier run, or to resume one of another configuration.
@@ -76,10 +126,9 @@ class Workdir:
     Raises:
       UserError: says which, and what to do.
     """
-    # os.path: Path.exists raises where a folder above may not be read.
-    parent = next(p for p in (self.path, *self.path.absolute().parents) if os.path.exists(p))
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-      raise UserError(f"cannot write to {parent}: choose another --workdir.")
+    kept = self.checkpoints
+    if os.path.lexists(kept) and not (os.path.isdir(kept) and os.access(kept, os.W_OK | os.X_OK)):
+      raise UserError(f"cannot write to {kept}: mend or remove it, or choose another --workdir.")
     if self.holds_run() and not resume:
       raise UserError(
         f"{self.path} holds a run already: add --resume to go on with it, or choose another "
@@ -104,12 +153,12 @@ class Workdir:
 
   def restarts(self) -> int:
     """How often the run has been started."""
-    return len(self._restarts.read_text().splitlines()) if self._restarts.exists() else 0
+    return len(files.read(self._restarts).splitlines()) if self._restarts.exists() else 0
 
   def env_seeds(self) -> set[int]:
     """The seeds of all environments that the run has been trained in."""
     starts = jsonl.read(self._restarts) if self._restarts.exists() else ()
-    return {s for start in starts for pools in start["env_seeds"] for p in pools for s in p}
+    return {seed for start in starts for seed in _integers(start.get("env_seeds"))}
 
   def create(
     self,
@@ -127,7 +176,7 @@ class Workdir:
       weights: the checkpoint that the first ones are from, if any.
 
     Raises:
-      UserError: the folder cannot be written.
+      RunError: they cannot be written.
     """
     imports = _folders(loaded.text)
     start = {
@@ -136,14 +185,14 @@ class Workdir:
       "imports": imports,
       "env_seeds": seeds,
     }
+    files.write(self.path / "operative_config.gin", loaded.operative)
+    files.write(self._config, loaded.text)
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      _replace(self.path / "operative_config.gin", loaded.operative)
-      _replace(self._config, loaded.text)
-      with self._restarts.open("a") as file:
-        file.write(json.dumps(start) + "\n")
+      torn = self._restarts.exists() and self._restarts.read_bytes()[-1:] not in (b"", b"\n")
+      with self._restarts.open("a", encoding="utf-8") as file:
+        file.write("\n" * torn + json.dumps(start) + "\n")
     except OSError as error:
-      raise UserError(f"cannot write to {self.path}: {error}. Choose another --workdir.") from error
+      raise files.cannot_write(self._restarts, error) from error
 
   def say_resumed(self, resume: bool, restored: Restored | None) -> None:
     """Tells the user where a resumed run goes on, and what was damaged."""
@@ -154,18 +203,27 @@ class Workdir:
       print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
 
 
+def _integers(nested: Any) -> Iterator[int]:
+  """Those in a list of lists of any depth."""
+  if isinstance(nested, list):
+    for item in nested:
+      yield from _integers(item)
+  elif isinstance(nested, int):
+    yield nested
+
+
 def _folders(text: str) -> list[str]:
   """Where the modules that a configuration imports lie."""
-  modules = [sys.modules[name] for name in re.findall(r"^import (\w+)", text, re.MULTILINE)]
+  modules = [
+    sys.modules[name] for name in re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
+  ]
   files = [Path(module.__file__) for module in modules if module.__file__]
   return [str(f.parents[1] if f.name == "__init__.py" else f.parent) for f in files]
 
 
-def _replace(path: Path, text: str) -> None:
-  """Writes a file whole or not at all."""
-  new = path.with_suffix(".new")
-  new.write_text(text)
-  new.replace(path)
+def _remove_if_empty(folder: Path) -> None:
+  with contextlib.suppress(OSError):
+    folder.rmdir()
 
 
 def identity(loaded: config.Loaded) -> dict[str, str]:

@@ -49,7 +49,10 @@ class Comparison(NamedTuple):
 
 
 def compare(
-  workdirs: Sequence[Path], at: int | None = None, evaluations: bool = False
+  workdirs: Sequence[Path],
+  at: int | None = None,
+  evaluations: bool = False,
+  trusted: bool = False,
 ) -> Comparison:
   """Reads and groups runs.
 
@@ -57,11 +60,12 @@ def compare(
     workdirs: of the runs.
     at: env steps at which to compare; None for the end of runs that are all of one length.
     evaluations: scores are those of `eval.jsonl`, not the returns of training.
+    trusted: modules in the workdirs may be imported.
 
   Raises:
     UserError: there is no run or no score, a run has not come so far, or runs do not fit together.
   """
-  runs = [_read(path, evaluations) for path in holding(workdirs, "config.gin")]
+  runs = [_read(path, evaluations, trusted) for path in holding(workdirs, "config.gin")]
   env_steps = np.linspace(*_range(runs, at), POINTS)
   agents = _agents(runs)
   tasks = _tasks(runs)
@@ -93,8 +97,8 @@ def compare(
   )
 
 
-def _read(path: Path, evaluations: bool) -> Run:
-  workdir = Workdir(path)
+def _read(path: Path, evaluations: bool, trusted: bool) -> Run:
+  workdir = Workdir(path, trusted)
   loaded = workdir.load()
   root: Train = loaded.root
   if isinstance(root.runtime, IndependentRuns):
@@ -103,11 +107,7 @@ def _read(path: Path, evaluations: bool) -> Run:
     )
   file, key = ("eval", "mean") if evaluations else ("metrics", "episode_return")
   rows = path / f"{file}.jsonl"
-  points = [
-    (row["env_steps"], row[key])
-    for row in (jsonl.read(rows) if rows.is_file() else ())
-    if row.get(key) is not None
-  ]
+  points = jsonl.series(jsonl.read(rows) if rows.is_file() else (), key)
   if not points:
     hint = "train with train.evaluation = @evaluation()" if evaluations else "let it go on"
     raise UserError(f"{rows} holds no score yet: {hint}, or leave the run out.")

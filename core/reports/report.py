@@ -4,6 +4,7 @@ import base64
 import datetime
 import html
 import json
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,11 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from ..api import files
 from ..api.errors import UserError
-from ..record.plotting import DPI
+from ..record.plotting import LEGEND, legend, line_colours, save, shown
 from .comparison import Comparison, compare
-from .statistics import AGGREGATES, Estimates, Statistics, statistics
+from .statistics import AGGREGATES, PAIR, Estimates, Statistics, statistics
 
+BESIDE = 28  # characters of a name that there is room for beside bars
+MOST_PAIRS = 500  # of agents in a picture: a PNG has 65,536 rows
+_LOG = logging.getLogger(__name__)
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0 }
@@ -30,6 +35,7 @@ def report(
   at: int | None = None,
   evaluations: bool = False,
   resamples: int = 2000,
+  trusted: bool = False,
 ) -> str:
   """Writes `index.html`, its figures and `report.json` into the folder `out`.
 
@@ -39,12 +45,14 @@ def report(
     at: env steps at which to compare; None for the end of runs that are all of one length.
     evaluations: scores are those of `eval.jsonl`, not the returns of training.
     resamples: of the bootstrap.
+    trusted: modules in the workdirs may be imported.
 
   Returns:
     The table of aggregates, for the terminal.
 
   Raises:
-    UserError: runs are missing or do not fit together, or `out` cannot be written.
+    UserError: runs are missing or do not fit together, or `out` is nothing to write to.
+    RunError: it cannot be written.
   """
   for name, value in (("at", at), ("resamples", resamples)):
     if value is not None and value < 1:
@@ -52,7 +60,7 @@ def report(
   existing = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
   if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
     raise UserError(f"cannot write to {existing}: choose another --out.")
-  comparison = compare(workdirs, at, evaluations)
+  comparison = compare(workdirs, at, evaluations, trusted)
   found = statistics(comparison.scores, comparison.curves, resamples)
   score = "normalised score" if comparison.normalised else "return"
   figures = {
@@ -60,17 +68,15 @@ def report(
     "profiles": _profiles(found, score),
     "efficiency": _efficiency(found, comparison, score),
   }
-  if found.improvement.point:
+  if len(found.improvement.point) > MOST_PAIRS:
+    _LOG.warning("improvement.png is left out: too many pairs; report.json has all of them")
+  elif found.improvement.point:
     figures["improvement"] = _improvement(found.improvement)
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    for name, figure in figures.items():
-      figure.savefig(out / f"{name}.png", dpi=DPI)
-    (out / "report.json").write_text(json.dumps(numbers(comparison, found), indent=1) + "\n")
-    page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
-    (out / "index.html").write_text(page, "utf-8")
-  except OSError as error:
-    raise UserError(f"cannot write the report: {error}.") from error
+  files.make_folder(out)
+  save({out / f"{name}.png": figure for name, figure in figures.items()})
+  files.write(out / "report.json", json.dumps(numbers(comparison, found), indent=1) + "\n")
+  page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
+  files.write(out / "index.html", page.encode("utf-8", "backslashreplace").decode())  # odd names
   return _text(aggregate_table(comparison, found))
 
 
@@ -175,10 +181,12 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 def _bars(axes: Any, names: Sequence[str], points: Sequence[float], intervals: Any) -> None:
   """A row an agent, the first on top: its interval as a bar, the estimate as a line in it."""
   axes.use_sticky_edges = False  # room beside the bars
+  colours = line_colours(len(names))
   for i, (point, (low, high)) in enumerate(zip(points, intervals, strict=True)):
-    axes.barh(i, high - low, left=low, height=0.6, color=f"C{i}", alpha=0.6)
+    axes.barh(i, high - low, left=low, height=0.6, color=colours[i], alpha=0.6)
     axes.vlines(point, i - 0.3, i + 0.3, color="black", linewidth=1.5)
-  axes.set_yticks(range(len(names)), names)
+  labels = [PAIR.join(shown(part, BESIDE) for part in name.split(PAIR)) for name in names]
+  axes.set_yticks(range(len(names)), labels, parse_math=False)
   axes.set_ylim(len(names) - 0.5, -0.5)
 
 
@@ -225,7 +233,13 @@ def _efficiency(found: Statistics, comparison: Comparison, score: str) -> Any:
 
 
 def _bands(axes: Any, x: np.ndarray, estimates: Estimates) -> None:
-  for i, (agent, point) in enumerate(estimates.point.items()):
-    axes.plot(x, point, color=f"C{i}", linewidth=1.8, label=agent)
-    axes.fill_between(x, *estimates.interval[agent], color=f"C{i}", alpha=0.18, linewidth=0)
-  axes.figure.legend(loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+  colours = line_colours(len(estimates.point))
+  for colour, (agent, point) in zip(colours, estimates.point.items(), strict=True):
+    axes.plot(x, point, color=colour, linewidth=1.8)
+    axes.fill_between(x, *estimates.interval[agent], color=colour, alpha=0.18, linewidth=0)
+  names = [shown(agent) for agent in estimates.point]
+  columns = max(1, min(4, LEGEND // (6 + max(map(len, names)))))
+  width, height = axes.figure.get_size_inches()
+  axes.figure.set_size_inches(width, height + 0.2 * (-(-len(names) // columns) - 1))
+  look = {"loc": "outside upper center", "ncols": columns, "fontsize": 9}
+  legend(axes.figure, axes.get_lines(), names, **look)

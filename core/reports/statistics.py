@@ -12,6 +12,7 @@ import numpy as np
 from ..api.errors import UserError
 
 THRESHOLDS = 101  # of performance profiles
+PAIR = " > "  # between the names of two agents
 
 
 class Estimates(NamedTuple):
@@ -67,7 +68,7 @@ def statistics(
   thresholds = np.linspace(low - 0.05 * (high - low), high, THRESHOLDS)  # profiles begin at 1
   names = list(scores)
   pairs = {
-    f"{a} > {b}": (scores[a], scores[b]) for i, a in enumerate(names) for b in names[i + 1 :]
+    f"{a}{PAIR}{b}": (scores[a], scores[b]) for i, a in enumerate(names) for b in names[i + 1 :]
   }
   return Statistics(
     estimates(scores, lambda x: np.array([f(x) for f in functions])),

@@ -18,7 +18,9 @@ from jax.sharding import PartitionSpec as P
 from ..agent.functions import Functions
 from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
+from ..api.timesteps import as_specified
 from ..api.types import Array, Device
+from ..engine.environments import functional
 from .iteration import Waited, first_run, iterate
 from .settings import Members, bind, check
 
@@ -105,6 +107,14 @@ class Runs:
     """
     return self._compiled(iterations, states, self._rows[1])
 
+  def trace(self, states: RunState, iterations: int) -> None:
+    """Traces what `advance` will run, so that what a plugin gives is known before files are left.
+
+    Raises:
+      UserError: a plugin gives what it must not.
+    """
+    jax.eval_shape(lambda *rows: self._compiled(iterations, *rows), states, self._rows[1])
+
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""
     return np.asarray(x)[: self.members.size]
@@ -114,12 +124,13 @@ class Runs:
 
   def _built(self, values: Mapping[str, Array]) -> tuple[Functions, FunctionalEnvironment]:
     agent, env = bind((self.members.agent, self._env), values)
-    return Functions(agent, env.spec, self.members.total_updates), env
+    return Functions(agent, env.spec, self.members.total_updates), functional(env)
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
     fns, env = self._built(values)
     env_key, *keys = jax.random.split(jax.random.key(seed), 4)
     env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self.members.num_envs))
+    timestep = as_specified(timestep, env.spec, jnp.asarray)
     return first_run(fns, tuple(keys), env_state, timestep, self.members.unroll_length)
 
   def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):

@@ -6,7 +6,7 @@ The loop that `core.loop` is to a single run.
 import csv
 import dataclasses
 import functools
-import io
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..agent.update import describe
+from ..agent.update import describe, suspects
+from ..api import checks, files
 from ..api.contracts import FunctionalEnvironment
-from ..api.errors import RunError, UserError, plugin_mistakes
+from ..api.errors import UserError, plugin_mistakes
 from ..api.online import RunState
+from ..api.ranges import LARGEST
 from ..api.types import Device, Episode, Histogram
 from ..engine.loop import Clock, Progress
 from ..experiment import IndependentRuns, Train
@@ -30,6 +32,8 @@ from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
 from .settings import Members, check
+
+_LOG = logging.getLogger(__name__)
 
 
 def varied(experiment: Train) -> tuple[Any, ...]:
@@ -54,6 +58,12 @@ def refuse(experiment: Train, runtime: IndependentRuns) -> None:
     raise UserError(
       "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
       "score the agent with selftune eval."
+    )
+  last = experiment.total_env_steps + experiment.steps_per_update
+  if last > LARGEST:
+    raise UserError(
+      f"train.total_env_steps = {experiment.total_env_steps}: each run of @runs() counts to "
+      f"{LARGEST:_}; write at most {LARGEST - experiment.steps_per_update:_}."
     )
   seeds, settings = runtime.grid(experiment.seed)
   with plugin_mistakes():
@@ -159,6 +169,8 @@ def run(
       if clock.time_to_save():
         save()
     save()
+  names = suspects(checks.who(experiment.env), experiment.agent)
+  warn_of_failures(names, runs.of_each(states.learner.failure))
   return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
@@ -190,22 +202,31 @@ def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
   }
 
 
+def warn_of_failures(names: Sequence[str], failures: np.ndarray) -> None:
+  """Warns of runs that diverged because of what a plugin gave.
+
+  Args:
+    names: of the `suspects`.
+    failures: of the runs, [R], as in LearnerState.
+  """
+  for cause, name in enumerate(names):
+    runs = np.flatnonzero(failures == cause)
+    if runs.size:
+      more = f" and {runs.size - 5} more" if runs.size > 5 else ""
+      listed = ", ".join(map(str, runs[:5]))
+      _LOG.warning("'%s' was not finite: it ended run %s%s.", name, listed, more)
+
+
 def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
   """Writes what each run is and how far it came, whole or not at all.
 
   Raises:
     RunError: it cannot be written.
   """
-  text = io.StringIO()
-  rows = csv.writer(text, lineterminator="\n")
-  rows.writerow(["run", "seed", *runs.members.settings, "episodes", "env_steps", "diverged"])
-  ended = (states.finished, states.env_steps, states.learner.failure >= 0)
-  columns = (runs.members.seeds, *runs.members.settings.values(), *map(runs.of_each, ended))
-  for number, values in enumerate(zip(*columns, strict=True)):
-    rows.writerow([number, *(np.asarray(value).item() for value in values)])
-  new = path.with_suffix(".new")
-  try:
-    new.write_text(text.getvalue())
-    new.replace(path)
-  except OSError as error:
-    raise RunError(f"cannot write {path}: {error.strerror}.") from error
+  with files.whole(path) as file:
+    rows = csv.writer(file, lineterminator="\n")
+    rows.writerow(["run", "seed", *runs.members.settings, "episodes", "env_steps", "diverged"])
+    ended = (states.finished, states.env_steps, states.learner.failure >= 0)
+    columns = (runs.members.seeds, *runs.members.settings.values(), *map(runs.of_each, ended))
+    for number, values in enumerate(zip(*columns, strict=True)):
+      rows.writerow([number, *(np.asarray(value).item() for value in values)])

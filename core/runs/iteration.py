@@ -10,6 +10,7 @@ from ..agent.functions import Functions
 from ..agent.update import first_state, guarded_step, trajectory_shapes
 from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, RunState, count
+from ..api.timesteps import as_specified
 from ..api.types import ActorParams, Array, PyTree, TimeStep, Trajectory
 
 
@@ -83,6 +84,7 @@ def iterate(
   def step(state: RunState, t: Array):
     sample, mu, core_state = act(fns, actor, state, t)
     env_state, timestep = jax.vmap(env.step)(state.env, fns.distribution.to_action(sample))
+    timestep = as_specified(timestep, env.spec, jnp.asarray)
     state, ends = count(state, timestep)
     state = state._replace(env=env_state, timestep=timestep, core_state=core_state)
     return state, ((timestep, sample, mu), ends)

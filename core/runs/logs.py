@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ..api import checks
 from ..api.contracts import RunInfo, TakesHistograms, Writer, WriterPlugin
 from ..api.online import RunState
 from ..api.registry import name_of
@@ -101,7 +102,7 @@ class _EveryRun:
     for number, info in enumerate(self._infos):
       if key(number) in run.ids:
         info.ids[name_of(self._plugin)] = run.ids[key(number)]
-      self._writers.append(self._plugin.open(info))
+      self._writers.append(checks.opened(self._plugin, info))
       run.ids.update({key(number): id for id in info.ids.values()})
     return self
 

@@ -17,7 +17,9 @@ from ..agent.functions import Functions
 from ..agent.update import guarded_step
 from ..api.contracts import EnvPlugin
 from ..api.online import Ends, RunState, count, unless_ended
+from ..api.timesteps import as_specified
 from ..api.types import Array, Device, PyTree, TimeStep
+from ..engine import environments
 from ..machine.seeding import env_seeds
 from .device import AXIS
 from .iteration import Waited, act, actor_params, first_run, trajectory
@@ -54,7 +56,7 @@ class PoolRuns:
     )
     self._lead = (members.size, members.num_envs)
     self.waited = Waited()
-    self._pool = env.make(self.env_seeds)
+    self._pool = environments.make(env, self.env_seeds)
     used = max(n for n in range(1, len(devices) + 1) if members.size % n == 0)
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
     settings = {name: np.asarray(x, np.float32) for name, x in members.settings.items()}
@@ -111,6 +113,24 @@ class PoolRuns:
     self.waited = Waited(env_wait / iterations, act_time / iterations)
     return states, jax.tree.map(lambda *x: np.concatenate(x, axis=1), *ended)
 
+  def trace(self, states: RunState, iterations: int) -> None:
+    """Traces what learns, so that what a plugin gives is known before files are left.
+
+    Raises:
+      UserError: a plugin gives what it must not.
+    """
+    del iterations  # each is the same compiled program
+    many = lambda x: jnp.stack([x] * self.members.unroll_length)
+
+    def learn(states: RunState) -> RunState:
+      sample, mu, core_state, _ = self._act(
+        states, states.timestep, states.core_state, self._values, jnp.int32(0)
+      )
+      seen = jax.tree.map(many, (states.timestep, sample, mu))
+      return self._learn(self._values, states, *seen, core_state)
+
+    jax.eval_shape(learn, states)
+
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, on the host: [R, ...]."""
     return np.asarray(x)
@@ -123,6 +143,7 @@ class PoolRuns:
 
   def _rows(self, timestep: TimeStep) -> TimeStep:
     """[R * B, ...] of the pool as [R, B, ...] on the devices."""
+    timestep = as_specified(timestep, self._pool.spec)
     return self._on_devices(
       jax.tree.map(lambda x: np.reshape(x, self._lead + np.shape(x)[1:]), timestep)
     )

@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from ..api.errors import shortened
 from .file import Outcome, Sweep, bindings
 from .results import ranked
 
@@ -21,7 +22,7 @@ class Bar:
       BarColumn(),
       MofNCompleteColumn(),
       TimeElapsedColumn(),
-      TextColumn("{task.description}"),
+      TextColumn("{task.description}", markup=False),
       console=Console(stderr=True),
       disable=not sys.stderr.isatty(),
     )
@@ -46,10 +47,11 @@ class Bar:
 
   def ended(self, number: int, outcome: Outcome, log: Path) -> None:
     """A line about a point that has ended."""
-    what = f"point {number} ({', '.join(bindings(outcome.point))}) {outcome.status}"
+    what = f"point {number} ({shortened(', '.join(bindings(outcome.point)))}) {outcome.status}"
     if outcome.status == "failed":
-      lines = log.read_text(errors="replace").strip().splitlines()
-      what += f": {lines[-1] if lines else 'it said nothing'} (all of it: {log})"
+      lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
+      said = [line.removeprefix("selftune: ") for line in lines if line.strip()]
+      what += f": {shortened(said[-1]) if said else 'it said nothing'} (all of it: {log})"
     elif outcome.metric is not None:
       what += f": {self._sweep.metric} {outcome.metric:.4g}"
     self._bar.console.print(f"selftune: {what}", markup=False, highlight=False, soft_wrap=True)

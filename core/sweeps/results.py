@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..api import files
+from ..record.plotting import legend, save
 from .file import Outcome, Sweep
 
 STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
@@ -28,15 +30,13 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
     [numbers[id(o)], *o.point.values(), o.metric, o.status, o.env_steps, round(o.seconds, 1)]
     for o in ordered
   ]
-  new = out / "sweep.csv.new"
-  with new.open("w", newline="") as file:
+  with files.whole(out / "sweep.csv") as file:
     csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-  new.replace(out / "sweep.csv")
   table = Table(*columns, box=None)
   for row in rows:
     table.add_row(*(_short(value) for value in row))
-  Console(width=None if sys.stdout.isatty() else WIDTH).print(table)
-  draw(sweep, outcomes).savefig(out / "sweep.png", dpi=120)
+  Console(width=None if sys.stdout.isatty() else WIDTH, markup=False).print(table)
+  save({out / "sweep.png": draw(sweep, outcomes)})
   print(f"{out / 'sweep'}.csv and .png")
 
 
@@ -70,21 +70,23 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
     for value in values[others[0]] if lines else [None]:
       group = [o for o in ended if not lines or o.point[others[0]] == value]
       group.sort(key=lambda o: values[name].index(o.point[name]))
-      label = f"{others[0]} = {_short(value)}" if lines else None
       style = "o-" if lines or not others else "o"
       x = [o.point[name] if _numeric(values[name]) else str(o.point[name]) for o in group]
-      axes.plot(x, [o.metric for o in group], style, label=label, markersize=4)
+      axes.plot(x, [o.metric for o in group], style, markersize=4)
     if _numeric(values[name]) and 0 < values[name][0] * WIDE <= values[name][-1]:
       axes.set_xscale("log")
       ticks = values[name][:: math.ceil(len(values[name]) / TICKS)]
       axes.set_xticks(ticks, [_short(tick) for tick in ticks], rotation=30)
       axes.minorticks_off()
-    axes.set_xlabel(name)
+    axes.set_xlabel(name, parse_math=False)
+    for text in axes.get_xticklabels():
+      text.set_parse_math(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if lines:
-      axes.legend(frameon=False, fontsize=7)
-  panels[0].set_ylabel(sweep.metric)
+      told = [f"{others[0]} = {_short(value)}" for value in values[others[0]]]
+      legend(axes, axes.get_lines(), told, fontsize=7)
+  panels[0].set_ylabel(sweep.metric, parse_math=False)
   return page
 
 

@@ -6,9 +6,9 @@ all points are one compiled program, whose own workdir is OUT.
 """
 
 import contextlib
-import fcntl
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,11 +17,11 @@ from typing import Any
 
 from .. import config
 from .. import train as training
-from ..api import jsonl
-from ..api.errors import UserError
+from ..api import files, jsonl
+from ..api.errors import UserError, shortened
 from ..api.registry import name_of
 from ..experiment import IndependentRuns
-from ..machine import platform
+from ..machine import lock, platform
 from ..record.workdir import Workdir
 from ..runs import settings
 from ..runs.independent import varied
@@ -32,6 +32,7 @@ from .file import Outcome, Point, Points, Sweep, bindings, read
 from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
 
 POLL = 0.2  # seconds between looks at the processes
+MANY = 500  # points, whose configurations take some seconds to read
 
 
 def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str = "auto") -> bool:
@@ -47,7 +48,9 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     Whether every point has been trained: not where one failed, or a signal stopped the sweep.
 
   Raises:
-    UserError: a mistake in any of these, or in the first point; nothing was created then.
+    UserError: a mistake in any of these, or in a point, but for those that `bayes` has yet to
+      choose; nothing was created then.
+    RunError: Ray is not to be had.
   """
   if workers is not None and workers < 1:
     raise UserError(f"--workers {workers} must be at least 1.")
@@ -55,26 +58,23 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     import_ray()
   found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
-  first = Points(found).next()
-  if first is None:
-    raise UserError(f"{found.path} has no point.")
-  root = config.load(found.experiment, (*found.bindings, *bindings(first))).root
-  out.mkdir(parents=True, exist_ok=True)
+  _check_out(out)
+  root = _check(found, Points(found).further())
+  ray = Ray(workers) if launcher == "ray" else None
   with _alone(out) as lock:
     _same(found, out)
     points = Points(found, out / "points.jsonl")
-    bayes = found.config["method"] == "bayes"
-    while not bayes and (point := points.next()) is not None:
-      points.add(point)
+    if not found.bayes:
+      points.add(points.further())
     if found.config.get("early_terminate"):
       _say("early_terminate is for W&B's agents: here every point runs to its end.")
-    why_not = apart_because(root, points.asked, bayes, launcher)
+    why_not = apart_because(root, points.asked, found.bayes, launcher)
     if why_not is None:
       _say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
       stopped = _together(found, root, points.asked, out)
       outcomes = _outcomes(found, out, points.asked)
     else:
-      runner: Launcher = Ray(workers) if launcher == "ray" else Processes(workers, lock)
+      runner: Launcher = ray or Processes(workers, lock)
       _say(f"a process a point, {runner.workers} at a time, because {why_not}.")
       outcomes, stopped = _apart(found, points, out, runner)
     if stopped:
@@ -82,6 +82,33 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
       return False
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
+
+
+def _check_out(out: Path) -> None:
+  """Refuses a folder that cannot be written, by the one above it where it is not there yet."""
+  # os.path: Path.exists raises where a folder above may not be read.
+  parent = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
+  if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+    raise UserError(f"--out {out}: cannot write to {parent}; choose another folder.")
+
+
+def _check(found: Sweep, points: Sequence[Point]) -> Any:
+  """Loads every point's configuration, as training will; returns the experiment of the first.
+
+  Raises:
+    UserError: names the first point that cannot be loaded, and why.
+  """
+  if not points:
+    raise UserError(f"{found.path} has no point.")
+  if len(points) > MANY:
+    _say(f"reading the configurations of {len(points):,} points.")
+  roots = []
+  for number, point in enumerate(points):
+    try:
+      roots.append(config.load(found.experiment, (*found.bindings, *bindings(point))).root)
+    except UserError as error:
+      raise UserError(f"{found.path}: point {number}: {shortened(str(error))}") from error
+  return roots[0]
 
 
 def apart_because(
@@ -113,7 +140,7 @@ def apart_because(
 
 
 def _number(value: Any) -> float | None:
-  """The value as a number; YAML takes 1e-4, which has no point, for text."""
+  """The value as a number, also of text that gin reads as one."""
   try:
     return None if isinstance(value, bool) else float(value)
   except (TypeError, ValueError):
@@ -137,28 +164,24 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
   if not training.finish(found.experiment, (*found.bindings, *more), out):
     return True
   for number in range(len(points)):
-    Workdir(folder(out, number)).done.touch()
+    files.write(Workdir(folder(out, number)).done, "")
   return False
 
 
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
   """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
-  bayes = found.config["method"] == "bayes"
   outcomes = _outcomes(found, out, points.asked)
   waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
   running: dict[int, Job] = {}
 
   def next_number() -> int | None:
-    if waiting or not bayes:
-      return waiting.pop(0) if waiting else None
-    point = points.next(outcomes)
-    if point is None:
-      return None
-    points.add(point)
-    outcomes.append(Outcome(point, "pending"))
-    return len(outcomes) - 1
+    if not waiting and found.bayes and (new := points.further(outcomes)):
+      points.add(new)
+      waiting.append(len(outcomes))
+      outcomes.append(Outcome(new[0], "pending"))
+    return waiting.pop(0) if waiting else None
 
-  total = found.count if bayes and found.count else len(outcomes)
+  total = found.count if found.bayes and found.count else len(outcomes)
   with platform.stop_signals() as stopping, Bar(found, total) as bar:
     more = True
     while (more or running) and not stopping():
@@ -200,7 +223,7 @@ def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
   path = workdir / "metrics.jsonl"
   last: dict[str, Any] = {}
   for row in jsonl.read(path) if path.exists() else ():
-    last |= {name: value for name, value in row.items() if value is not None}
+    last |= {name: value for name, value in row.items() if jsonl.is_number(value)}
   status = "diverged" if last.get("runs/diverged") else "finished"
   return Outcome(
     point, status, last.get(found.metric), last.get("env_steps", 0), last.get("wall_time", 0.0)
@@ -212,18 +235,20 @@ def _alone(out: Path) -> Iterator[int]:
   """Within it no other sweep works in `out`; yields the file descriptor that holds the lock.
 
   The processes of a killed sweep hold it too, until they have saved and ended.
+
+  Raises:
+    UserError: another one does, or the folder cannot be written.
   """
-  with (out / "lock").open("w") as file:
-    deadline = time.monotonic() + GRACE
-    while True:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        break
-      except BlockingIOError:
-        if time.monotonic() > deadline:
-          raise UserError(f"another sweep works in {out}: choose another --out.") from None
-        time.sleep(POLL)
-    yield file.fileno()
+  with contextlib.ExitStack() as stack:
+    try:
+      out.mkdir(parents=True, exist_ok=True)
+      advice = "another sweep, or points of one that was killed; choose another --out."
+      held = stack.enter_context(lock.alone(out / "lock", advice, GRACE, keep=True))
+    except OSError as error:
+      raise UserError(
+        f"cannot write to {out}: {files.reason(error)}. Choose another --out."
+      ) from error
+    yield held.descriptor
 
 
 def _same(found: Sweep, out: Path) -> None:
@@ -231,9 +256,9 @@ def _same(found: Sweep, out: Path) -> None:
   path = out / "sweep.json"
   mine = {k: found.config[k] for k in ("method", "parameters", "command")}
   text = json.dumps(mine, sort_keys=True, default=str)
-  if path.exists() and path.read_text() != text:
+  if path.exists() and files.read(path) != text:
     raise UserError(f"{out} holds another sweep than {found.path}: choose another --out.")
-  path.write_text(text)
+  files.write(path, text)
 
 
 def _say(message: str) -> None:

@@ -16,7 +16,7 @@ class ReturnsCsv:
   required: ClassVar[bool] = False  # if it fails, the run warns once and goes on
 
   def open(self, run: RunInfo) -> "File":
-    file = Path(run.workdir, "returns.csv").open("a" if run.resumed_at else "w")
+    file = Path(run.workdir, "returns.csv").open("a" if run.resumed_at else "w", encoding="utf-8")
     return File(file)
 
 

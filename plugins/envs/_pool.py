@@ -15,6 +15,7 @@ import numpy as np
 from dm_env import specs
 
 from ...core.api import Array, EnvSpec, TimeStep, UserError
+from ._limit import Limited
 
 Info = Mapping[str, np.ndarray]  # EnvPool's extra outputs, [B] each
 Observe = Callable[[Any], Array]  # EnvPool's observation -> [B, *spec.observation.shape]
@@ -92,6 +93,8 @@ class Pool:
     observe: turns EnvPool's observation into a fresh or never reused array [B, ...].
     discount: the discount of rows that are not FIRST.
     episode_length: steps of every episode if these are all the same, else None.
+    limit: steps after which an episode is cut, of a task whose observation is one array; None
+      leaves that to EnvPool.
     num_threads: threads that step; None for one a CPU, at most one an environment.
     options: EnvPool's own, by name; with `DRAWN` among them `draw` works.
     draw: draws what EnvPool itself does not.
@@ -106,6 +109,7 @@ class Pool:
     observe: Observe,
     discount: Discount = until_terminated,
     episode_length: int | None = None,
+    limit: int | None = None,
     num_threads: int | None = None,
     options: Mapping[str, Any],
     draw: Draw | None = None,
@@ -117,19 +121,23 @@ class Pool:
     self._seeds = seeds
     self._task, self._draw = task, draw
     # Only the gymnasium type tells time limits from terminations.
-    self._pool = envpool().make(
+    longer = {} if limit is None else {"max_episode_steps": limit + 1}
+    self._pool: Any = envpool().make(
       task,
       "gymnasium",
       num_envs=self.num_envs,
       seed=list(seeds),
-      num_threads=num_threads or min(self.num_envs, os.cpu_count() or 1),
+      num_threads=min(self.num_envs, num_threads or os.cpu_count() or 1),  # more would idle
       **options,
+      **longer,
     )
     self.spec = EnvSpec(observation, self._pool.spec.action_spec())
     with warnings.catch_warnings():
       # Built once, on first use: Gymnasium warns that EnvPool writes float32 bounds as float64.
       warnings.filterwarnings("ignore", ".*precision lowered", UserWarning)
       _ = self._pool.observation_space
+    if limit is not None:
+      self._pool = Limited(self._pool, limit)
 
   def reset(self, stagger: bool = False) -> TimeStep:
     raw, self._info = self._pool.reset()

@@ -6,14 +6,13 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ...core.api import Array, DrawnEnvironment, TimeStep, UserError
+from ...core.api import Array, DrawnEnvironment, TimeStep, UserError, python
 from . import _pool
 
 _PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"  # Debian's and Ubuntu's; draws on the CPU
@@ -91,7 +90,11 @@ def _failure(task: str, options: tuple[tuple[str, Any], ...]) -> str:
   )
   try:
     probe = subprocess.run(
-      [sys.executable, "-c", draw], capture_output=True, text=True, timeout=_PROBE_SECONDS
+      python(draw),
+      capture_output=True,
+      encoding="utf-8",
+      errors="replace",
+      timeout=_PROBE_SECONDS,
     )
   except subprocess.TimeoutExpired:
     return f"no frame within {_PROBE_SECONDS} seconds"

@@ -6,7 +6,9 @@ import math
 import multiprocessing
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -18,11 +20,13 @@ from ._rwrl_block import EPISODE, Block, observation_size, run
 from ._rwrl_settings import Challenges, domains
 
 _WORKER_MODULES = [f"{__package__}._rwrl_block", f"{__package__}._rwrl_physics"]
+_LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")  # bytes
 _WORKER_VARIABLES = {
   "OMP_NUM_THREADS": "1",  # one process a core: NumPy's own threads would only compete
   "OPENBLAS_NUM_THREADS": "1",
   "MKL_NUM_THREADS": "1",
   "MUJOCO_GL": "disable",  # nothing is drawn
+  "PYTHONSAFEPATH": "1",  # a file of the user's in the current folder is not taken for a library
 }
 
 
@@ -33,7 +37,8 @@ class Pool:
   with `close`, and by themselves when this process is gone.
 
   Raises:
-    RunError: from `reset`, `send` and `recv`: a worker died or failed. The others are ended.
+    RunError: workers cannot be started; from `reset`, `send` and `recv`: one died or failed. The
+      others are ended.
   """
 
   def __init__(
@@ -56,10 +61,13 @@ class Pool:
       functools.partial(Block, domain, challenges, block, self._rows, i * EPISODE // n)
       for i, block in enumerate(blocks)
     ]
-    with _variables(_WORKER_VARIABLES):
-      self._blocks = async_vector_env.AsyncVectorEnv(
-        make, copy=False, context="forkserver", worker=run
-      )
+    try:
+      with _variables(_WORKER_VARIABLES), _deaf(), _short_paths():
+        self._blocks = async_vector_env.AsyncVectorEnv(
+          make, copy=False, context="forkserver", worker=run
+        )
+    except OSError as error:
+      raise RunError(f"the workers of rwrl cannot be started: {error}.") from error
     self.pids = [process.pid for process in self._blocks.processes]
     self._ended = np.zeros(n, bool)
 
@@ -114,10 +122,41 @@ class Pool:
         pipe.close()
 
 
+@contextlib.contextmanager
+def _short_paths() -> Iterator[None]:
+  """Within it temporary files are in /tmp, if TMPDIR is too long for the paths of sockets.
+
+  `multiprocessing` makes a folder for its sockets when it starts its first server, and keeps it.
+  """
+  before = tempfile.gettempdir()
+  if len(os.fsencode(before)) > _LONGEST_TMPDIR:
+    tempfile.tempdir = "/tmp"
+  try:
+    yield
+  finally:
+    tempfile.tempdir = before
+
+
 def _fate(exitcode: int) -> str:
   if exitcode >= 0:
     return f"exited with code {exitcode}"
   return f"was killed by {signal.Signals(-exitcode).name} (out of memory?)"
+
+
+@contextlib.contextmanager
+def _deaf() -> Iterator[None]:
+  """Within it, processes are started that a terminal or scheduler cannot end along with this one.
+
+  This one is told too, saves, and ends the workers; multiprocessing's own end when it is gone.
+  """
+  numbers = (signal.SIGTERM, signal.SIGHUP)
+  before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+  try:
+    resource_tracker.ensure_running()  # where it starts it lets SIGTERM through again
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    yield
+  finally:
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -73,7 +73,7 @@ class Atari:
       seeds,
       observation=specs.Array((84, 84, 4), np.uint8),
       observe=_pool.channels_last,
-      discount=_until_life_lost if on_life_loss else _pool.until_terminated,
+      discount=_until_life_lost if on_life_loss else _until_game_over,
       num_threads=self.num_threads,
       options={
         **_PROTOCOLS[self.protocol],
@@ -90,9 +90,16 @@ class Atari:
     )
 
 
+def _until_game_over(
+  terminated: np.ndarray, info_tm1: _pool.Info, info_t: _pool.Info
+) -> np.ndarray:
+  """d_t = 0 if the game is over, on the last step of the time limit too, else 1."""
+  return _pool.until_terminated(terminated | info_t["terminated"].astype(bool), info_tm1, info_t)
+
+
 def _until_life_lost(
   terminated: np.ndarray, info_tm1: _pool.Info, info_t: _pool.Info
 ) -> np.ndarray:
   """d_t = 0 if the game is over or a life was lost, else 1."""
   lost = info_t["lives"] < info_tm1["lives"]
-  return _pool.until_terminated(terminated | lost, info_tm1, info_t)
+  return _until_game_over(terminated | lost, info_tm1, info_t)

@@ -80,9 +80,13 @@ def _observe(state: State, timestep: TimeStep, noise: Array) -> TimeStep:
 
 def _noise(key: Array, size: int) -> tuple[Array, Array]:
   """The next key, and `size` fair bits as float32: one call of the generator gives all of it."""
-  words = jax.random.bits(key, (2 + -(-size // 32),), jnp.uint32)
-  bits = words[2:, None] >> jnp.arange(32, dtype=jnp.uint32)[None] & 1
-  return jax.random.wrap_key_data(words[:2]), bits.reshape(-1)[:size].astype(jnp.float32)
+  kind = jax.random.key_impl(key)
+  (own,) = jax.random.key_data(key).shape  # words of a key: 2 of threefry's, 4 of rbg's
+  words = jax.random.bits(key, (own + -(-size // 32),), jnp.uint32)
+  bits = words[own:, None] >> jnp.arange(32, dtype=jnp.uint32)[None] & 1
+  return jax.random.wrap_key_data(words[:own], impl=kind), bits.reshape(-1)[:size].astype(
+    jnp.float32
+  )
 
 
 def _flip(state: State, drift: Array | float) -> State:

@@ -36,15 +36,17 @@ class EnvPool:
   Real-valued observations are float32 and images uint8, as they come. Integers (the state of
   FrozenLake, the three numbers of Blackjack) become one-hot float32 vectors, concatenated.
 
-  `max_episode_steps` is the time limit, None for the task's own; `options` are EnvPool's for the
-  task, such as {'height': 20, 'width': 10} of Catch; `num_threads` is None for one a CPU.
+  `max_episode_steps` is the time limit, None for the task's own. What the limit cuts is truncated;
+  an episode that ends on the last step that it allows has ended, with discount 0. `options` are
+  EnvPool's for the task, such as {'height': 20, 'width': 10} of Catch; `num_threads` is None for
+  one a CPU.
 
   Raises:
     UserError: no such task, or no such option or value of an option.
   """
 
   task: str = "Catch-v0"
-  max_episode_steps: int | None = None
+  max_episode_steps: Count | None = None
   num_threads: Count | None = resumable(None)
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -87,12 +89,14 @@ class EnvPool:
         "ignore one; leave it None."
       )
 
-  def _config(self) -> dict[str, Any]:
-    limit = self.max_episode_steps
-    return {**self.options, **({} if limit is None else {"max_episode_steps": limit})}
+  def _limit(self) -> int | None:
+    """The time limit, if there is one."""
+    default = _pool.envpool().make_spec(self.task).config.max_episode_steps
+    limit = default if self.max_episode_steps is None else self.max_episode_steps
+    return None if limit >= _UNLIMITED else limit
 
   def _raw_observation(self) -> specs.Array:
-    return _pool.envpool().make_spec(self.task, **self._config()).observation_spec().obs
+    return _pool.envpool().make_spec(self.task, **self.options).observation_spec().obs
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
     return self._make(seeds, {})
@@ -110,8 +114,9 @@ class EnvPool:
       seeds,
       observation=observation,
       observe=observe,
+      limit=self._limit(),
       num_threads=self.num_threads,
-      options={**self._config(), **drawn},
+      options={**self.options, **drawn},
       draw=draw,
     )
 

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 
 from ...core.api import Array, CorrectorInputs, Scalar, Targets
 
+MAX_TRACE = 1e6  # bound on a product of trace coefficients; those on policy are below 1
+
 
 def corrected_targets(
   x: CorrectorInputs, gamma: Scalar, lambda_: Scalar, rho: Array, c: Array
@@ -15,6 +17,10 @@ def corrected_targets(
       e_t     = m_{t+1} (delta_t + gamma d_{t+1} lambda c_t e_{t+1}),  e_T = 0
       v_t     = V(x_t) + e_t,  v_T = V(x_T)
       adv_t   = rho_t (r_{t+1} + gamma d_{t+1} v_{t+1} - V(x_t))
+
+  Ratios are capped one by one, but a product of forty is infinite in float32 if they are 81 each.
+  So where a product of consecutive coefficients gamma d lambda c would exceed `MAX_TRACE`, its
+  first factor is less, by that much; any other is what it was, to the bit.
 
   Args:
     x: one head's inputs, [T, B] and values [T+1, B].
@@ -30,14 +36,16 @@ def corrected_targets(
   value_tm1, value_t = x.value[:-1], x.value[1:]
   delta = rho * (x.reward + discount * value_t - value_tm1)
 
-  def backward(error, inputs):
+  def backward(carry, inputs):
+    error, greatest = carry  # of the products that begin at t + 1, the empty one too
     delta, trace, mask = inputs
+    trace = jnp.minimum(trace, MAX_TRACE / greatest)
     error = mask * (delta + trace * error)
-    return error, error
+    return (error, jnp.maximum(mask * trace * greatest, 1)), error
 
-  _, errors = jax.lax.scan(
-    backward, jnp.zeros_like(delta[0]), (delta, discount * lambda_ * c, x.mask), reverse=True
-  )
+  none = jnp.zeros_like(delta[0])
+  traces = discount * lambda_ * c
+  _, errors = jax.lax.scan(backward, (none, none + 1), (delta, traces, x.mask), reverse=True)
   target = value_tm1 + errors
   target_t = jnp.concatenate([target[1:], x.value[-1:]])
   return Targets(target, rho * (x.reward + discount * target_t - value_tm1))

@@ -31,11 +31,16 @@ from ...core.api import (
   RunState,
   ScalarTuner,
   TimeStep,
+  as_specified,
+  checks,
   count,
+  first_failure,
+  not_finite,
   unless_ended,
 )
 from ._online import Settings, clipped, continues
 
+METRICS = ("delta", "param_norm")  # of `AcLambda.step`
 STEPS = 16  # T: writing out costs more with every step, reading the memory less with each
 
 
@@ -145,6 +150,7 @@ def step(
   phi = products(span, span.sums, span.shared)
   sample = fns.distribution.sample(key, phi[:1, 1:])
   env_state, timestep = jax.vmap(env.step)(run.env, fns.distribution.to_action(sample))
+  timestep = as_specified(timestep, env.spec, jnp.asarray)
   features, next_features = active(run.timestep.observation[0]), active(timestep.observation[0])
   met = jnp.where((jnp.arange(STEPS) == t)[:, None], features[None], span.met)
   shared = jnp.sum(met == next_features[None], axis=-1).astype(phi.dtype)
@@ -152,14 +158,15 @@ def step(
   next_phi = products(span, next_sums, shared)
 
   overlap = features.size, shared[t]
-  learned, finite = learn(
+  learned, changes = learn(
     ac, fns.distribution, carry, t, sample[0], timestep, phi, next_phi, overlap
   )
   transition = ~timestep.first[0]
-  keep = transition & jnp.all(finite)
+  # By the names of `AcLambda.step`'s metrics.
+  failure = first_failure(dict(zip(METRICS, changes, strict=True)), not_finite(timestep))
+  failure = jnp.where(transition, failure, -1)
+  keep = transition & (failure < 0)
   learned = jax.tree.map(lambda new, old: jnp.where(keep, new, old), learned, carry)
-  failure = jnp.where(finite[0], 1, 0)  # which of `AcLambda.step`'s metrics failed
-  failure = jnp.where(transition & ~jnp.all(finite), failure, -1).astype(jnp.int32)
   made = (failure < 0).astype(jnp.int32)
   learner = run.learner._replace(step=run.learner.step + made, failure=failure)
   run, ends = count(run, timestep)
@@ -193,7 +200,8 @@ def learn(
     overlap: phi_t' phi_t and phi_{t + 1}' phi_t.
 
   Returns:
-    The new span, rule and products; and whether delta, and what is added to w and h, are finite.
+    The new span, rule and products; and delta, and what is added to w and h for each number of the
+    trace, [2].
   """
   phi_w, phi_z, phi_h = phi
   next_w, next_z, next_h = next_phi
@@ -223,7 +231,8 @@ def learn(
     u_u=u_u,
   )
   assert isinstance(ac.tuner, ScalarTuner)
-  rule, alpha = ac.tuner.adapt(carry.rule, dots)
+  adapted = ac.tuner.adapt(carry.rule, dots)
+  rule, alpha = checks.tuner(checks.who(ac.tuner), adapted, carry.rule, delta)
 
   along_w = alpha * delta  # w and h change by so much of the trace
   along_h = alpha * (delta + discount * next_h[0] - phi_h[0])
@@ -238,8 +247,8 @@ def learn(
     scale=jnp.stack([s_w + along_w * s_z, s_z, s_h + along_h * s_z]),
   )
   z_h += along_h * z_z + alpha * jnp.vdot(bonus, phi_z)
-  finite = jnp.isfinite(jnp.stack([delta, along_w + along_h]))
-  return Carry(carry.run, span, rule, z_z, z_h), finite
+  changes = jnp.stack([delta, along_w + along_h])
+  return Carry(carry.run, span, rule, z_z, z_h), changes
 
 
 def written_out(span: Span, start: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:

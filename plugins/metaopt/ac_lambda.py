@@ -13,6 +13,7 @@ from ...core.api import (
   BINS,
   AgentFns,
   Array,
+  Components,
   Described,
   Fraction,
   FunctionalEnvironment,
@@ -28,6 +29,7 @@ from ...core.api import (
   Trajectory,
   Tuner,
   TunerInputs,
+  checks,
   register,
 )
 from ..tuners.constant_step import ConstantStep
@@ -73,6 +75,14 @@ class AcLambda:
   max_abs_reward: Positive | None = None
   groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
+  def check(self, components: Components) -> None:
+    del components  # it tunes step sizes only
+    for name, (start, stop) in self.groups.items():
+      if not 0 <= start < stop:
+        raise ValueError(
+          f"groups['{name}'] = {(start, stop)}: a range begins at 0 or above, and before its end."
+        )
+
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> Online:
     del fns
     if batch.action.shape[:2] != (1, 1):
@@ -82,14 +92,18 @@ class AcLambda:
         "train.unroll_length = 1 and train.num_envs = 1"
       )
     params, _ = ravel_pytree(state.params)
-    return Online(jnp.zeros_like(params), self.tuner.init(self.alpha, params))
+    tuner = checks.arrays(
+      checks.who(self.tuner), "its first state", self.tuner.init(self.alpha, params)
+    )
+    return Online(jnp.zeros_like(params), tuner)
 
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
   ) -> tuple[LearnerState, Metrics]:
     params, unravel = ravel_pytree(state.params)
     x = self.inputs(fns, state.params, state.meta_state.trace, batch)
-    tuner, alpha = self.tuner.update(state.meta_state.tuner, x)
+    old = state.meta_state.tuner
+    tuner, alpha = checks.tuner(checks.who(self.tuner), self.tuner.update(old, x), old, params)
     params += alpha * (x.trace * x.delta + x.bonus)
     new = state._replace(params=unravel(params), meta_state=Online(x.trace, tuner))
     valid = ~batch.timestep.first[1, 0]  # else there was no transition: a new episode has begun
@@ -157,11 +171,14 @@ class AcLambda:
     `beta/<name>/<group>` over one of `groups` in it.
     """
     online: Online = state.meta_state
-    beta = jnp.asarray(self.tuner.beta(online.tuner))
+    name = checks.who(self.tuner)
+    beta = self.tuner.beta(online.tuner)
+    beta = jnp.asarray(checks.step_sizes(name, "beta", beta, online.trace))
+    of_tuner = checks.metrics(name, self.tuner.metrics(online.tuner), ())
     rows: Described = {
       "beta/mean": jnp.mean(beta),
       "trace_norm": jnp.linalg.norm(online.trace),
-      **self.tuner.metrics(online.tuner),
+      **of_tuner,
     }
     if beta.ndim == 0:
       return rows

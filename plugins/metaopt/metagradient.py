@@ -11,11 +11,12 @@ import optax
 from ...core.api import (
   AgentFns,
   Array,
-  Fraction,
+  Decay,
   LearnerState,
   LossTerm,
   Metrics,
   NotNegative,
+  Positive,
   PyTree,
   Trajectory,
   name_of,
@@ -56,14 +57,15 @@ class Metagradient:
     eta_init_of: initial eta of any tuned number, by pattern, where it is to differ.
     outer_losses: terms that only the outer loss has, or in place of one of objective.losses.
     outer_batch: the outer loss is taken on the `same` batch as the update (Algorithm 2), or on the
-      `next` one (Xu et al. 2018), at the cost of one more gradient.
+      `next` one (Xu et al. 2018), at the cost of one more gradient. The first update then has none
+      before it to judge: its outer loss and metagradient are logged as 0.
   """
 
   tune: tuple[str, ...] = ()
   learning_rate: NotNegative = 1e-3
-  b1: Fraction = 0.9
-  b2: Fraction = 0.999
-  eps: NotNegative = 1e-4
+  b1: Decay = 0.9
+  b2: Decay = 0.999
+  eps: Positive = 1e-4
   eta_init: float = 4.6
   eta_init_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
   outer_losses: tuple[LossTerm, ...] = ()
@@ -102,10 +104,10 @@ class Metagradient:
     gradient, params, opt_state, outer = self._metagradient(
       fns, state, grads, batch, batch, reference
     )
-    meta_state, meta = self._tune(fns, state.meta_state, gradient)
+    meta_state = self._tuned_by(gradient, state.meta_state)
     return (
       state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
-      metrics | outer | meta,
+      metrics | outer | self._metrics(fns, gradient, meta_state.etas),
     )
 
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
@@ -123,10 +125,13 @@ class Metagradient:
       lambda t: ((), (), fns.inner_loss(before.params, values, t)[1][1]), batch
     )[2]
     gradient, _, _, outer = self._metagradient(fns, before, grads, previous.batch, batch, reference)
-    tuned, meta = self._tune(fns, old, gradient)
-    # There is nothing to learn from before the first update; and a metagradient that is not finite
-    # would spoil the losses below too, and so hide that it was the first.
-    keep = (state.step > 0) & jnp.isfinite(meta["metagrad_norm"])
+    # Before the first update there is nothing to learn from: its batch is empty.
+    begun = state.step > 0
+    gradient, outer = jax.tree.map(lambda x: jnp.where(begun, x, 0), (gradient, outer))
+    # A metagradient that is not finite would spoil the losses below too, and so hide that it was
+    # the first.
+    keep = begun & jnp.isfinite(optax.tree.norm(gradient))
+    tuned = self._tuned_by(gradient, old)
     tuned = jax.tree.map(lambda new, old: jnp.where(keep, new, old), tuned, old)
 
     values = self.values(fns, tuned)
@@ -136,7 +141,7 @@ class Metagradient:
     meta_state = tuned._replace(previous=Previous(state.params, state.opt_state, batch))
     return (
       state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
-      metrics | outer | meta,
+      metrics | outer | self._metrics(fns, gradient, tuned.etas),
     )
 
   def _metagradient(self, fns, state, grads, inner_batch, outer_batch, reference):
@@ -181,11 +186,12 @@ class Metagradient:
     )
     return jax.tree.map(jnp.add, direct, mixed), params, opt_state, metrics
 
-  def _tune(
-    self, fns: AgentFns, meta_state: MetaState, gradient: dict[str, Array]
-  ) -> tuple[MetaState, Metrics]:
+  def _tuned_by(self, gradient: dict[str, Array], meta_state: MetaState) -> MetaState:
     updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
     etas: Any = optax.apply_updates(meta_state.etas, updates)
+    return meta_state._replace(etas=etas, opt_state=opt_state)
+
+  def _metrics(self, fns: AgentFns, gradient: dict[str, Array], etas: dict[str, Array]) -> Metrics:
     values = tunables.transform(etas, self._tuned(fns.components))
     metrics = {
       f"{kind}/{name}/{p}": x
@@ -193,8 +199,7 @@ class Metagradient:
       for name, xs in tree.items()
       for p, x in enumerate(xs)
     }
-    metrics["metagrad_norm"] = optax.tree.norm(gradient)
-    return meta_state._replace(etas=etas, opt_state=opt_state), metrics
+    return metrics | {"metagrad_norm": optax.tree.norm(gradient)}
 
   def _tuned(self, components: tunables.Components) -> dict[str, tunables.Tunable]:
     return tunables.select(tunables.collect(components), self.tune)

@@ -27,7 +27,7 @@ class TileCoding:
   low: tuple[float, ...] = (-1.2, -0.07)
   high: tuple[float, ...] = (0.6, 0.07)
   tilings: Count = 16
-  tiles: int = 10
+  tiles: Count = 10
 
   def __post_init__(self):
     if len(self.low) != len(self.high) or any(

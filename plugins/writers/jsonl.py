@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ...core.api import Episode, Histogram, RunError, RunInfo, UserError, jsonl, register
+from ...core.api import Episode, Histogram, RunError, RunInfo, files, jsonl, register
 
 METRICS, EPISODES = "metrics.jsonl", "episodes.jsonl"
 EVALUATIONS, HISTOGRAMS = "eval.jsonl", "histograms.jsonl"
@@ -29,17 +29,13 @@ class Jsonl:
 
   def open(self, run: RunInfo) -> "_Files":
     workdir = Path(run.workdir)
-    try:
-      workdir.mkdir(parents=True, exist_ok=True)
-      for name in (METRICS, EPISODES, EVALUATIONS, HISTOGRAMS):
-        jsonl.truncate(workdir / name, run.resumed_at or -1)  # anew: what is there goes
-      for name in (METRICS, EPISODES):
-        (workdir / name).touch()
-    except OSError as error:
-      raise UserError(
-        f"cannot write the metrics of the run: {error}. Choose another --workdir."
-      ) from error
-    return _Files(workdir)
+    files.make_folder(workdir)
+    for name in (METRICS, EPISODES, EVALUATIONS, HISTOGRAMS):
+      jsonl.truncate(workdir / name, run.resumed_at or -1)  # anew: what is there goes
+    opened = _Files(workdir)
+    for name in (METRICS, EPISODES):
+      opened.append(name, "")
+    return opened
 
 
 class _Files:
@@ -49,24 +45,25 @@ class _Files:
     self._workdir = workdir
 
   def write(self, row: Mapping[str, float]) -> None:
-    self._append(METRICS, jsonl.encode(row))
+    self.append(METRICS, jsonl.encode(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
-    self._append(EPISODES, "".join(jsonl.encode(_row(episode)) for episode in episodes))
+    self.append(EPISODES, "".join(jsonl.encode(_row(episode)) for episode in episodes))
 
   def write_evaluation(self, row: Mapping[str, float]) -> None:
-    self._append(EVALUATIONS, jsonl.encode(row))
+    self.append(EVALUATIONS, jsonl.encode(row))
 
   def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
     for name, (counts, edges) in histograms.items():
       of_bins = {"counts": np.asarray(counts, int).tolist(), "edges": np.asarray(edges).tolist()}
       line = jsonl.encode({"env_steps": row["env_steps"], "name": name, **of_bins})
-      self._append(HISTOGRAMS, line)
+      self.append(HISTOGRAMS, line)
 
   def close(self) -> None:
     """Nothing is held."""
 
-  def _append(self, name: str, text: str) -> None:
+  def append(self, name: str, text: str) -> None:
+    """Writes to a file, or makes it; raises RunError if the disk does not take it."""
     path = self._workdir / name
     with _explained(path), path.open("a", encoding="utf-8") as file:
       file.write(text)
@@ -79,7 +76,7 @@ def _explained(path: Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise RunError(
-      f"cannot write {path}: {error.strerror}. The checkpoints are whole: go on by --resume."
+      f"cannot write {path}: {files.reason(error)}. The checkpoints are whole: go on by --resume."
     ) from error
 
 

@@ -12,19 +12,21 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from ...core.api import Episode, NotNegative, RunInfo, register
 
+CENTURY = 100 * 365 * 86_400  # seconds; more than a few million years no timedelta holds
 SPEED_WINDOW = 30.0  # seconds that steps/s and ETA are measured over
 
 
 @register("writer", "terminal")
 @dataclasses.dataclass(frozen=True)
 class Terminal:
-  """A progress bar with steps/s, ETA and mean return; plain lines where stderr is no terminal."""
+  """A progress bar with steps/s, ETA and mean return; plain lines where nothing can be drawn."""
 
   required: ClassVar[bool] = False
   interval: NotNegative = 10.0  # seconds between plain lines
 
   def open(self, run: RunInfo) -> "_Bar | _Lines":
-    return _Bar(run) if sys.stderr.isatty() else _Lines(run, self.interval)
+    drawn = sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
+    return _Bar(run) if drawn else _Lines(run, self.interval)
 
 
 class Speed:
@@ -47,7 +49,7 @@ def status(row: Mapping[str, float], speed: float | None, total: int) -> str:
   """`1,200/5,000 steps | 300 steps/s | ETA 0:00:12 | return 0.95`."""
   parts = [f"{row['env_steps']:,}/{total:,} steps"]
   if speed:
-    left = max(0.0, total - row["env_steps"]) / speed
+    left = min(max(0.0, total - row["env_steps"]) / speed, CENTURY)
     parts += [f"{speed:,.0f} steps/s", f"ETA {datetime.timedelta(seconds=round(left))}"]
   if "episode_return" in row:
     parts.append(f"return {row['episode_return']:.4g}")

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 
+from ...api import files
 from ...api.errors import RunError, UserError
 from ...api.types import PyTree
 from ...machine import hosts
@@ -28,6 +30,9 @@ from .contents import (
   read_document,
   to_device,
 )
+
+_STEP = re.compile("0|[1-9][0-9]*")  # a checkpoint's name
+_SCHEME = re.compile("[a-z][a-z0-9+.-]+:")  # what an address, such as gs://bucket, begins with
 
 
 class Restored(NamedTuple):
@@ -54,6 +59,7 @@ class Checkpointer:
         "damaged leaves another"
       )
     self.directory = Path(directory).absolute()
+    _check_name(self.directory)
     self._max_to_keep, self._keep_every = max_to_keep, keep_every
     self._writer: Any = None  # the Orbax CheckpointManager, while saving
     self._last: int | None = None  # the newest update that this object restored or saved
@@ -110,6 +116,8 @@ class Checkpointer:
         difference = first_difference(entries, wanted)
         arrays = {} if difference else read_arrays(self.directory, candidate, entries)
       except Exception as error:  # a torn file may raise anything: in Orbax, JSON or the sums
+        if self.all_steps() != steps:  # a run has saved, and removed old ones, meanwhile
+          return self.restore(like, step, only)
         damaged.append(f"{path} ({_reason(error)})")
         continue
       if difference:
@@ -122,10 +130,20 @@ class Checkpointer:
     raise UserError("no checkpoint is whole: " + ", ".join(damaged))
 
   def all_steps(self) -> list[int]:
-    """The updates that have a checkpoint, ascending; damaged ones too, unfinished ones not."""
-    if not self.directory.is_dir():
+    """The updates that have a checkpoint, ascending; damaged ones too, unfinished ones not.
+
+    Whatever else lies in the directory is passed over.
+
+    Raises:
+      UserError: the directory cannot be read.
+    """
+    try:
+      with os.scandir(self.directory) as entries:
+        return sorted(int(it.name) for it in entries if _STEP.fullmatch(it.name) and it.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
       return []
-    return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+    except OSError as error:
+      raise files.cannot_read(self.directory, error) from error
 
   def wait(self) -> None:
     """Waits until what was saved is on the disk.
@@ -164,6 +182,8 @@ class Checkpointer:
         options=ocp.CheckpointManagerOptions(
           preservation_policy=kept,
           cleanup_tmp_directories=True,  # what a killed or failed save left
+          # Else threads that wait for a folder which cannot be made outlive the failure by minutes.
+          async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         ),
       )
     return self._writer
@@ -184,10 +204,27 @@ class Checkpointer:
       ) from error
 
 
+def _check_name(directory: Path) -> None:
+  """Refuses addresses, and folders from which Orbax could not read back what it has written.
+
+  Raises:
+    UserError: says what is wrong with the name.
+  """
+  name, kept = str(directory), f"{directory}: checkpoints are kept in folders"
+  if address := [part for part in directory.parts[:-1] if _SCHEME.fullmatch(part)]:
+    raise UserError(f"{kept}, and {address[0]}// begins an address: mount it, and give its folder.")
+  if wrong := [character for character in "[\\" if character in name]:
+    raise UserError(f"{kept}, and not read back from one with {wrong[0]} in it: choose another.")
+  try:
+    name.encode()
+  except UnicodeEncodeError:
+    raise UserError(f"{kept} whose names are UTF-8, which this is not: choose another.") from None
+
+
 def _reason(error: BaseException) -> str:
   """What is wrong with the disk; or the first line of an error, cut: Orbax's run over pages."""
   for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
     if os.strerror(number) in str(error):
-      return os.strerror(number)
+      return files.reason(OSError(number, os.strerror(number)))
   lines = str(error).strip().splitlines()
   return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"

@@ -1,0 +1,199 @@
+"""The process of a command: what signals do to it, and its standard streams.
+
+Imports next to nothing, so that `begin` can be the first thing that a command does.
+"""
+
+import atexit
+import contextlib
+import errno
+import io
+import os
+import select
+import signal
+import sys
+import threading
+from types import FrameType
+from typing import TextIO
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
+
+_ending = threading.Lock()
+_begun: int | None = None  # the process that has
+
+
+def begin() -> None:
+  """Makes signals end this process at once, and keeps it from failing by what it prints.
+
+  For the main thread of a process that is ours alone: nothing of it is undone. Only the first call
+  counts, and in a forked child the first of its own.
+  """
+  global _begun
+  if _begun == os.getpid():
+    return
+  _begun = os.getpid()
+  atexit.register(_ignore_signals)  # the first, which is called last
+  end_on_signals()
+  _open_closed_streams()
+  threading.Thread(target=_listen, args=(_wakeups(),), name="signals", daemon=True).start()
+  _leave_wakeups_to_the_parent()
+  sys.stdout, sys.stderr = output(1, sys.stdout), output(2, sys.stderr)
+
+
+def end_on_signals() -> None:
+  """Makes signals end this process; also where a library has taken them in the meantime."""
+  for number in heeded():
+    signal.signal(number, end)
+
+
+def heeded() -> list[signal.Signals]:
+  """The signals that count: not those that whoever started this process has it ignore (nohup).
+
+  Ctrl-C always does: a shell's script has what it starts in the background ignore it, but whoever
+  presses it, or sends it on purpose, means all of them.
+  """
+  return [n for n in SIGNALS if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+
+
+def end(number: int, frame: FrameType | None = None) -> None:
+  """Handler of a signal: says so, and ends this process whatever it is doing.
+
+  It raises nothing: libraries catch what is raised, and Python itself drops it in a callback and
+  prints it at exit.
+  """
+  del frame
+  if _ending.acquire(blocking=False):  # else another thread is about to
+    by = signal.Signals(number).name
+    what = "interrupted" if number == signal.SIGINT else f"ended by {by}"
+    _tell(f"{SHOW_CURSOR if os.isatty(2) else ''}selftune: {what}.\n")
+    os._exit(128 + number)
+
+
+def _tell(text: str) -> None:
+  """Says something on stderr, from a handler: not by print, which the signal may have come amid."""
+  with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
+    if select.select([], [2], [], 0)[1]:  # else a pipe is full, and nobody reads it
+      os.write(2, text.encode())
+
+
+def _ignore_signals() -> None:
+  """At exit, when all is done: else Python restores what kills a process without a word."""
+  for number in SIGNALS:
+    signal.signal(number, signal.SIG_IGN)
+
+
+class Stop:
+  """Handler of signals that asks a run to save and end; a second Ctrl-C ends it at once.
+
+  Python calls a handler in the main thread alone, and only when that comes back from native code:
+  compiling may take minutes. What cannot wait for it is in `heard`.
+
+  Attributes:
+    asked: whether the run is to end.
+  """
+
+  def __init__(self) -> None:
+    self.asked = False
+    self._hard = signal.getsignal(signal.SIGINT) is end  # a process of ours
+    self._told = threading.Lock()
+    self._interrupts = 0
+
+  def __call__(self, number: int, frame: FrameType | None) -> None:
+    if self.asked and number == signal.SIGINT:
+      if self._hard:
+        end(number)
+      signal.signal(number, signal.SIG_DFL)  # a third one does not wait for anything to be closed
+      raise KeyboardInterrupt
+    self.asked = True
+    self._tell(number)
+
+  def heard(self, number: int) -> None:
+    """Is called at once, in the thread that listens for signals, where there is one."""
+    self._interrupts += number == signal.SIGINT
+    if self._interrupts > 1 and self._hard:
+      end(number)
+    self._tell(number)
+
+  def _tell(self, number: int) -> None:
+    if self._told.acquire(blocking=False):
+      _tell(f"\n{signal.Signals(number).name}: saving and stopping.\n")
+
+
+def _wakeups() -> int:
+  """The end of a pipe at which every signal is a byte, as soon as it has come."""
+  reader, writer = os.pipe()
+  os.set_blocking(writer, False)
+  signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+  return reader
+
+
+def _leave_wakeups_to_the_parent() -> None:
+  """Has a forked child write nothing into the pipe: its signals would end its parent."""
+  masks: list[set[int]] = []
+
+  def unblock() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, masks.pop())
+
+  def in_child() -> None:
+    signal.set_wakeup_fd(-1)
+    unblock()
+
+  block = lambda: masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS))
+  os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=in_child)
+
+
+def _listen(wakeups: int) -> None:
+  """Does at once what cannot wait for the main thread, which may be in native code."""
+  while came := os.read(wakeups, 1):
+    handler = signal.getsignal(came[0])
+    if isinstance(handler, Stop):
+      handler.heard(came[0])
+    elif handler is end:
+      end(came[0])
+
+
+def _open_closed_streams() -> None:
+  """Opens 0, 1 and 2 where they are closed: else the next file is, and gets what is printed."""
+  for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_RDONLY)):
+    try:
+      os.fstat(number)
+    except OSError:
+      os.open(os.devnull, mode)  # of the other direction: using it fails, as it should
+
+
+def output(number: int, before: TextIO | None) -> TextIO:
+  """A stream to this file descriptor that never raises; else as `before`, which Python opened."""
+  at_once = number == 2 or os.isatty(number) or os.environ.get("PYTHONUNBUFFERED")
+  return io.TextIOWrapper(
+    io.BufferedWriter(_Output(number, "w", closefd=False)),
+    encoding=before.encoding if before else "utf-8",
+    errors="backslashreplace",  # the name of a folder may hold what the encoding does not
+    line_buffering=bool(at_once),
+  )
+
+
+class _Output(io.FileIO):
+  """What is written to it is lost where that fails: training goes on when its reader does not.
+
+  Attributes:
+    failure: the first one.
+  """
+
+  failure: OSError | None = None
+
+  def write(self, data) -> int:  # type: ignore[override]
+    try:
+      while (written := super().write(data)) is None:  # a pipe that another program made not wait
+        select.select([], [self], [])
+      return written
+    except OSError as error:
+      self.failure = self.failure or error
+      return len(data)
+
+
+def output_failure() -> str | None:
+  """Why stdout could not be written, after `begin`; a reader that is gone is no failure."""
+  sys.stdout.flush()
+  failure: OSError | None = sys.stdout.buffer.raw.failure  # type: ignore
+  gone = (errno.EPIPE, errno.EIO)  # a pipe's, a terminal's
+  return None if failure is None or failure.errno in gone else failure.strerror
