@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     count,
     unless_ended,
   )
-  from .papers import Cell, Figure, Paper, Result, final, smooth
+  from .papers import Cell, Cost, Figure, Paper, Result, bound, episodes, final, smooth
   from .ranges import Count, Fraction, Natural, NotNegative, Positive, Range, Seed
   from .registry import configurable, name_of, register
   from .tunables import POSITIVE, SCALE, UNIT, Components, Domain, Tunable, tunable
@@ -93,6 +93,7 @@ __all__ = [
   "ConfigError",
   "Corrector",
   "CorrectorInputs",
+  "Cost",
   "Count",
   "Described",
   "Device",
@@ -148,8 +149,10 @@ __all__ = [
   "UserError",
   "Writer",
   "WriterPlugin",
+  "bound",
   "configurable",
   "count",
+  "episodes",
   "final",
   "jsonl",
   "name_of",
