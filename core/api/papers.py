@@ -76,5 +76,5 @@ def smooth(returns: np.ndarray, window: int) -> np.ndarray:
 
 
 def final(returns: np.ndarray, episodes: int = 100) -> float:
-  """Mean return of the last episodes of all runs, [R, E]."""
+  """Mean of the last episodes of all runs' returns, [R, E]; NaN where a run has none there."""
   return float(returns[:, -episodes:].mean())

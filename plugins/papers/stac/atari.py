@@ -16,7 +16,7 @@ SEEDS = (0, 1, 2)
 ENV_STEPS = 50_000_000  # 200M frames
 TIME = "the paper: 70 to 84 min a run, 8 TPU cores; two CPU cores: 5 to 10 days by measured speed"
 FIVE = ("jamesbond", "chopper_command", "breakout", "seaquest", "space_invaders")
-QUICK = (  # half a minute a cell on a CPU, most of it compilation
+QUICK = (  # 18 s of CPU time a cell, most of it compilation
   "impala_resnet.channels = (4, 4)",
   "train.runtime = @lockstep()",
   "train.num_envs = 4",
@@ -116,7 +116,12 @@ def score(game: str, returns: Any) -> Any:
   return 100 * (returns - it.random_score) / (it.human_score - it.random_score)
 
 
-SCALE = scores.Scale("median human-normalised score, %", score, np.median)
+SCALE = scores.Scale(
+  "median human-normalised score in %",
+  score,
+  np.median,
+  {name: variant.score for name, variant in VARIANTS.items() if variant.score is not None},
+)
 
 
 def figure(key: str) -> Figure:

@@ -17,6 +17,7 @@ class Scale(NamedTuple):
   unit: str
   score: Callable[[str, Any], Any]  # task, raw return -> score
   over_tasks: Callable[..., Any]  # np.mean or np.median: (scores, axis) -> aggregate
+  reported: Mapping[str, float]  # agent -> aggregate, where the paper's text has it
 
 
 def by_agent(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
@@ -32,21 +33,18 @@ def table(scale: Scale, results: list[Result]) -> list[Mapping[str, Any]]:
   """A row a run: its agent, task and seed, and its return and score over the last 100 episodes."""
   rows = []
   for result in results:
-    raw, task = final_of(result), result.cell.columns["task"]
+    raw, task = final(result.returns), result.cell.columns["task"]
     played = int((~np.isnan(result.returns)).sum())
     scored = {"episodes": played, "return": raw, "score": scale.score(task, raw)}
     rows.append({**result.cell.columns, **scored})
   return rows
 
 
-def final_of(result: Result) -> float:
-  """Mean raw return of the last 100 episodes; NaN where none has ended."""
-  return final(result.returns)
-
-
 def aggregate(scale: Scale, tasks: Mapping[str, list[Result]]) -> float:
   """Of the tasks' scores, each the mean over its seeds."""
-  of_tasks = [np.mean([scale.score(t, final_of(r)) for r in runs]) for t, runs in tasks.items()]
+  of_tasks = [
+    np.mean([scale.score(t, final(r.returns)) for r in runs]) for t, runs in tasks.items()
+  ]
   return float(scale.over_tasks(of_tasks))
 
 
@@ -100,11 +98,10 @@ def claims(scale: Scale, said: str, results: list[Result]) -> list[str]:
   lines = [f"the paper: {said}"]
   for name, value in scores.items():
     tasks, seeds = len(agents[name]), max(map(len, agents[name].values()))
-    paper = VARIANTS[name].score if scale.unit.endswith("%") else None
-    beside = "" if paper is None else f" (the paper: {paper:g})"
+    beside = f" (the paper: {scale.reported[name]:g})" if name in scale.reported else ""
     lines.append(
-      f"{VARIANTS[name].title}: {scale.unit} {value:.1f}{beside}, "
+      f"{VARIANTS[name].title}: {value:.1f}{beside}, {scale.unit}, "
       f"{tasks} task{'s' * (tasks > 1)}, {seeds} seed{'s' * (seeds > 1)}"
     )
   order = sorted((n for n in scores if not np.isnan(scores[n])), key=lambda n: -scores[n])
-  return [*lines, "here, from the best: " + ", ".join(VARIANTS[name].title for name in order)]
+  return [*lines, "here, from the best: " + "; ".join(VARIANTS[name].title for name in order)]
