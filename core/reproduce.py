@@ -8,7 +8,7 @@ been trained, the figure's table, PNG and claims are made of their logs.
 import csv
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from .api.errors import UserError, did_you_mean
 from .api.papers import Cell, Figure, Result
 from .config import discovery
 from .record.workdir import Workdir
+
+ROWS = 400  # of a run's metrics: more than a curve needs
 
 
 def reproduce(name: str, out: Path, quick: bool = False) -> bool:
@@ -40,18 +42,18 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   figure, (paper, stem) = find(name), name.split("/")
   folder = out / paper / "quick" if quick else out / paper
   files.make_folder(folder / "cells")
-  for number, cell in enumerate(figure.cells):
+  cells = figure.quick if quick else figure.cells
+  for number, cell in enumerate(cells):
     workdir = folder / "cells" / cell.name
     if not Workdir(workdir).done.exists():
-      which = f"cell {number + 1}/{len(figure.cells)}: {cell.name}"
+      which = f"cell {number + 1}/{len(cells)}: {cell.name}"
       print(f"selftune: {name}: {which}", file=sys.stderr)
-    bindings = (*cell.bindings, *(figure.quick if quick else ()))
-    if not training.finish(cell.experiment, bindings, workdir):
+    if not training.finish(cell.experiment, cell.bindings, workdir):
       print("selftune: stopped; the same command goes on.", file=sys.stderr)
       return False
-  results = [read(cell, folder / "cells" / cell.name) for cell in figure.cells]
+  results = [read(cell, folder / "cells" / cell.name) for cell in cells]
   target = folder / stem
-  write_table(target.with_suffix(".csv"), results)
+  write_table(target.with_suffix(".csv"), figure.table(results))
   with files.whole(target.with_suffix(".png"), "wb") as file:
     figure.draw(results).savefig(file, format="png", dpi=120)
   for line in figure.claims(results):
@@ -62,18 +64,20 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   return True
 
 
+def figures() -> dict[str, Figure]:
+  """Every figure of every paper by name, 'paper/figure'."""
+  discovery.load_all()
+  papers = registry.plugins()["paper"].values()
+  return {name: figure for paper in papers for name, figure in paper().figures().items()}
+
+
 def find(name: str) -> Figure:
   """The figure called 'paper/figure'.
 
   Raises:
     UserError: there is none.
   """
-  discovery.load_all()
-  known = {
-    name: figure
-    for paper in registry.plugins()["paper"].values()
-    for name, figure in paper().figures().items()
-  }
+  known = figures()
   if name not in known:
     raise UserError(
       f"there is no figure '{name}'.{did_you_mean(name, known)} Figures: {', '.join(known)}."
@@ -81,35 +85,60 @@ def find(name: str) -> Figure:
   return known[name]
 
 
+def listing() -> str:
+  """Every figure: what it shows, what it takes in full and on what machine; three lines each."""
+  lines = []
+  for name, figure in figures().items():
+    cost = figure.cost
+    runs = f"{cost.runs:,} run{'s' * (cost.runs > 1)}"
+    lines += [
+      f"{name}: {figure.about}",
+      f"    {runs} of up to {cost.env_steps:,} env steps; {cost.machine}; {cost.time}",
+    ]
+  lines.append("With --quick each is a matter of minutes on a CPU, too short to compare.")
+  return "\n".join(lines)
+
+
 def read(cell: Cell, workdir: Path) -> Result:
-  """The logs of a cell that has been trained."""
-  settings = list(csv.DictReader(files.read(workdir / "runs.csv").splitlines()))
+  """The logs of a cell that has been trained: of many runs, or of a single one."""
+  table = workdir / "runs.csv"
+  settings: list[dict[str, str]] = [{}]
+  if table.exists():
+    settings = list(csv.DictReader(files.read(table).splitlines()))
   of_run: list[list[tuple[Any, Any]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
-    run, episode = row.get("run"), (row.get("return"), row.get("length"))
+    run, episode = row.get("run", 0), (row.get("return"), row.get("length"))
     if isinstance(run, int) and run < len(settings) and all(map(jsonl.is_number, episode)):
       of_run[run].append(episode)
   least = min((value for found in of_run for value, _ in found), default=math.nan)
   shape = len(settings), max(1, *map(len, of_run))
   returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
   for run, found in enumerate(of_run):
-    if settings[run]["diverged"] == "True":
+    if settings[run].get("diverged") == "True":
       returns[run] = least
     if found:
       returns[run, : len(found)], lengths[run, : len(found)] = zip(*found, strict=True)
-  return Result(cell, settings, returns, lengths, list(jsonl.read(workdir / "metrics.jsonl")))
+  return Result(cell, settings, returns, lengths, columns(workdir / "metrics.jsonl"))
 
 
-def write_table(path: Path, results: Sequence[Result]) -> None:
-  """One row an episode of a run of a cell, those that a diverged run missed too."""
-  own = list(dict.fromkeys(name for result in results for name in result.cell.columns))
-  shown = [name for name in results[0].settings[0] if "." in name or name == "seed"]
+def columns(path: Path) -> dict[str, np.ndarray]:
+  """The numbers of a metrics.jsonl by name, [N] each, in at most ROWS of its rows: the last is one.
+
+  A grid has thousands of runs with tens of thousands of rows, and a curve needs few.
+  """
+  rows = list(jsonl.read(path))
+  chosen = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).round().astype(int)
+  kept = [rows[i] for i in chosen]
+  names = dict.fromkeys(name for row in kept for name in row)
+  number = lambda x: x if jsonl.is_number(x) else np.nan  # JSON's null stands for NaN
+  return {name: np.array([number(row.get(name)) for row in kept], float) for name in names}
+
+
+def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """A CSV with a column for each name in any of the rows; whole or not at all."""
+  rows = list(rows)
   with files.whole(path) as file:
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow([*own, *shown, "run", "episode", "return", "length"])
-    for cell, settings, returns, lengths, _ in results:
-      left = [cell.columns.get(name, "") for name in own]
-      for run, row in enumerate(settings):
-        head = [*left, *(row.get(name, "") for name in shown), run]
-        scored = np.flatnonzero(~np.isnan(returns[run]))
-        rows.writerows([*head, e, returns[run, e], lengths[run, e]] for e in scored)
+    names = dict.fromkeys(name for row in rows for name in row)
+    table = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)

@@ -1,17 +1,26 @@
-"""Every packaged experiment loads, takes the common bindings, and says what it is for."""
+"""Every packaged experiment loads, takes the common bindings, and says what it is for.
+
+The names of those that a paper's figure binds now are known, and say what to write.
+"""
+
+import json
+import shlex
 
 import pytest
 
 from selftune.core import config, experiment
 from selftune.core.api import tunables
+from selftune.core.api.errors import ConfigError
 from selftune.core.api.registry import name_of
+from selftune.core.config import loading
+from selftune.plugins.papers.stac.variants import VARIANTS
 
 EXPERIMENTS = config.experiments()
 COMMON = ("train.seed = 7", "train.total_env_steps = 1000", "train.num_envs = 8")
 
 
-def tuned(name):
-  agent = config.load(f"experiments/{name}").root.agent
+def tuned(train):
+  agent = train.agent
   selected = tunables.select(tunables.collect(agent.components), agent.metaopt.tune)
   return [key.removeprefix("leaky_vtrace.").removesuffix(".cost") for key in selected]
 
@@ -43,17 +52,55 @@ def test_the_four_agents_of_figure_2a():
 
 
 @pytest.mark.parametrize(
-  "name, expected",
+  "variant, expected",
   [
-    ("atari_stac", "gamma lambda_ alpha policy_gradient value entropy"),
-    ("atari_stacx", "gamma lambda_ alpha policy_gradient value entropy"),
-    ("atari_stac_gamma", "gamma"),
-    ("atari_stacx_gamma_lambda", "gamma lambda_"),
-    ("atari_stacx_no_alpha", "gamma lambda_ policy_gradient value entropy"),
-    ("atari_stacx_split_alpha", "gamma lambda_ alpha_rho alpha_c policy_gradient value entropy"),
-    ("atari_stacx_truncation", "gamma lambda_ alpha truncation policy_gradient value entropy"),
-    ("atari_xu2018", "gamma lambda_"),
+    ("stac", "gamma lambda_ alpha policy_gradient value entropy"),
+    ("stacx", "gamma lambda_ alpha policy_gradient value entropy"),
+    ("stac_gamma", "gamma"),
+    ("stacx_gamma_lambda", "gamma lambda_"),
+    ("stacx_no_alpha", "gamma lambda_ policy_gradient value entropy"),
+    ("stacx_split_alpha", "gamma lambda_ alpha_rho alpha_c policy_gradient value entropy"),
+    ("stacx_truncation", "gamma lambda_ alpha truncation policy_gradient value entropy"),
+    ("xu2018", "gamma lambda_"),
   ],
 )
-def test_what_the_variants_tune(name, expected):
-  assert tuned(name) == expected.split()
+def test_what_the_variants_tune(variant, expected):
+  it = VARIANTS[variant]
+  assert tuned(config.load(f"experiments/atari_{it.agent}", it.bindings).root) == expected.split()
+
+
+RENAMED = json.loads(loading.RENAMED.read_text())
+
+
+@pytest.mark.parametrize("old", RENAMED)
+def test_an_experiment_that_became_bindings_says_which(old):
+  """The message says to write what the paper's figures bind for the variant of that name."""
+  name = old.removeprefix("experiments/")
+  with pytest.raises(ConfigError, match=r"Write experiments/") as error:
+    config.load(name)
+  experiment, *words = shlex.split(str(error.value).partition("Write ")[2])
+  assert set(words[::2]) == {"--bind"}
+  variant = VARIANTS[name.removeprefix("atari_")]
+  assert (experiment, tuple(words[1::2])) == (
+    f"experiments/atari_{variant.agent}",
+    variant.bindings,
+  )
+  config.load(experiment, words[1::2])
+  assert old not in EXPERIMENTS
+
+
+def test_an_include_of_such_an_experiment_says_what_to_include(tmp_path):
+  mine = tmp_path / "mine.gin"
+  mine.write_text("include 'experiments/atari_stacx_kl_03.gin'\n")
+  with pytest.raises(ConfigError) as error:
+    config.load(mine)
+  assert str(error.value).endswith(
+    "Write include 'experiments/atari_stacx.gin', and below it: policy_kl.cost = 0.3"
+  )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_headers_give_a_command_and_what_was_measured(name):
+  header = (config.ROOT / f"{name}.gin").read_text().partition("\ninclude")[0]
+  assert f"selftune train {name}" in header
+  assert "Measured:" in header or "ot yet measured" in header

@@ -1,6 +1,7 @@
 """Figures: their grids, what is trained and what is not again, tables, drawings and claims."""
 
 import csv
+import math
 import subprocess
 import sys
 import time
@@ -10,12 +11,15 @@ import pytest
 
 from selftune.core import config, reproduce
 from selftune.core import train as training
-from selftune.core.api import Cell, Figure, Result, final, smooth
+from selftune.core.api import Cell, Cost, Figure, Result, bound, episodes, final, smooth
 from selftune.core.api.errors import RunError, UserError
 from selftune.core.commands import cli
 from selftune.core.engine.loop import Progress
 from selftune.plugins.papers.metatrace import Metatrace, atari, cells, drifts
+from selftune.plugins.papers.stac import Stac, scores, tuned
+from selftune.plugins.papers.stac.atari import SCALE
 
+STAC = {name.split("/")[1]: figure for name, figure in Stac().figures().items()}
 FIGURES = {name.split("/")[1]: figure for name, figure in Metatrace().figures().items()}
 
 
@@ -50,7 +54,14 @@ def figure(monkeypatch):
   grid = tuple(
     Cell(n, {"tuner": n}, "experiments/x", (f"a.b = {n!r}",)) for n in ("one", "stopped")
   )
-  made = Figure(grid, ("quick = True",), lambda r: cells.page(1, 1)[0], lambda r: ["a claim"])
+  made = Figure(
+    "shows nothing",
+    Cost(4, 9, "no time", "CPU"),
+    grid,
+    bound(grid, ("quick = True",)),
+    lambda r: cells.page(1, 1)[0],
+    lambda r: ["a claim"],
+  )
   figures = {**Metatrace().figures(), "metatrace/mine": made}
   monkeypatch.setattr(Metatrace, "figures", lambda self: figures)
   return made
@@ -111,8 +122,9 @@ def test_smoothing():
 def test_every_cell_loads(name, quick):
   figure = FIGURES[name]
   assert len({cell.name for cell in figure.cells}) == len(figure.cells)
-  for cell in figure.cells[:: 5 if len(figure.cells) > 12 else 1]:
-    root = config.load(cell.experiment, (*cell.bindings, *(figure.quick if quick else ()))).root
+  grid = figure.quick if quick else figure.cells
+  for cell in grid[:: 5 if len(grid) > 12 else 1]:
+    root = config.load(cell.experiment, cell.bindings).root
     tuner = root.agent.metaopt.tuner
     if "game" in cell.columns:
       assert (root.env.game, getattr(tuner, "mu", 0.001)) == (cell.columns["game"], 0.001)
@@ -134,12 +146,10 @@ def results(name):
     level = [-200 - 5 * np.log2(a) + (0 if bonus else -40 * (a > 2**-5)) for a in alphas]
     rows = [{"ac_lambda.alpha": str(a), "seed": "0"} for a in alphas]
     returns = np.array([np.full(150, x + bonus - np.log2(mu)) for x in level])
-    metrics = [
-      {"episodes": 10, "beta/mean": -7.0}
-      | {f"beta/{g}": -7.0 - 2.0 * ("noise" in g) * ("value" in g) for g in drifts.GROUPS}
-    ]
-    lengths = np.full(returns.shape, 9)
-    made.append(Result(cell, rows, returns, lengths, metrics if bonus > 1 else [metrics[0] | {}]))
+    metrics = {"episodes": np.array([10.0]), "beta/mean": np.array([-7.0])} | {
+      f"beta/{g}": np.array([-7.0 - 2.0 * ("noise" in g) * ("value" in g)]) for g in drifts.GROUPS
+    }
+    made.append(Result(cell, rows, returns, np.full(returns.shape, 9), metrics))
   return made
 
 
@@ -171,7 +181,7 @@ def atari_results():
     returns, lengths = np.full((2, 400), 50.0), np.full((2, 400), 250)
     returns[0], lengths[0] = [100.0] * 100 + [np.nan] * 300, [1000] * 100 + [0] * 300
     returns[1, 0] = 0.0
-    yield Result(cell, rows, returns, lengths, [])
+    yield Result(cell, rows, returns, lengths, {})
 
 
 def test_atari_runs_of_unequal_numbers_of_episodes():
@@ -190,9 +200,198 @@ def test_atari_runs_of_unequal_numbers_of_episodes():
 def test_a_diverged_atari_run_ends_at_the_worst_return():
   cell = FIGURES["fig9"].cells[0]
   returns, lengths = np.array([[9.0] * 80 + [-5.0] * 120]), np.array([[10] * 80 + [0] * 120])
-  result = Result(cell, [{"ac_lambda.alpha": "0.5"}], returns, lengths, [])
+  result = Result(cell, [{"ac_lambda.alpha": "0.5"}], returns, lengths, {})
   steps, curve = atari.curve(result, 0.5)
   assert steps[-1] == 920 and curve[-1] == -5.0 and atari.final(result, 0.5) == -5.0
+
+
+@pytest.mark.parametrize("paper", [Metatrace(), Stac()], ids=["metatrace", "stac"])
+def test_a_name_of_a_cell_means_one_training(paper):
+  """Figures share the folders of cells by name, those of the quick form apart from the others."""
+  for grids in (
+    [f.cells for f in paper.figures().values()],
+    [f.quick for f in paper.figures().values()],
+  ):
+    found = {}
+    for cell in (cell for grid in grids for cell in grid):
+      trained = cell.experiment, cell.bindings
+      assert found.setdefault(cell.name, trained) == trained
+
+
+@pytest.mark.parametrize("name, figure", {**FIGURES, **STAC}.items(), ids=str)
+def test_the_cost_that_is_listed_is_that_of_the_cells(name, figure):
+  runs = []
+  for cell in (figure.cells[0], figure.cells[-1]):
+    root = config.load(cell.experiment, cell.bindings).root
+    assert root.total_env_steps == figure.cost.env_steps
+    settings = getattr(root.runtime, "settings", {})
+    runs.append(math.prod(map(len, settings.values())) * getattr(root.runtime, "repeats", 1))
+  assert figure.cost.runs == runs[0] * len(figure.cells) == runs[1] * len(figure.cells)
+
+
+def test_figures_are_listed(capsys):
+  assert cli.main(["reproduce"]) == 0
+  lines = capsys.readouterr().out.splitlines()
+  at = lines.index("stac/fig3c: Real-World RL challenge: learning curves of the four agents")
+  assert lines[at + 1].split("; ")[:2] == ["    144 runs of up to 30,000,000 env steps", "CPU"]
+  assert [line.split(":")[0] for line in lines if line.startswith(("stac/", "metatrace/"))] == [
+    *Metatrace().figures(),
+    *Stac().figures(),
+  ]
+
+
+@pytest.mark.parametrize("name", STAC)
+def test_cells_of_stac_are_what_they_are_called(name):
+  figure = STAC[name]
+  for cell in (figure.cells[0], figure.cells[-1], *figure.quick):
+    root = config.load(cell.experiment, cell.bindings).root
+    assert root.seed == cell.columns["seed"]
+    env, task = root.env, cell.columns["task"]
+    assert task in (
+      getattr(env, "game", ""),
+      *(
+        f"{env.domain} {getattr(env, other)}" for other in ("task", "level") if hasattr(env, other)
+      ),
+    )
+  assert len({(cell.columns["agent"], cell.columns["task"]) for cell in figure.cells}) * (
+    len({cell.columns["seed"] for cell in figure.cells})
+  ) == len(figure.cells)
+
+
+def single(cell, last, curve=(), **metrics):
+  """What a single run left behind: 150 episodes, the last 100 of which returned `last`."""
+  returns = np.array([[0.0] * 50 + [last] * 100])
+  logged = {"env_steps": np.arange(len(curve)) * 1000.0, "episode_return": np.array(curve, float)}
+  return Result(cell, [{}], returns, np.full(returns.shape, 9), {**logged, **metrics})
+
+
+def test_scores_are_normalised_and_the_median_over_games_of_means_over_seeds():
+  """By data/atari57.csv, breakout: random 1.7, human 30.5."""
+  cells = [c for c in STAC["fig2a"].cells if c.columns["task"] in ("breakout", "pong", "boxing")]
+  # breakout at 0, 50 and 100%: 50; pong at human level, 14.6; boxing at random play, 0.1
+  last = {"breakout": (1.7, 16.1, 30.5), "pong": (14.6,) * 3, "boxing": (0.1,) * 3}
+  results = [single(c, last[c.columns["task"]][c.columns["seed"]]) for c in cells]
+  figure = STAC["fig2a"]
+  found = figure.claims(results)
+  assert (
+    "STACX: 50.0 (the paper: 364), median human-normalised score in %, 3 tasks, 3 seeds" in found
+  )
+  assert "STAC: 50.0, median human-normalised score in %, 3 tasks, 3 seeds" in found
+  rows = figure.table(results)
+  at = cells.index(next(c for c in cells if c.name == "stac_breakout_seed1"))
+  assert rows[at] | {"score": round(rows[at]["score"], 9)} == {
+    "agent": "stac",
+    "task": "breakout",
+    "seed": 1,
+    "episodes": 150,
+    "return": pytest.approx(16.1),
+    "score": 50.0,
+  }
+
+
+def test_learning_curves_of_single_runs():
+  """On the steps that all runs have a score at; NaN is none."""
+  quick = {c.columns["agent"]: c for c in STAC["fig2a"].quick}
+  runs = [
+    single(quick["stac"], 0, [np.nan, 1.7, 16.1, 30.5]),
+    single(quick["stac"], 0, [1.7, 1.7, 1.7]),
+  ]
+  steps, curve = scores.curve(SCALE, {"breakout": runs})
+  assert (steps[0], steps[-1], len(steps)) == (1000, 2000, scores.POINTS)
+  np.testing.assert_allclose(curve[[0, -1]], [0, 25], atol=1e-9)
+  page = STAC["fig2a"].draw([single(c, 30.5, [1.7, 16.1]) for c in STAC["fig2a"].quick])
+  left, right = page.axes
+  assert [line.get_label() for line in left.lines] == [
+    "STACX",
+    "STAC",
+    "IMPALA, auxiliary tasks",
+    "IMPALA",
+  ]
+  np.testing.assert_allclose([bar.get_width() for bar in right.patches], 100)
+
+
+def test_runs_without_a_finished_episode_have_no_score():
+  quick = STAC["fig3a"].quick
+  none = Result(
+    quick[0], [{}], np.full((1, 1), np.nan), np.zeros((1, 1), int), {"env_steps": np.ones(2)}
+  )
+  results = [none, *(single(c, 7.0, [7.0, 7.0]) for c in quick[1:])]
+  found = STAC["fig3a"].claims(results)
+  assert "STAC: nan, mean return, 1 task, 1 seed" in found
+  assert found[-1] == "here, from the best: STACX; IMPALA, auxiliary tasks; IMPALA"
+  assert len(STAC["fig3a"].draw(results).axes[0].lines[0].get_xdata()) == 0
+
+
+def test_tuned_values_are_drawn_by_head():
+  heads = {
+    f"eta/leaky_vtrace.{n}/{h}": np.array([0.99, 0.9 + h / 100])
+    for n in ("alpha_rho", "alpha_c")
+    for h in range(3)
+  }
+  result = single(STAC["fig5b"].cells[0], 0, [1.0, 2.0], **heads)
+  page = STAC["fig5b"].draw([result])
+  assert [axes.get_title() for axes in page.axes[:3]] == [
+    "leaky_vtrace.alpha_c",
+    "leaky_vtrace.alpha_rho",
+    "return",
+  ]
+  assert [line.get_ydata()[-1] for line in page.axes[0].lines] == [0.9, 0.91, 0.92]
+  found = STAC["fig5b"].claims([result])
+  assert found[2] == "leaky_vtrace.alpha_rho: 0.9900 -> 0.9000, 0.9900 -> 0.9100, 0.9900 -> 0.9200"
+  assert tuned.table([result])[1]["eta/leaky_vtrace.alpha_c/2"] == 0.92
+
+
+def test_how_often_the_theorem_holds_is_counted():
+  results = [single(c, 0.0) for c in STAC["alpha"].quick]
+  at = [c.columns["agent"] for c in STAC["alpha"].quick].index("stacx_split_alpha")
+  rho, c = np.array([0.5, 0.9, 0.995, 1.0]), np.array([0.6, 0.9, 1.0, 0.5])
+  results[at].metrics.update({"eta/leaky_vtrace.alpha_rho/0": rho, "eta/leaky_vtrace.alpha_c/0": c})
+  assert STAC["alpha"].claims(results)[-1] == (
+    "here: α_ρ >= α_c 50.0% of the time, α_ρ >= 0.99 α_c 75.0%"
+  )
+
+
+def test_a_single_run_is_read(tmp_path):
+  """It has no runs.csv and its episodes no number of a run; its rows of metrics become columns."""
+  (tmp_path / "episodes.jsonl").write_text(
+    '{"env_steps": 4, "return": 1.5, "length": 4}\n{"env_steps": 9, "return": -1.0, "length": 5}\n'
+  )
+  (tmp_path / "metrics.jsonl").write_text(
+    '{"env_steps": 4, "eta/a.b/0": 0.5}\n'
+    '{"env_steps": 9, "eta/a.b/0": null, "episode_return": 2.0}\n'
+  )
+  cell = Cell("one", {"agent": "stac", "seed": 3}, "experiments/x", ())
+  result = reproduce.read(cell, tmp_path)
+  assert result.settings == [{}]
+  assert result.returns.tolist() == [[1.5, -1.0]] and result.lengths.tolist() == [[4, 5]]
+  np.testing.assert_array_equal(result.metrics["eta/a.b/0"], [0.5, np.nan])
+  np.testing.assert_array_equal(result.metrics["episode_return"], [np.nan, 2.0])
+  reproduce.write_table(tmp_path / "x.csv", episodes([result]))
+  assert (tmp_path / "x.csv").read_text().splitlines() == [
+    "agent,seed,run,episode,return,length",
+    "stac,3,0,0,1.5,4",
+    "stac,3,0,1,-1.0,5",
+  ]
+
+
+def test_of_many_rows_of_metrics_some_are_kept_and_the_last_one(tmp_path):
+  rows = "".join(f'{{"env_steps": {i}}}\n' for i in range(5 * reproduce.ROWS))
+  (tmp_path / "m.jsonl").write_text(rows)
+  kept = reproduce.columns(tmp_path / "m.jsonl")["env_steps"]
+  assert len(kept) == reproduce.ROWS and (kept[0], kept[-1]) == (0, 5 * reproduce.ROWS - 1)
+  (tmp_path / "m.jsonl").write_text("")
+  assert reproduce.columns(tmp_path / "m.jsonl") == {}
+
+
+@pytest.mark.slow
+def test_the_quick_form_of_a_figure_of_single_runs_runs(tmp_path):
+  assert reproduce.reproduce("stac/fig3a", tmp_path, quick=True)
+  folder = tmp_path / "stac" / "quick"
+  with (folder / "fig3a.csv").open() as file:
+    rows = list(csv.DictReader(file))
+  assert [row["agent"] for row in rows] == ["stac", "stacx", "impala_aux", "impala"]
+  assert all(int(row["episodes"]) >= 1 and float(row["score"]) >= 0 for row in rows)
+  assert (folder / "fig3a.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -215,8 +414,8 @@ def test_a_killed_figure_loses_at_most_its_unfinished_cell(tmp_path):
   with (folder.parent / "fig2.csv").open() as file:
     rows = [row for row in csv.DictReader(file) if row["mu"] == str(2.0**-6)]
   whole = tmp_path / "whole"
-  figure, cell = FIGURES["fig2"], FIGURES["fig2"].cells[1]
-  assert training.train(cell.experiment, (*cell.bindings, *figure.quick), whole).done
+  cell = FIGURES["fig2"].quick[1]
+  assert training.train(cell.experiment, cell.bindings, whole).done
   want = reproduce.read(cell, whole)
   assert len(rows) == want.returns.size == 8 * 30
   assert [float(row["return"]) for row in rows] == want.returns.ravel().tolist()

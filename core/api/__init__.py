@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     count,
     unless_ended,
   )
-  from .papers import Cell, Figure, Paper, Result, final, smooth
+  from .papers import Cell, Cost, Figure, Paper, Result, bound, episodes, final, smooth
   from .ranges import (
     LARGEST,
     Count,
@@ -113,6 +113,7 @@ __all__ = [
   "ConfigError",
   "Corrector",
   "CorrectorInputs",
+  "Cost",
   "Count",
   "Decay",
   "Described",
@@ -171,9 +172,11 @@ __all__ = [
   "Writer",
   "WriterPlugin",
   "as_specified",
+  "bound",
   "checks",
   "configurable",
   "count",
+  "episodes",
   "files",
   "final",
   "first_failure",

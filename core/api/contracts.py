@@ -247,9 +247,9 @@ class AgentFns(Protocol):
 
     It splits the Trajectory `batch` and maps `f(micro_batch, *slices) -> (sums, means, stacked)`
     over the parts; it returns the sums added, the means averaged over micro-batches and devices
-    (of one whose name ends in `/max`, the greatest), and `stacked` as it came from each micro-batch, [K, ...]: what a later call may take as its
-    `*stacked`, with the same batch. A part of a batch, of fewer trajectories, is split likewise,
-    into as few as it needs.
+    (of one whose name ends in `/max`, the greatest), and `stacked` as it came from each
+    micro-batch, [K, ...]: what a later call may take as its `*stacked`, with the same batch. A part
+    of a batch, of fewer trajectories, is split likewise, into as few as it needs.
     """
     ...
 

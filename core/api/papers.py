@@ -1,6 +1,6 @@
 """What a paper's figures are made of: grids of experiments, and what is drawn and said of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -16,29 +16,56 @@ class Cell(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What a cell's logs say of its runs, R."""
+  """What a cell's logs say of its runs: R of them under `@runs()`, else one."""
 
   cell: Cell
-  settings: list[dict[str, str]]  # [R] rows of runs.csv
+  settings: list[dict[str, str]]  # [R] rows of runs.csv; [{}] for a single run
   returns: np.ndarray  # [R, E] raw return of each episode; NaN after the last one of a run, but
   # the least of all after a run diverged
   lengths: np.ndarray  # [R, E] its transitions; 0 where there is none
-  metrics: list[dict[str, Any]]  # rows of metrics.jsonl
+  metrics: Mapping[str, np.ndarray]  # [N] each: columns of metrics.jsonl; NaN where a row has none
+
+
+class Cost(NamedTuple):
+  """What a figure takes, for `selftune reproduce` to list."""
+
+  runs: int  # independent ones, of all cells
+  env_steps: int  # of a run, at most
+  time: str  # measured, or the paper's own; says so, and on what
+  machine: str  # 'CPU' or 'GPU', the least that makes sense
+
+
+def episodes(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
+  """Rows of a table: one an episode of a run of a cell, those that a diverged run missed too."""
+  for cell, settings, returns, lengths, _ in results:
+    for run, row in enumerate(settings):
+      shown = {name: row[name] for name in row if "." in name or name == "seed"}
+      for e in np.flatnonzero(~np.isnan(returns[run])):
+        scored = {"episode": e, "return": returns[run, e], "length": lengths[run, e]}
+        yield {**cell.columns, **shown, "run": run, **scored}
 
 
 class Figure(NamedTuple):
   """A figure of a paper."""
 
+  about: str  # what it shows, in one line
+  cost: Cost
   cells: tuple[Cell, ...]
-  quick: tuple[str, ...]  # further bindings that make it a matter of minutes
+  quick: tuple[Cell, ...]  # a small form of the grid, a matter of minutes on a CPU
   draw: Callable[[list[Result]], Any]  # -> matplotlib Figure
   claims: Callable[[list[Result]], list[str]]  # what the paper says, and what the table says
+  table: Callable[[list[Result]], Iterable[Mapping[str, Any]]] = episodes  # rows of its CSV
 
 
 class Paper(Protocol):
   """Kind `paper`: what `selftune reproduce` can make of it."""
 
   def figures(self) -> Mapping[str, Figure]: ...  # by name, such as 'metatrace/fig1'
+
+
+def bound(cells: Iterable[Cell], bindings: Iterable[str]) -> tuple[Cell, ...]:
+  """The cells with further bindings, which count more than their own."""
+  return tuple(cell._replace(bindings=(*cell.bindings, *bindings)) for cell in cells)
 
 
 def smooth(returns: np.ndarray, window: int) -> np.ndarray:
@@ -49,5 +76,5 @@ def smooth(returns: np.ndarray, window: int) -> np.ndarray:
 
 
 def final(returns: np.ndarray, episodes: int = 100) -> float:
-  """Mean return of the last episodes of all runs."""
+  """Mean of the last episodes of all runs' returns, [R, E]; NaN where a run has none there."""
   return float(returns[:, -episodes:].mean())

@@ -206,12 +206,18 @@ improvement and sample efficiency are rliable's: pip install 'selftune[report]'.
     "reproduce",
     "train the grid of a paper's figure and draw it, with its table and claims",
     """\
+  selftune reproduce                            lists the figures, what each takes, on what
   selftune reproduce metatrace/fig2 --quick     minutes: a few settings, few episodes
   selftune reproduce metatrace/fig2
 
 Stopped or killed, the same command goes on where it was. Figures share cells of their grids.""",
   )
-  it.add_argument("figure", metavar="PAPER/FIGURE", help="such as metatrace/fig2")
+  it.add_argument(
+    "figure",
+    nargs="?",
+    metavar="PAPER/FIGURE",
+    help="such as metatrace/fig2 (default: list all, train none)",
+  )
   it.add_argument("--quick", action="store_true", help="a small form of the same")
   it.add_argument(
     "--out",

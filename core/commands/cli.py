@@ -174,8 +174,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-  from ..reproduce import reproduce
+  from ..reproduce import listing, reproduce
 
+  if arguments.figure is None:
+    print(listing())
+    return OK
   return OK if reproduce(arguments.figure, arguments.out, arguments.quick) else FAILED
 
 

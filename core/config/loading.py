@@ -6,6 +6,7 @@ leaves no global state behind. Build in the main thread: gin's scopes belong to 
 
 import dataclasses
 import importlib
+import json
 import re
 import sys
 import tokenize
@@ -40,6 +41,7 @@ from .values import Macro, Reference, leaves, map_leaves
 
 ROOT = Path(__file__).resolve().parents[2] / "gin_configs"
 EXPERIMENTS = "experiments"  # the folder of those that can be run
+RENAMED = ROOT / "renamed.json"  # one that was packaged once -> one to take now, and bindings
 
 
 class Loaded(NamedTuple):
@@ -137,9 +139,19 @@ def _find(config: str) -> Path:
     for path in (folder / config, folder / f"{config}.gin"):
       if path.is_file():
         return path
+  if now := _renamed(config):
+    experiment, *bindings = now
+    words = [experiment, *(f'--bind "{binding}"' for binding in bindings)]
+    raise ConfigError(f"no gin file or experiment '{config}'. Write {' '.join(words)}")
   near = did_you_mean(f"{EXPERIMENTS}/{Path(config).stem}", experiments(), cutoff=0.8)
   known = near or f" Experiments: {', '.join(experiments())}."
   raise ConfigError(f"no gin file or experiment '{config}'.{known}")
+
+
+def _renamed(name: str) -> list[str]:
+  """Of an experiment that was packaged once: the one to take now, and what to bind; else empty."""
+  table = json.loads(RENAMED.read_text(encoding="utf-8"))
+  return table.get(f"{EXPERIMENTS}/{Path(name).name.removesuffix('.gin')}", [])
 
 
 def _read_file(path: Path, read: _Read) -> None:
@@ -157,6 +169,8 @@ def _read_file(path: Path, read: _Read) -> None:
       found = [p for p in (path.parent / name, ROOT / name) if p.is_file()]
       if not found:
         near = did_you_mean(name, _packaged())
+        if now := _renamed(name):
+          near = f" Write include '{now[0]}.gin', and below it: {'; '.join(now[1:])}"
         raise ConfigError(f"{where}: no file '{name}' in {path.parent} or {ROOT}.{near}")
       _read_file(found[0], read)
     elif isinstance(statement, config_parser.ImportStatement):

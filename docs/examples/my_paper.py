@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure as Page
 
-from selftune import Cell, Figure, Result, final, register, smooth
+from selftune import Cell, Cost, Figure, Result, bound, final, register, smooth
 
 CAR = "experiments/metatrace_mountain_car"
 
@@ -34,5 +34,7 @@ class Mine:
       Cell(tuner, {"tuner": tuner}, CAR, (f"tuner = @{tuner}()",))
       for tuner in ("metatrace", "tidbd")
     )
-    quick = ("runs.repeats = 1", "runs.episodes = 5")
-    return {"mine/fig1": Figure(cells, quick, draw, claims)}
+    quick = bound(cells, ("runs.repeats = 1", "runs.episodes = 5"))
+    cost = Cost(runs=240, env_steps=100_500, time="not yet measured", machine="CPU")
+    about = "mountain car: return of two step-size tuners"
+    return {"mine/fig1": Figure(about, cost, cells, quick, draw, claims)}

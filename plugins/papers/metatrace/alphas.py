@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.api import Figure, Result, final
+from ....core.api import Cost, Figure, Result, bound, final
 from .cells import METHODS, cell, curve, formula, of_method, page, power, shade, title
 
 QUICK = (
@@ -23,12 +23,17 @@ MUS = {  # method -> powers of mu, negated, of Figures 2 to 5
 }
 
 
-def figure(method: str, beside: str | None = None) -> Figure:
+def figure(method: str, time: str, beside: str | None = None) -> Figure:
   """Of one method, and trained beside it without being drawn, another for comparison."""
   cells = [cell("none")]
   cells += [cell(m, p) for m in (method, beside) if m in MUS for p in MUS[m]]
   return Figure(
-    tuple(cells), QUICK, functools.partial(draw, method), functools.partial(claims, method)
+    f"mountain car: return for twelve initial step sizes, {METHODS[method][2]}",
+    Cost(120 * len(cells), 100_500, f"{time} after the figures before it, on two cores", "CPU"),
+    tuple(cells),
+    bound(cells, QUICK),
+    functools.partial(draw, method),
+    functools.partial(claims, method),
   )
 
 

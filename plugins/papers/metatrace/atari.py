@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ....core.api import Cell, Figure, Result, smooth
+from ....core.api import Cell, Cost, Figure, Result, bound, smooth
 from .alphas import by_alpha
 from .cells import METHODS, formula, page, power, shade
 
@@ -100,9 +100,18 @@ def claims(results: list[Result]) -> list[str]:
   return lines
 
 
-def figure(cells: list[Cell]) -> Figure:
-  return Figure(tuple(cells), QUICK, draw, claims)
+def figure(about: str, runs: int, cells: list[Cell]) -> Figure:
+  cost = Cost(runs, 12_500_000, "not yet measured", "GPU")
+  return Figure(about, cost, tuple(cells), bound(cells, QUICK), draw, claims)
 
 
-FIG8 = figure([cell(m, "seaquest", SWEEP, 1) for m in ("none", "scalar", "mixed", "vector")])
-FIG9 = figure([cell(m, game, BEST, 5) for game in GAMES for m in ("none", "mixed")])
+FIG8 = figure(
+  "Atari seaquest: return for eight initial step sizes, each Metatrace and none",
+  4 * len(SWEEP),
+  [cell(m, "seaquest", SWEEP, 1) for m in ("none", "scalar", "mixed", "vector")],
+)
+FIG9 = figure(
+  "five Atari games: return for three initial step sizes, mixed Metatrace and none",
+  2 * len(GAMES) * len(BEST) * 5,
+  [cell(m, game, BEST, 5) for game in GAMES for m in ("none", "mixed")],
+)
