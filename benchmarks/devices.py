@@ -34,19 +34,14 @@ def measure(agent: str, turns: int) -> float:
   import jax
 
   from selftune.core import config
-  from selftune.core import train as training
-  from selftune.core.agent.functions import Functions
+  from selftune.core.engine import single
 
   with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "devices.gin")
     path.write_text(CONFIG.format(agent=agent), "utf-8")
     loaded = config.load(path).root
-  seeds = training.pool_seeds(loaded, 0)
-  pools = [[loaded.env.make(s) for s in actor_seeds] for actor_seeds in seeds]
-  built = Functions(loaded.agent, pools[0][0].spec)
-  learner = training.make_learner(loaded, built)
-  (actor,) = training.make_actors(loaded, built, pools)
-  state = learner.init(jax.random.key(0), actor.timestep)
+  one = single.SingleRun(loaded, loaded.runtime)
+  learner, (actor,), state = one.learner, one.actors, one.init()
   params = learner.actor_params(state, [actor.device])[actor.device]
   batch = learner.put(actor.unroll(params, 0, 0, lambda: False).trajectory)
   actor.close()

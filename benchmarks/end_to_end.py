@@ -14,6 +14,7 @@ with random actions.
 
 import argparse
 import dataclasses
+import functools
 import json
 import statistics
 import subprocess
@@ -29,8 +30,7 @@ import jax
 import numpy as np
 
 from selftune.core import config
-from selftune.core import train as training
-from selftune.core.agent.functions import Functions
+from selftune.core.engine import single
 from selftune.core.engine.actor import Rollout
 from selftune.core.engine.loop import Progress, run
 from selftune.core.engine.sources import concatenate
@@ -70,14 +70,19 @@ class FreePool:
 class TimedSource:
   """A source that notes when the learner asked for each batch."""
 
-  def __init__(self, source):
-    self._source, self.devices = source, source.devices
+  def __init__(self, asked: list[float], run, source, *_):
+    self._source, self.devices, self._asked = source, source.devices, asked
     self.publish, self.close = source.publish, source.close
-    self.asked: list[float] = []
 
   def get(self, index):
-    self.asked.append(time.perf_counter())
+    self._asked.append(time.perf_counter())
     return self._source.get(index)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
 
 
 class NoLog:
@@ -97,19 +102,13 @@ def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[s
   steps = f"train.total_env_steps = {10**9}"
   loaded = config.load(name, [*bindings, steps, "train.log_seconds = 1e9"]).root
   platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
-  seeds = training.pool_seeds(loaded, 0)
-  pools = [[loaded.env.make(s) for s in row] for row in seeds]
-  agent = Functions(loaded.agent, pools[0][0].spec)
-  learner = training.make_learner(loaded, agent)
-  actors = training.make_actors(loaded, agent, pools)
-  state = learner.init(jax.random.key(0), actors[0].timestep)
+  one = single.SingleRun(loaded, loaded.runtime)
+  learner, actors, state = one.learner, one.actors, one.init()
   params = learner.actor_params(state, {actor.device for actor in actors})
   first = actors[0].timestep
-  free = training.make_actors(
-    loaded, agent, [[FreePool(p.spec, first) for p in row] for row in pools]
-  )
-
-  flat = [pool for row in pools for pool in row]
+  flat = [pool for actor in actors for pool in actor.pools]
+  none = [[FreePool(pool.spec, first) for pool in actor.pools] for actor in actors]
+  free = single.make_actors(loaded, loaded.runtime, one.fns, none)
   still = [np.zeros((p.num_envs, *p.spec.action.shape), p.spec.action.dtype) for p in flat]
 
   def step() -> None:
@@ -134,13 +133,13 @@ def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[s
   warm_up = 2
   total = (warm_up + updates) * loaded.steps_per_update
   short = dataclasses.replace(loaded, total_env_steps=total)
-  source = TimedSource(short.runtime.start(actors, 0, lambda: False))
+  asked: list[float] = []
+  timed = single.SingleRun(short, short.runtime, beside=functools.partial(TimedSource, asked))
   with tempfile.TemporaryDirectory() as folder:
     checkpoints = Checkpointer(Path(folder))
-    run(short, learner, source, NoLog(), checkpoints, state, Progress(), lambda: False)
+    run(short, timed, NoLog(), checkpoints, timed.init(), Progress(), lambda: False)
     checkpoints.close()
-  source.close()
-  seconds["end to end"] = (source.asked[-1] - source.asked[warm_up - 1]) / updates
+  seconds["end to end"] = (asked[-1] - asked[warm_up - 1]) / updates
   return {"steps": loaded.steps_per_update, "cpu": jax.default_backend() == "cpu", **seconds}
 
 

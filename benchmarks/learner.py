@@ -17,9 +17,9 @@ import numpy as np
 from dm_env import specs
 
 from selftune.core import config
-from selftune.core import train as training
 from selftune.core.agent.functions import Functions
 from selftune.core.api.types import EnvSpec, TimeStep, Trajectory
+from selftune.core.engine import single
 from selftune.core.machine import platform
 
 AGENTS = ("atari_impala", "atari_stac", "atari_stacx")
@@ -43,7 +43,7 @@ def prepare(name: str, bindings: list[str]) -> Update:
   loaded = config.load(f"experiments/{name}", bindings).root
   platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
   spec = EnvSpec(specs.Array((84, 84, 4), np.uint8), specs.DiscreteArray(ACTIONS))
-  learner = training.make_learner(loaded, Functions(loaded.agent, spec))
+  learner = single.make_learner(loaded, Functions(loaded.agent, spec, loaded.total_updates))
   batch = random_batch(loaded.unroll_length, loaded.num_envs)
   state = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch.timestep))
   device_batch = learner.put(batch)

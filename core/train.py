@@ -2,31 +2,26 @@
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import jax
+from types import ModuleType
+from typing import Any
 
 from . import config
-from .agent.functions import Functions
-from .api import checks, files
-from .api.contracts import Environment, FunctionalEnvironment, RunInfo
+from .api import files
+from .api.contracts import RunInfo
 from .api.errors import UserError
 from .api.registry import name_of
-from .api.types import Device, LearnerState
-from .engine import environments
-from .engine.actor import Actor
-from .engine.learner import Learner, micro_batches_of
-from .engine.loop import Progress, run
-from .engine.sources import start
+from .api.types import LearnerState
+from .engine import environments, single
+from .engine.loop import Progress, Training, run
 from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
-from .experiment import IndependentRuns, Lockstep, Sebulba, Train
+from .experiment import IndependentRuns, Train
 from .machine import hosts, platform, shortage
-from .machine.seeding import env_seeds
 from .record import plotting
 from .record.checkpoint import Checkpointer
 from .record.logging import Logger
@@ -66,17 +61,14 @@ def train(
   workdir = Workdir(path)
 
   with contextlib.ExitStack() as stack:
-    stack.enter_context(shortage.explained(_smaller(experiment)))
+    stack.enter_context(shortage.explained(_how(experiment).smaller(experiment)))
     stack.enter_context(hosts.losses_explained())
     still_alone = stack.enter_context(workdir.alone())
     workdir.check(loaded, resume)
     text = zlib.crc32(loaded.text.encode())
     hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
-    if isinstance(experiment.runtime, IndependentRuns):
-      training = prepare_runs(experiment, experiment.runtime, workdir)
-    else:
-      training = prepare_on_host(experiment, experiment.runtime, workdir)
-    state, seeds = training.state, training.env_seeds
+    training = prepare(experiment, workdir)
+    state = training.init()
 
     checkpoints = Checkpointer(
       workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
@@ -88,8 +80,8 @@ def train(
     elif init_from is not None:
       state, weights = with_weights(state, init_from)
     hosts.check_same({"checkpoints": progress.updates})
-    total_env_steps = training.runs * experiment.total_env_steps
-    if training.ended(progress):
+    total_env_steps = training.size * experiment.total_env_steps
+    if training.done(state, progress):
       if hosts.is_first():
         print(
           f"selftune: {path} has made {progress.env_steps:,} of {total_env_steps:,} env steps "
@@ -105,7 +97,7 @@ def train(
       return asked_to_stop()
 
     if hosts.is_first():
-      workdir.create(loaded, seeds, progress.env_steps, weights)
+      workdir.create(loaded, training.env_seeds, progress.env_steps, weights)
       workdir.say_resumed(resume, restored)
 
     stack.callback(checkpoints.close)
@@ -118,7 +110,7 @@ def train(
     )
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
-    progress = training.loop(logger, checkpoints, state, progress, stopping)
+    progress = run(experiment, training, logger, checkpoints, state, progress, stopping)
     if "jsonl" in writers and progress.done:
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
@@ -135,21 +127,7 @@ def check(experiment: Train) -> None:
     UserError: says what does not fit.
     RunError: a batch alone is more than the memory of the machine.
   """
-  b, t = experiment.num_envs, experiment.unroll_length
-  batch, what = b * t * shortage.TRANSITION, f"train.num_envs = {b} x train.unroll_length = {t}"
-  if isinstance(experiment.runtime, IndependentRuns):
-    size = experiment.runtime.size
-    shortage.check(size * batch, f"{what} x {size:,} runs")
-    ends = size * b * t * experiment.runtime.iterations * shortage.END
-    shortage.check(ends, f"runs.iterations = {experiment.runtime.iterations} of {size:,} runs")
-    independent.refuse(experiment, experiment.runtime)
-    platform.devices(experiment.learner_devices, "train.learner_devices")
-    return
-  shortage.check((batch + b * shortage.ENVIRONMENT) // hosts.count(), what)
-  pool_seeds(experiment, 0)
-  platform.devices(experiment.runtime.actor_devices, "actor_devices")
-  devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
-  micro_batches_of(experiment.num_envs, len(devices), _micro_batch(experiment, devices))
+  _how(experiment).check(experiment, experiment.runtime)
   if (evaluation := experiment.evaluation) is not None:
     needed = evaluation.num_envs * shortage.ENVIRONMENT
     shortage.check(needed, f"evaluation.num_envs = {evaluation.num_envs}")
@@ -158,15 +136,33 @@ def check(experiment: Train) -> None:
 
 
 def rehearse(experiment: Train) -> None:
-  """Traces the first state of runs whose environment is functional: there is none to be made.
+  """Traces what can be traced though no environment is made.
 
   Raises:
     UserError: the network does not go with the environment, or the meta-optimiser with the batch.
   """
-  runtime, env = experiment.runtime, experiment.env
-  if isinstance(runtime, IndependentRuns) and isinstance(env, FunctionalEnvironment):
-    devices = platform.devices(experiment.learner_devices, "train.learner_devices")
-    jax.eval_shape(independent.make_runs(experiment, runtime, devices).init)
+  _how(experiment).rehearse(experiment, experiment.runtime)
+
+
+def prepare(experiment: Train, workdir: Workdir) -> Training:
+  """What the loop trains, ready to begin.
+
+  Raises:
+    UserError: the agent cannot act in the environment, or a plugin gives what it must not.
+  """
+  if isinstance(experiment.runtime, IndependentRuns):
+    table = workdir.path / "runs.csv"
+    return independent.ManyRuns(experiment, experiment.runtime, workdir.restarts(), table)
+  if experiment.evaluation is not None and experiment.evaluation.video:
+    drawn = drawable(experiment.env, "evaluation.video = True")
+    environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
+  beside = functools.partial(evaluated, experiment, workdir)
+  return single.SingleRun(experiment, experiment.runtime, workdir.restarts(), beside)
+
+
+def _how(experiment: Train) -> ModuleType:
+  """The module that knows the runtime: one run, or many as one program."""
+  return independent if isinstance(experiment.runtime, IndependentRuns) else single
 
 
 def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
@@ -198,137 +194,3 @@ def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:
   if hosts.is_first():
     print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
   return restored.state, f"{directory.absolute()}/{restored.step}"
-
-
-class Prepared(NamedTuple):
-  """Training, ready to begin."""
-
-  state: Any  # the first one
-  env_seeds: list[list[tuple[int, ...]]]  # of the pools, by actor
-  runs: int  # independent ones
-  ended: Callable[[Progress], bool]  # whether there is nothing left to do
-  loop: Callable[[Logger, Checkpointer, Any, Progress, Callable[[], bool]], Progress]
-  # state, progress, whether to stop -> progress
-
-
-def prepare_on_host(experiment: Train, runtime: Lockstep | Sebulba, workdir: Workdir) -> Prepared:
-  """Environments in pools, actors that step them, and a learner."""
-  if experiment.evaluation is not None and experiment.evaluation.video:
-    drawn = drawable(experiment.env, "evaluation.video = True")
-    environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
-  seeds = pool_seeds(experiment, workdir.restarts())
-  first = hosts.index() * runtime.actors
-  mine = seeds[first : first + runtime.actors]
-  made = [[environments.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
-  agent = Functions(experiment.agent, made[0][0].spec, experiment.total_updates)
-  learner = make_learner(experiment, agent)
-  actors = make_actors(experiment, agent, made, first)
-  state = learner.init(jax.random.key(experiment.seed), actors[0].timestep)
-  learner.trace(state)
-
-  def loop(logger, checkpoints, state, progress, stopping):
-    source = start(runtime, actors, progress.updates, hosts.alone(stopping))
-    beside = (experiment, agent, actors[0].device, workdir, progress.env_steps, logger, stopping)
-    with contextlib.closing(source), evaluated(source, *beside) as source:
-      return run(experiment, learner, source, logger, checkpoints, state, progress, stopping)
-
-  ended = lambda progress: progress.updates >= experiment.total_updates
-  return Prepared(state, seeds, 1, ended, loop)
-
-
-def prepare_runs(experiment: Train, runtime: IndependentRuns, workdir: Workdir) -> Prepared:
-  """Independent runs as one program."""
-  devices = platform.devices(experiment.learner_devices, "train.learner_devices")
-  runs = independent.make_runs(experiment, runtime, devices, workdir.restarts())
-  table = workdir.path / "runs.csv"
-
-  def loop(logger, checkpoints, state, progress, stopping):
-    with contextlib.closing(runs):
-      return independent.run(
-        experiment,
-        runtime,
-        runs,
-        table,
-        logger,
-        checkpoints,
-        runs.resume(state),
-        progress,
-        stopping,
-      )
-
-  size = runs.members.size
-  ended = lambda progress: progress.env_steps >= size * experiment.total_env_steps
-  states = runs.init()
-  runs.trace(states, runtime.iterations)
-  return Prepared(runs.saved(states), [[runs.env_seeds]], size, ended, loop)
-
-
-def pool_seeds(experiment: Train, restart: int) -> list[list[tuple[int, ...]]]:
-  """Seeds of every environment of the job, by actor and pool; the first process's actors first.
-
-  Raises:
-    UserError: the environments cannot be shared out evenly.
-  """
-  assert not isinstance(experiment.runtime, IndependentRuns)  # that has no pools
-  processes, groups = hosts.count(), experiment.runtime.groups
-  actors = processes * experiment.runtime.actors
-  each, rest = divmod(experiment.num_envs, actors * groups)
-  if rest or not each:
-    raise UserError(
-      f"train.num_envs = {experiment.num_envs} is not divisible by processes x actors x groups = "
-      f"{processes} x {actors // processes} x {groups} environment pools; choose a multiple of "
-      f"{actors * groups}."
-    )
-  return [
-    [env_seeds(experiment.seed, restart, a * groups + g, each) for g in range(groups)]
-    for a in range(actors)
-  ]
-
-
-def make_actors(
-  experiment: Train, agent: Functions, pools: Sequence[Sequence[Environment]], first: int = 0
-) -> list[Actor]:
-  """One actor for each row of pools, on the actor devices in turn; numbered from `first`."""
-  devices = platform.devices(experiment.runtime.actor_devices, "actor_devices")
-  key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
-  return [
-    Actor(
-      agent,
-      actor_pools,
-      devices[i % len(devices)],
-      jax.random.fold_in(key, first + i),
-      experiment.unroll_length,
-      experiment.overlap,
-      experiment.stagger,
-    )
-    for i, actor_pools in enumerate(pools)
-  ]
-
-
-def make_learner(experiment: Train, agent: Functions) -> Learner:
-  """The learner, on the learner devices."""
-  devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
-  return Learner(
-    agent,
-    devices,
-    experiment.num_envs,
-    experiment.unroll_length,
-    _micro_batch(experiment, devices),
-    checks.who(experiment.env),
-  )
-
-
-def _micro_batch(experiment: Train, devices: Sequence[Device]) -> int | None:
-  on_cpu = devices[0].platform == "cpu"
-  return experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None)
-
-
-def _smaller(experiment: Train) -> str:
-  """What to do where memory does not suffice."""
-  if isinstance(experiment.runtime, IndependentRuns):
-    return "Halve runs.chunk, runs.iterations, train.num_envs or train.unroll_length."
-  now = experiment.micro_batch or experiment.cpu_micro_batch or "None, all of a device's share"
-  return (
-    f"Halve train.micro_batch (it is {now}): the same update in smaller parts; if that does not "
-    "do, train.num_envs, train.unroll_length or the network."
-  )

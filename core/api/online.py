@@ -98,7 +98,7 @@ class Ends(NamedTuple):
   length: Array  # [T, B] int32
 
 
-Iteration = Callable[[RunState], tuple[RunState, Ends]]
+Iteration = Callable[[RunState], tuple[RunState, Ends, Metrics]]  # metrics [] of its last update
 
 
 @runtime_checkable

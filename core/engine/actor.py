@@ -93,6 +93,11 @@ class Actor:
     self._agent = agent
 
   @property
+  def pools(self) -> list[Environment]:
+    """The pools, in the order of their environments in the batch."""
+    return [group.pool for group in self._groups]
+
+  @property
   def timestep(self) -> TimeStep:
     """The last timestep of the first pool, [B, ...]."""
     return self._groups[0].timestep

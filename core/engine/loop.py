@@ -1,25 +1,21 @@
-"""The training loop: get, update, publish; now and then log and save."""
+"""The training loop: advance; now and then log and save. The same for one run and for many."""
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
-import jax
 import jax.numpy as jnp
 
 from ..api.errors import NonFiniteError, RunError
-from ..api.types import Episode, LearnerState, Metrics
+from ..api.types import Episode, LearnerState, Metrics, PyTree
+from ..experiment import Train
 from ..machine import hosts
 from ..record.checkpoint import Checkpointer
 from ..record.episodes import EpisodeStats
 from ..record.logging import Logger
 from .actor import Interrupted
-from .learner import Learner
-from .sources import Source
-
-if TYPE_CHECKING:
-  from ..experiment import Train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,86 +39,142 @@ class Progress:
     return cls(**{**saved, "episodes": EpisodeStats.from_json(saved["episodes"])})
 
 
+class Moved(NamedTuple):
+  """What training did between two looks of the host."""
+
+  updates: int  # made in all, by the run that made most
+  env_steps: int  # made in all, by all runs and processes
+  episodes: Sequence[tuple]  # that ended here: return, length and, of many runs, the run's number
+  metrics: Metrics  # of the last update, on the device
+  queue_wait: float = 0.0  # seconds an update that the learner waited for a batch
+  env_wait: float = 0.0  # seconds an update that was waited for environments
+  act_time: float = 0.0  # seconds an update in the network that acts
+
+
+class Training(Protocol):
+  """What the loop trains: one run that actors feed, or many runs as one program."""
+
+  size: int  # how many runs
+  env_seeds: list[list[tuple[int, ...]]]  # of the environments on the host, by actor and pool
+  most_episodes: int  # that can end in one process between two looks
+
+  def init(self) -> PyTree:
+    """The first state, as checkpoints hold it."""
+    ...
+
+  def begun(
+    self, saved: PyTree, progress: Progress, logger: Logger, stopping: Callable[[], bool]
+  ) -> contextlib.AbstractContextManager[PyTree]:
+    """Within it training goes on; gives the state to `advance` from, and closes what it opened."""
+    ...
+
+  def advance(self, state: PyTree, progress: Progress) -> tuple[PyTree, Moved]:
+    """Acts and learns; `state` is donated.
+
+    Raises:
+      Interrupted: training is to stop.
+    """
+    ...
+
+  def done(self, state: PyTree, progress: Progress) -> bool:
+    """Whether there is nothing left to do."""
+    ...
+
+  def check(self, metrics: Metrics) -> None:
+    """Looks at the metrics of an update.
+
+    Raises:
+      NonFiniteError: it, or one before it, was not finite, and the state stays at the one before.
+    """
+    ...
+
+  def row(self, state: PyTree, metrics: Metrics, progress: Progress) -> dict[str, Any]:
+    """What there is to log: host scalars and histograms by name."""
+    ...
+
+  def saved(self, state: PyTree) -> PyTree:
+    """What a checkpoint holds of a state; files that go beside a checkpoint are written."""
+    ...
+
+
 def run(
-  experiment: "Train",
-  learner: Learner,
-  source: Source,
+  experiment: Train,
+  training: Training,
   logger: Logger,
   checkpoints: Checkpointer,
-  state: LearnerState,
+  saved: PyTree,
   progress: Progress,
   stopping: Callable[[], bool],
 ) -> Progress:
   """Trains until the end, or until `stopping()`; saves in either case.
 
+  Args:
+    experiment: says how often to log and to save.
+    training: what is trained.
+    logger: gets a row now and then, and every finished episode.
+    checkpoints: where states go.
+    saved: the state to begin with, as checkpoints hold it.
+    progress: so far.
+    stopping: says that training is to end.
+
+  Returns:
+    How far it came.
+
   Raises:
     NonFiniteError: names the term, and the checkpoint of the state before that update.
   """
-  devices = source.devices
   clock = Clock(experiment.log_seconds, experiment.checkpoint_seconds)
-  at_once = experiment.num_envs // hosts.count() * experiment.unroll_length  # episodes may finish
   asked = hosts.Asked(stop=False, log=False, save=False)
-  source.publish(progress.updates, learner.actor_params(state, devices))
   metrics: Metrics = {}
   good = progress  # as it was after the last update that is known to be finite
+  with training.begun(saved, progress, logger, stopping) as state:
 
-  def check(metrics: Metrics) -> None:
-    """Saves the last good state if the learner stays at it, as an update was not finite."""
-    try:
-      learner.check(metrics)
-    except NonFiniteError as error:
-      raise save_good(error, checkpoints, state, good, logger) from None
+    def check(metrics: Metrics) -> None:
+      """Saves the last good state if the learner stays at it, as an update was not finite."""
+      try:
+        training.check(metrics)
+      except NonFiniteError as error:
+        raise save_good(error, checkpoints, training.saved(state), good, logger) from None
 
-  while progress.updates < experiment.total_updates and not asked.stop:
-    try:
-      rollout, waited = source.get(progress.updates)
-    except Interrupted:
-      break
-    batch = learner.put(rollout.trajectory)
-    asked = hosts.Asked(stopping(), clock.time_to_log(), clock.time_to_save())
-    asked, ended = hosts.tell(asked, rollout.episodes, at_once)
-    previous = metrics
-    state, metrics = learner.update(state, batch)
-    source.publish(progress.updates + 1, learner.actor_params(state, devices))
-    # At most two updates are under way. XLA lets a CPU device have 32 computations under way, and
-    # two devices whose shares of an update wait for each other behind those would wait forever.
-    jax.block_until_ready(previous)
-    if previous:
-      check(previous)
-    good = progress
-    new_steps = rollout.env_steps * hosts.count()
-    env_steps = progress.env_steps + new_steps
-    finished = [Episode(env_steps, *episode) for episode in ended]
-    logger.log_episodes(finished)
-    progress = dataclasses.replace(
-      progress,
-      updates=progress.updates + 1,
-      env_steps=env_steps,
-      episodes=progress.episodes.add(finished),
-    )
-    clock.add(new_steps, waited, rollout.env_wait, rollout.act_time)
-    if asked.log or progress.updates == experiment.total_updates:
-      row = jax.device_get(metrics)
-      check(row)
-      del row["failure"]  # there was none
-      row |= jax.device_get(learner.describe(state))
-      logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
-    if asked.save:
+    while not progress.done and not asked.stop:
+      previous = metrics
+      try:
+        state, moved = training.advance(state, progress)
+      except Interrupted:
+        break
+      metrics = moved.metrics
+      asked = hosts.Asked(stopping(), clock.time_to_log(), clock.time_to_save())
+      asked, ended = hosts.tell(asked, moved.episodes, training.most_episodes)
+      if previous:
+        check(previous)
+      good = progress
+      finished = [Episode(moved.env_steps, *episode) for episode in ended]
+      logger.log_episodes(finished)
+      clock.add(moved.env_steps - progress.env_steps, *moved[-3:])
+      progress = dataclasses.replace(
+        progress,
+        updates=moved.updates,
+        env_steps=moved.env_steps,
+        episodes=progress.episodes.add(finished),
+      )
+      progress = dataclasses.replace(progress, done=training.done(state, progress))
+      if asked.log or progress.done:
+        check(metrics)
+        row = training.row(state, metrics, progress)
+        logger.log(row | progress.episodes.summary() | clock.row(), progress.env_steps)
+      if asked.save:
+        check(metrics)
+        save(checkpoints, training.saved(state), progress, logger)
+    if metrics:
       check(metrics)
-      save(checkpoints, state, progress, logger)
-  if metrics:
-    check(metrics)
-    save(checkpoints, state, progress, logger)
-  done = progress.updates >= experiment.total_updates
-  return dataclasses.replace(progress, done=done, wall_time=logger.wall_time)
+      save(checkpoints, training.saved(state), progress, logger)
+  return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
-def save(
-  checkpoints: Checkpointer, state: LearnerState, progress: Progress, logger: Logger
-) -> None:
+def save(checkpoints: Checkpointer, saved: PyTree, progress: Progress, logger: Logger) -> None:
   """Saves a state that is known to be finite."""
   progress = dataclasses.replace(progress, wall_time=logger.wall_time)
-  checkpoints.save(progress.updates, state, progress.to_json())
+  checkpoints.save(progress.updates, saved, {**progress.to_json(), "done": False})
 
 
 def save_good(

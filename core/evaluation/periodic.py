@@ -19,6 +19,8 @@ from ..agent.functions import Functions
 from ..api.contracts import EnvPlugin
 from ..api.types import ActorParams, Device
 from ..engine.actor import Interrupted, Rollout
+from ..engine.loop import Progress
+from ..engine.single import SingleRun
 from ..engine.sources import JOIN, POLL, Published, Source
 from ..experiment import Evaluation, Train
 from ..machine import hosts
@@ -44,12 +46,11 @@ class Subject(NamedTuple):
 
 @contextlib.contextmanager
 def evaluated(
-  source: Source,
   experiment: Train,
-  agent: Functions,
-  device: Device,
   workdir: Workdir,
-  env_steps: int,
+  run: SingleRun,
+  source: Source,
+  progress: Progress,
   logger: Logger,
   stopping: Callable[[], bool],
 ) -> Iterator[Source]:
@@ -58,12 +59,11 @@ def evaluated(
   At the end the evaluation under way is finished, unless the run is to stop or has failed.
 
   Args:
-    source: of the batches; closed by whoever opened it.
     experiment: says when, and how much.
-    agent: what acts.
-    device: where; one of the source's.
     workdir: of the run; it knows the environments that the agent must not be scored in.
-    env_steps: that training begins at.
+    run: whose agent is evaluated, on the device of its first actor.
+    source: of the batches; closed by whoever opened it.
+    progress: that training begins at.
     logger: takes a row and a video an evaluation, in the evaluation's thread.
     stopping: says that the run is to stop.
 
@@ -74,10 +74,10 @@ def evaluated(
     yield source
     return
   seeds = evaluation_seeds(experiment.seed, experiment.evaluation.num_envs, workdir.env_seeds())
-  what = (experiment.env, agent, experiment.unroll_length, experiment.seed, seeds, workdir.videos)
-  evaluator = Evaluator(experiment.evaluation, Subject(*what), logger, env_steps)
+  what = (experiment.env, run.fns, experiment.unroll_length, experiment.seed, seeds, workdir.videos)
+  evaluator = Evaluator(experiment.evaluation, Subject(*what), logger, progress.env_steps)
   try:
-    yield _Evaluated(source, evaluator, device, env_steps)
+    yield _Evaluated(source, evaluator, run.actors[0].device, progress.env_steps)
     evaluator.finish(stopping)
   finally:
     evaluator.close()

@@ -19,7 +19,7 @@ from ..agent.functions import Functions
 from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
 from ..api.timesteps import as_specified
-from ..api.types import Array, Device
+from ..api.types import Array, Device, Metrics
 from ..engine.environments import functional
 from .iteration import Waited, first_run, iterate
 from .settings import Members, bind, check
@@ -55,6 +55,7 @@ class Runs:
     """
     check((members.agent, env), members.settings, members.size)
     self.members, self._env, self._fuse = members, env, fuse
+    self.metrics: Metrics = {}  # [R'], of each run's last update in `advance`; NaN: it made none
     devices = list(devices)[: members.size]
     share = -(-members.size // len(devices))
     chunks = -(-share // chunk)
@@ -105,7 +106,8 @@ class Runs:
       The states [R', ...], and the ends of episodes, [R', iterations * T, B]; a fused iteration
       has a T of its own.
     """
-    return self._compiled(iterations, states, self._rows[1])
+    states, ends, self.metrics = self._compiled(iterations, states, self._rows[1])
+    return states, ends
 
   def trace(self, states: RunState, iterations: int) -> None:
     """Traces what `advance` will run, so that what a plugin gives is known before files are left.
@@ -136,26 +138,32 @@ class Runs:
   def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
     """Of the runs of one device."""
 
-    def one_run(state, values):
-      iteration = self._iteration(*self._built(values))
-      return unless_ended(self.members.active(state), iteration(state), state)
+    def iterate(state, values):
+      state, ends, metrics = self._iteration(*self._built(values))(state)
+      return (state, jax.tree.map(jnp.float32, metrics)), ends
+
+    def one_run(carry, values):
+      state, _ = carry
+      return unless_ended(self.members.active(state), iterate(state, values), carry)
 
     def one_chunk(chunk):
       states, values = chunk
-      body = lambda states, _: jax.vmap(one_run)(states, values)
-      scan = lambda states: jax.lax.scan(body, states, None, iterations)
-      shapes = jax.eval_shape(scan, states)[1]
-      rest = lambda states: (states, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
-      return jax.lax.cond(jnp.any(self.members.active(states)), scan, rest, states)
+      metrics = jax.eval_shape(jax.vmap(iterate), states, values)[0][1]
+      none = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
+      body = lambda carry, _: jax.vmap(one_run)(carry, values)
+      scan = lambda carry: jax.lax.scan(body, carry, None, iterations)
+      shapes = jax.eval_shape(scan, (states, none))[1]
+      rest = lambda carry: (carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+      return jax.lax.cond(jnp.any(self.members.active(states)), scan, rest, (states, none))
 
     rows = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), (states, settings))
-    states, ends = jax.lax.map(one_chunk, rows)
+    (states, metrics), ends = jax.lax.map(one_chunk, rows)
     merge = lambda x: x.reshape(-1, *x.shape[2:])
     # [chunks, iterations, chunk, T, B] -> [R, iterations * T, B]
     ends = jax.tree.map(
       lambda x: merge(jnp.moveaxis(x, 1, 2)).reshape(-1, iterations * x.shape[3], x.shape[4]), ends
     )
-    return jax.tree.map(merge, states), ends
+    return jax.tree.map(merge, states), ends, jax.tree.map(merge, metrics)
 
   def _iteration(self, fns: Functions, env: FunctionalEnvironment) -> Iteration:
     if self._fuse and isinstance(fns.metaopt, FusesIterations):

@@ -1,13 +1,10 @@
-"""Training R independent runs as one program; the same configuration, logs and checkpoints.
+"""Training R independent runs as one program; the same configuration, logs and checkpoints."""
 
-The loop that `core.loop` is to a single run.
-"""
-
+import contextlib
 import csv
-import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +17,104 @@ from ..api.contracts import FunctionalEnvironment
 from ..api.errors import UserError, plugin_mistakes
 from ..api.online import RunState
 from ..api.ranges import LARGEST
-from ..api.types import Device, Episode, Histogram
-from ..engine.loop import Clock, Progress
+from ..api.types import Device, Episode, Histogram, Metrics
+from ..engine.actor import Interrupted
+from ..engine.loop import Moved, Progress
 from ..experiment import IndependentRuns, Train
-from ..machine import hosts
-from ..record.checkpoint import Checkpointer
+from ..machine import hosts, platform, shortage
 from ..record.histograms import pooled
 from ..record.logging import Logger
+from . import settings as settings_of
 from .device import Runs
 from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
-from .settings import Members, check
+from .settings import Members
 
 _LOG = logging.getLogger(__name__)
+
+
+class ManyRuns:
+  """Independent runs as one program; satisfies `engine.loop.Training`."""
+
+  def __init__(self, experiment: Train, runtime: IndependentRuns, restart: int, table: Path):
+    """Makes the runs.
+
+    Args:
+      experiment: what is trained.
+      runtime: its runtime.
+      restart: of the training; environments in a pool get new seeds at each.
+      table: a CSV file with a row for each run, written beside every checkpoint.
+
+    Raises:
+      UserError: this agent cannot act in this environment.
+    """
+    devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+    self._runs = runs = make_runs(experiment, runtime, devices, restart)
+    self._experiment, self._runtime, self._table = experiment, runtime, table
+    self.size = runs.members.size
+    self.env_seeds = [[runs.env_seeds]]
+    self.most_episodes = 0  # there is one process, and nobody to tell
+    self._describe = jax.jit(jax.vmap(functools.partial(describe, experiment.agent.metaopt)))
+
+  def init(self) -> RunState:
+    """The first states, [R, ...]; what a plugin refuses is known once there are some."""
+    states = self._runs.init()
+    self._runs.trace(states, self._runtime.iterations)
+    return self._runs.saved(states)
+
+  @contextlib.contextmanager
+  def begun(
+    self, saved: RunState, progress: Progress, logger: Logger, stopping: Callable[[], bool]
+  ) -> Iterator[RunState]:
+    del progress
+    runs, self._stopping = self._runs, stopping
+    with contextlib.closing(runs):
+      states = runs.resume(saved)
+      writers, total = self._runtime.run_writers, self._experiment.total_env_steps
+      with RunLogs(writers, logger, runs, states, total) as self._logs:
+        yield states
+
+  def advance(self, state: RunState, progress: Progress) -> tuple[RunState, Moved]:
+    """`runs.iterations` iterations of every run that is still going."""
+    del progress
+    if self._stopping():
+      raise Interrupted
+    runs = self._runs
+    state, ends = runs.advance(state, self._runtime.iterations)
+    steps = runs.of_each(state.env_steps)
+    env_steps = int(steps.sum(dtype=np.int64))
+    found = episodes(jax.device_get(ends), runs.members.size)
+    ended = [(*episode, number) for number, of_run in enumerate(found) for episode in of_run]
+    self._logs.log_episodes([Episode(env_steps, *episode) for episode in ended], steps)
+    updates = int(runs.of_each(state.learner.step).max())
+    # Metrics that say nothing, as of a fused iteration, still say that something was done.
+    metrics = runs.metrics | {"updates": state.learner.step}
+    return state, Moved(updates, env_steps, ended, metrics, 0.0, *runs.waited)
+
+  def done(self, state: RunState, progress: Progress) -> bool:
+    """Whether every run has made its steps, finished its episodes or diverged."""
+    del progress
+    return not self._runs.of_each(self._runs.members.active(state)).any()
+
+  def check(self, metrics: Metrics) -> None:
+    """A run that was not finite stands still, and the others go on."""
+
+  def row(self, state: RunState, metrics: Metrics, progress: Progress) -> dict[str, Any]:
+    """What all runs together are, and to each run's own log what it is."""
+    runs = self._runs
+    found = jax.tree.map(runs.of_each, metrics | self._describe(state.learner))
+    still = how_far(runs, state)
+    self._logs.log(found | still, runs.of_each(state.env_steps), progress.episodes)
+    if progress.done:
+      names = suspects(checks.who(self._experiment.env), self._experiment.agent)
+      warn_of_failures(names, runs.of_each(state.learner.failure))
+    return summary(found) | {name: int(x.sum()) for name, x in still.items()}
+
+  def saved(self, state: RunState) -> RunState:
+    """The states of all runs, [R, ...]; the table of them is written."""
+    write_table(self._table, self._runs, state)
+    return self._runs.saved(state)
 
 
 def varied(experiment: Train) -> tuple[Any, ...]:
@@ -42,12 +123,18 @@ def varied(experiment: Train) -> tuple[Any, ...]:
   return (experiment.agent, experiment.env) if functional else (experiment.agent,)
 
 
-def refuse(experiment: Train, runtime: IndependentRuns) -> None:
+def check(experiment: Train, runtime: IndependentRuns) -> None:
   """Refuses what such a runtime cannot do, before anything is made.
 
   Raises:
     UserError: says what; a setting is of nothing that is there.
+    RunError: the batches alone are more than the memory of the machine.
   """
+  b, t, size = experiment.num_envs, experiment.unroll_length, runtime.size
+  what = f"train.num_envs = {b} x train.unroll_length = {t} x {size:,} runs"
+  shortage.check(size * b * t * shortage.TRANSITION, what)
+  ends = size * b * t * runtime.iterations * shortage.END
+  shortage.check(ends, f"runs.iterations = {runtime.iterations} of {size:,} runs")
   if hosts.count() > 1:
     raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
   if experiment.overlap:
@@ -67,7 +154,25 @@ def refuse(experiment: Train, runtime: IndependentRuns) -> None:
     )
   seeds, settings = runtime.grid(experiment.seed)
   with plugin_mistakes():
-    check(varied(experiment), settings, len(seeds))
+    settings_of.check(varied(experiment), settings, len(seeds))
+  platform.devices(experiment.learner_devices, "train.learner_devices")
+
+
+def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
+  """Traces the first state, where no environment is to be made as it is functional.
+
+  Raises:
+    UserError: the network does not go with the environment, or the meta-optimiser with the batch.
+  """
+  if isinstance(experiment.env, FunctionalEnvironment):
+    devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+    jax.eval_shape(make_runs(experiment, runtime, devices).init)
+
+
+def smaller(experiment: Train) -> str:
+  """What to do where memory does not suffice."""
+  del experiment
+  return "Halve runs.chunk, runs.iterations, train.num_envs or train.unroll_length."
 
 
 def make_runs(
@@ -100,78 +205,6 @@ def make_runs(
     if isinstance(env, FunctionalEnvironment):
       return Runs(members, env, devices, chunk=runtime.chunk)
     return PoolRuns(members, env, devices, restart, experiment.stagger)
-
-
-def run(
-  experiment: Train,
-  runtime: IndependentRuns,
-  runs: Runs | PoolRuns,
-  table: Path,
-  logger: Logger,
-  checkpoints: Checkpointer,
-  states: RunState,
-  progress: Progress,
-  stopping: Callable[[], bool],
-) -> Progress:
-  """Trains until every run has ended, or until `stopping()`; saves in either case.
-
-  Args:
-    experiment: what is trained.
-    runtime: its runtime.
-    runs: its runs.
-    table: a CSV file with a row for each run, written beside every checkpoint.
-    logger: gets a row now and then, and every finished episode with the number of its run; each
-      run's `run_writers` get what is of it alone.
-    checkpoints: of the states of all runs.
-    states: of the runs.
-    progress: so far; `updates` are those of the run that made most, `env_steps` those of all.
-    stopping: says that training is to end.
-  """
-  described = jax.jit(jax.vmap(functools.partial(describe, experiment.agent.metaopt)))
-  clock = Clock(experiment.log_seconds, experiment.checkpoint_seconds)
-
-  def save() -> None:
-    now = dataclasses.replace(progress, wall_time=logger.wall_time)
-    checkpoints.save(now.updates, runs.saved(states), now.to_json())
-    write_table(table, runs, states)
-
-  def done() -> bool:
-    return not runs.of_each(runs.members.active(states)).any()
-
-  progress = dataclasses.replace(progress, done=done())
-  with RunLogs(runtime.run_writers, logger, runs, states, experiment.total_env_steps) as run_logs:
-    while not progress.done and not stopping():
-      states, ends = runs.advance(states, runtime.iterations)
-      steps = runs.of_each(states.env_steps)
-      env_steps = int(steps.sum(dtype=np.int64))
-      found = episodes(jax.device_get(ends), runs.members.size)
-      finished = [
-        Episode(env_steps, *episode, run=number)
-        for number, of_run in enumerate(found)
-        for episode in of_run
-      ]
-      logger.log_episodes(finished)
-      run_logs.log_episodes(finished, steps)
-      clock.add(env_steps - progress.env_steps, 0.0, *runs.waited)
-      progress = dataclasses.replace(
-        progress,
-        updates=int(runs.of_each(states.learner.step).max()),
-        env_steps=env_steps,
-        episodes=progress.episodes.add(finished),
-        done=done(),
-      )
-      if clock.time_to_log() or progress.done:
-        metrics = jax.tree.map(runs.of_each, described(states.learner))
-        still = how_far(runs, states)
-        row = summary(metrics) | {name: int(x.sum()) for name, x in still.items()}
-        logger.log(row | progress.episodes.summary() | clock.row(), env_steps)
-        run_logs.log(metrics | still, steps, progress.episodes)
-      if clock.time_to_save():
-        save()
-    save()
-  names = suspects(checks.who(experiment.env), experiment.agent)
-  warn_of_failures(names, runs.of_each(states.learner.failure))
-  return dataclasses.replace(progress, wall_time=logger.wall_time)
 
 
 def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | Histogram]:

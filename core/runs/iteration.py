@@ -11,7 +11,7 @@ from ..agent.update import first_state, guarded_step, trajectory_shapes
 from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, RunState, count
 from ..api.timesteps import as_specified
-from ..api.types import ActorParams, Array, PyTree, TimeStep, Trajectory
+from ..api.types import ActorParams, Array, Metrics, PyTree, TimeStep, Trajectory
 
 
 class Waited(NamedTuple):
@@ -77,8 +77,8 @@ def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array)
 
 def iterate(
   fns: Functions, env: FunctionalEnvironment, unroll_length: int, state: RunState
-) -> tuple[RunState, Ends]:
-  """T steps of each environment of one run, and an update."""
+) -> tuple[RunState, Ends, Metrics]:
+  """T steps of each environment of one run, and an update, whose metrics are []."""
   actor = actor_params(fns, state)
 
   def step(state: RunState, t: Array):
@@ -90,8 +90,8 @@ def iterate(
     return state, ((timestep, sample, mu), ends)
 
   acted, (seen, ends) = jax.lax.scan(step, state, jnp.arange(unroll_length))
-  learner, _ = guarded_step(fns, acted.learner, trajectory(state, *seen))
-  return acted._replace(learner=learner), ends
+  learner, metrics = guarded_step(fns, acted.learner, trajectory(state, *seen))
+  return acted._replace(learner=learner), ends, metrics
 
 
 def going(state: RunState, max_episodes: int | None, max_env_steps: int | None) -> Array:

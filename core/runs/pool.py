@@ -18,7 +18,7 @@ from ..agent.update import guarded_step
 from ..api.contracts import EnvPlugin
 from ..api.online import Ends, RunState, count, unless_ended
 from ..api.timesteps import as_specified
-from ..api.types import Array, Device, PyTree, TimeStep
+from ..api.types import Array, Device, Metrics, PyTree, TimeStep
 from ..engine import environments
 from ..machine.seeding import env_seeds
 from .device import AXIS
@@ -64,7 +64,9 @@ class PoolRuns:
     self._first = self._rows(self._pool.reset(stagger))
     self._init = jax.jit(jax.vmap(self._first_run))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
-    self._learn = jax.jit(jax.vmap(self._learn_one, in_axes=(0, 0, 1, 1, 1, 0)), donate_argnums=1)
+    in_axes = (0, 0, 1, 1, 1, 0)
+    self._learn = jax.jit(jax.vmap(self._learn_one, in_axes=in_axes), donate_argnums=1)
+    self.metrics: Metrics = {}  # [R], of each run's last update in `advance`; NaN: it made none
 
   def init(self) -> RunState:
     """The first state of all runs, [R, ...].
@@ -92,6 +94,7 @@ class PoolRuns:
       The states [R, ...], and the ends of episodes, [R, iterations * T, B].
     """
     ended, act_time, env_wait = [], 0.0, 0.0
+    self.metrics = {}
     for _ in range(iterations):
       timestep, core_state, seen = states.timestep, states.core_state, []
       for t in range(self.members.unroll_length):
@@ -108,8 +111,11 @@ class PoolRuns:
         timestep = self._rows(received)
         seen.append((timestep, sample, mu))
       stacked = jax.tree.map(lambda *x: jnp.stack(x), *seen)
-      states, ends = self._learn(self._values, states, *stacked, core_state)
+      states, ends, metrics = self._learn(self._values, states, *stacked, core_state)
       ended.append(ends)
+      made = ~jnp.isnan(metrics["policy_lag"])  # an update, and not only a stand
+      before = self.metrics or metrics
+      self.metrics = {name: jnp.where(made, x, before[name]) for name, x in metrics.items()}
     self.waited = Waited(env_wait / iterations, act_time / iterations)
     return states, jax.tree.map(lambda *x: np.concatenate(x, axis=1), *ended)
 
@@ -165,7 +171,9 @@ class PoolRuns:
   def _learn_one(self, values, state, timesteps, samples, mus, core_state):
     acted, ends = jax.lax.scan(count, state, timesteps)
     batch = trajectory(state, timesteps, samples, mus)
-    learner, _ = guarded_step(self._built(values), acted.learner, batch)
+    learner, metrics = guarded_step(self._built(values), acted.learner, batch)
     last = jax.tree.map(lambda x: x[-1], timesteps)
     new = acted._replace(learner=learner, timestep=last, core_state=core_state)
-    return unless_ended(self.members.active(state), (new, ends), state)
+    going = self.members.active(state)
+    metrics = {name: jnp.where(going, x, jnp.nan) for name, x in metrics.items()}
+    return *unless_ended(going, (new, ends), state), metrics

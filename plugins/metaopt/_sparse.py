@@ -27,6 +27,7 @@ from ...core.api import (
   Dots,
   Ends,
   FunctionalEnvironment,
+  Metrics,
   PyTree,
   RunState,
   ScalarTuner,
@@ -86,8 +87,8 @@ def block(
   env: FunctionalEnvironment,
   active: Callable[[RunState], Array],
   state: RunState,
-) -> tuple[RunState, Ends]:
-  """`STEPS` iterations of one run, equal to as many of `core.runs.iteration.iterate`.
+) -> tuple[RunState, Ends, Metrics]:
+  """`STEPS` iterations of one run, equal to as many of `core.runs.iteration.iterate`, no metrics.
 
   Args:
     ac: the meta-optimiser; its tuner is a `ScalarTuner`.
@@ -132,7 +133,7 @@ def block(
   learner = carry.run.learner._replace(
     params=w, meta_state=online._replace(trace=ravel_pytree(z)[0], tuner=tuned)
   )
-  return carry.run._replace(learner=learner), ends
+  return carry.run._replace(learner=learner), ends, {}
 
 
 def step(
