@@ -1,1 +1,1 @@
-"""Registered components; every module below a folder here is found by core.registry."""
+"""Registered components; every module below a folder here is found by core.config.discovery."""

@@ -11,11 +11,12 @@ import pytest
 import small
 from dm_env import specs
 
-from selftune.core.api import checks, registry
+from selftune.core.api import checks
 from selftune.core.api.contracts import Network
 from selftune.core.api.errors import UserError
 from selftune.core.api.types import EnvSpec, HeadOut, Histogram, LearnerState, Targets, TimeStep
 from selftune.core.commands import cli
+from selftune.core.config import discovery
 from selftune.core.engine import environments
 from selftune.plugins.envs.mountain_car import MountainCar
 from selftune.plugins.metaopt.fixed import Fixed
@@ -257,7 +258,7 @@ def train(config, workdir, bindings, capsys):
   return code, capsys.readouterr().err.splitlines()
 
 
-LOSSES = "agent.losses = (@policy_gradient(), @entropy(), @bad_loss())"
+LOSSES = "objective.losses = (@policy_gradient(), @entropy(), @bad_loss())"
 FROM_THE_COMMAND_LINE = {
   "loss": ([LOSSES], "loss @bad_loss() gave float32 [] as its loss; wanted: float32 [T, B] = "),
   "loss of [B]": (
@@ -269,7 +270,7 @@ FROM_THE_COMMAND_LINE = {
     "loss @bad_loss() gave a metric 'entropy', which another one has; rename it.",
   ),
   "corrector": (
-    ["agent.corrector = @bad_corrector()"],
+    ["objective.corrector = @bad_corrector()"],
     "corrector @bad_corrector() gave float32 [6, 4] as Targets.value; wanted: float32 [T, B] = ",
   ),
   "network": (
@@ -277,7 +278,7 @@ FROM_THE_COMMAND_LINE = {
     "network @bad_network() gave float32 [1, 1, 4, 1] as HeadOut.value; wanted: float32 [P, T, B]",
   ),
   "optimizer": (
-    ["agent.optimizer = @bad_optimizer()"],
+    ["objective.optimizer = @bad_optimizer()"],
     "optimizer @bad_optimizer() gave bfloat16 [1, 5, 3] as new params['policy']; wanted: float32",
   ),
   "metaopt": (
@@ -298,7 +299,7 @@ FROM_THE_COMMAND_LINE = {
   ),
   "pool": (
     ["train.env = @bad_env()", "bad_env.how = 'none'"],
-    "env @bad_env() gave None as its pool; wanted: a selftune.core.interfaces.Environment, with ",
+    "env @bad_env() gave None as its pool; wanted: a selftune.Environment, with ",
   ),
 }
 
@@ -318,8 +319,8 @@ def test_what_a_plugin_lacks(bad, tmp_path, monkeypatch, capsys):
   assert (code, lines) == (
     2,
     [
-      "selftune: test_checks.Incomplete, registered as metaopt @incomplete(), lacks check, step, "
-      "values, describe: see selftune.core.interfaces.MetaOptimizer."
+      "selftune: test_checks.Incomplete, registered as metaopt @incomplete(), lacks step: see "
+      "selftune.core.api.contracts.MetaOptimizer."
     ],
   )
 
@@ -327,9 +328,9 @@ def test_what_a_plugin_lacks(bad, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("of", FROM_THE_COMMAND_LINE)
 def test_from_the_command_line(of, bad, tmp_path, capsys):
   bindings, message = FROM_THE_COMMAND_LINE[of]
-  if "agent.losses" not in str(bindings):
+  if "objective.losses" not in str(bindings):
     bindings = [LOSSES, "bad_loss.how = 'fine'", *bindings]
-  unread = {"vtrace": "agent.corrector", "rmsprop": "agent.optimizer"}
+  unread = {"vtrace": "objective.corrector", "rmsprop": "objective.optimizer"}
   text = open(bad).read()
   for name, field in unread.items():  # a strict configuration binds nothing that is not built
     if any(b.startswith(field) for b in bindings):
@@ -355,7 +356,7 @@ def test_from_the_command_line_once_training_has_begun(bad, tmp_path, capsys):
   )
   code, lines = train(bad, tmp_path / "log", ["train.writers = (@bad_writer(),)"], capsys)
   assert code == 2 and lines[-1].startswith(
-    "selftune: writer @bad_writer() gave None as its open log; wanted: a selftune.core.interfaces."
+    "selftune: writer @bad_writer() gave None as its open log; wanted: a selftune."
   )
 
 
@@ -367,7 +368,7 @@ def test_from_the_command_line_once_training_has_begun(bad, tmp_path, capsys):
       "output of network @bad_network",
     ),
     (
-      ["agent.corrector = @bad_corrector()", "bad_corrector.how = 'nan'"],
+      ["objective.corrector = @bad_corrector()", "bad_corrector.how = 'nan'"],
       "targets of corrector @b",
     ),
   ],
@@ -529,7 +530,7 @@ def test_a_collision_of_metrics():
 
 
 def test_a_plugin_is_named_as_a_configuration_writes_it():
-  registry.load_all()
+  discovery.load_all()
   assert checks.who(Fixed()) == "metaopt @fixed()"
   assert checks.who(small.SmallNetwork()) == "SmallNetwork"
 
@@ -540,7 +541,7 @@ def test_a_plugin_is_named_as_a_configuration_writes_it():
 @pytest.mark.parametrize(
   "how, field, message",
   [
-    ("none", "reward", "BadEnv gave None as its pool; wanted: a selftune.core.interfaces.Env"),
+    ("none", "reward", "BadEnv gave None as its pool; wanted: a selftune.Env"),
     ("spec", "reward", "BadEnv gave 'a spec' as its spec; wanted: an EnvSpec of dm_env.specs"),
     ("few", "reward", "BadEnv made a pool of 4 environments; wanted: 3, one a seed."),
     ("missing", "reward", "BadEnv: {call}() gave None; wanted: a TimeStep."),

@@ -426,6 +426,7 @@ from pathlib import Path
 from selftune.core.record.workdir import Workdir
 from selftune.core import config
 if sys.argv[1] == "train":
+  Path("run").mkdir()
   Workdir(Path("run")).create(config.load("project/mine.gin"), [], 0)
 else:
   Workdir(Path("run")).load()

@@ -48,7 +48,7 @@ def test_the_four_agents_of_figure_2a():
   }
   assert {name_of(agent.metaopt) for agent in agents.values()} == {"fixed", "metagradient"}
   assert all(agent.objective.corrector.gamma == 0.995 for agent in agents.values())
-  assert all(agent.max_abs_reward == 1.0 for agent in agents.values())
+  assert all(agent.objective.max_abs_reward == 1.0 for agent in agents.values())
 
 
 @pytest.mark.parametrize(

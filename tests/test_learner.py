@@ -208,7 +208,7 @@ def test_what_is_logged_of_eta_is_what_eta_is():
   for batch in BATCHES[:3]:
     state, metrics = learner.update(state, learner.put(batch))
     etas.append(on_host(state).meta_state.etas)
-    values = learner._metaopt.values(learner._fns, state.meta_state)
+    values = learner._fns.values(state.meta_state)
     for kind, expected in (("eta_raw", etas[-1]), ("eta", values)):
       for name, numbers in expected.items():
         logged = [metrics[f"{kind}/{name}/{p}"] for p in range(len(numbers))]

@@ -22,7 +22,7 @@ ADVICE = "wait."
 HOLDER = """
 import signal, sys
 from pathlib import Path
-from selftune.core import lock
+from selftune.core.machine import lock
 with lock.alone(Path(sys.argv[1]), ""):
   print("locked", flush=True)
   signal.pause()

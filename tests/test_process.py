@@ -64,7 +64,7 @@ def test_a_signal_before_training_ends_the_process(tmp_path, number, code, said)
 
 IN_NATIVE_CODE = """
 import hashlib, signal
-from selftune.core import process
+from selftune.core.machine import process
 process.begin()
 {setup}
 print(flush=True)
@@ -159,7 +159,7 @@ def test_closed_streams_are_not_taken_for_files(tmp_path):
   """Else what is printed would land in the first files that a run opens."""
   (tmp_path / "code.py").write_text(
     "import os, sys\n"
-    "from selftune.core import process\n"
+    "from selftune.core.machine import process\n"
     "process.begin()\n"
     "print(os.open('file', os.O_CREAT | os.O_WRONLY) > 2)\n"
     "sys.exit(7 if process.output_failure() else 1)"

@@ -85,7 +85,7 @@ class CheckedPool:
   def __init__(self, owner: str, pool: Any, num_envs: int, protocol: type):
     if not isinstance(pool, protocol):
       raise UserError(
-        f"{owner} gave {checks.described(pool)} as its pool; wanted: a selftune.core.interfaces."
+        f"{owner} gave {checks.described(pool)} as its pool; wanted: a selftune."
         f"{protocol.__name__}, with spec, num_envs, reset, send, recv and close."
       )
     spec = pool.spec

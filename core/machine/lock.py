@@ -55,7 +55,7 @@ def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Ite
     "host": socket.gethostname(),
     "pid": os.getpid(),
     "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-    "machine": _BOOT.read_text().strip() if _BOOT.exists() else socket.gethostname(),
+    "machine": _BOOT.read_text("utf-8").strip() if _BOOT.exists() else socket.gethostname(),
     "id": secrets.token_hex(8),
   }
   descriptor = _taken(path, mine, advice, wait)
@@ -153,7 +153,7 @@ def _beats(path: Path, holder: dict[str, Any]) -> bool:
 def _changed(path: Path) -> int | None:
   """The time of the file's last change, in ns; opened anew, which shared disks answer freshly."""
   try:
-    with path.open() as file:
+    with path.open("rb") as file:
       return os.fstat(file.fileno()).st_mtime_ns
   except FileNotFoundError:
     return None
