@@ -154,6 +154,29 @@ runs.iterations = 50
   assert config.load(str(path)).root.runtime.settings
 
 
+STAC = (
+  "objective.corrector = @leaky_vtrace()",
+  "agent.metaopt = @metagradient()",
+  "metagradient.tune = ('leaky_vtrace.gamma', '*.cost')",
+)
+
+
+@pytest.mark.slow
+def test_runs_log_what_a_single_run_logs(config, tmp_path):
+  many = ["train.runtime = @runs()", "runs.iterations = 2", "runs.repeats = 2"]
+  training.train(config, STAC, tmp_path / "one")
+  training.train(config, [*STAC, *many], tmp_path / "many")
+  one, all_of_them = (fakes.rows(tmp_path / name) for name in ("one", "many"))
+  assert set(one[-1]) <= set(all_of_them[-1]) and len(all_of_them) == 3
+  seen = [name for name in one[-1] if name.startswith(("loss/", "metagrad/")) or "gamma" in name]
+  assert len(seen) >= 8
+  for row in all_of_them:
+    for name in seen:
+      least, mean, greatest = (row[name + end] for end in ("/least", "", "/greatest"))
+      assert least <= mean <= greatest
+  assert one[-1]["updates"] == all_of_them[-1]["updates"] == 6
+
+
 @pytest.mark.slow
 def test_resumed_runs_start_new_episodes():
   with make(MIXED) as pool:
