@@ -1,6 +1,7 @@
 """An agent bound to an environment's spec: a composition of plugins, as pure functions."""
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -249,3 +250,23 @@ class Functions:
         "agent.objective = @objective(), and bind its corrector, losses and optimizer."
       )
     return self.agent.objective
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="greedy")
+def act(
+  fns: Functions,
+  actor: ActorParams,
+  timestep: TimeStep,
+  core_state: PyTree,
+  trajectory_key: Array,
+  t: Array,
+  greedy: bool = False,
+) -> tuple[Array, Array, Array, PyTree]:
+  """`Functions.act` for whoever steps environments on the host; compiled once for all of them.
+
+  Returns:
+    What the environments are sent [B, ...]; sample [B, ...], behaviour parameters [B, A] and core
+    state [B, ...].
+  """
+  sample, mu, core_state = fns.act(actor, timestep, core_state, trajectory_key, t, greedy)
+  return fns.distribution.to_action(sample), sample, mu, core_state

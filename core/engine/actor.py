@@ -1,7 +1,6 @@
 """The actor: one batched rollout loop over one or more environment pools."""
 
 import collections
-import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -10,10 +9,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from ..agent.functions import Functions
+from ..agent.functions import Functions, act
 from ..api.contracts import Environment
 from ..api.timesteps import as_specified
 from ..api.types import ActorParams, Array, Device, PyTree, TimeStep, Trajectory
+from ..record.episodes import EpisodeCounter
 
 _LOG = logging.getLogger(__name__)
 
@@ -41,17 +41,12 @@ class _Group:
     self.core_state = core_state
     self.starts = collections.deque[PyTree]()  # core states at the starts of coming trajectories
     self.timestep = as_specified(pool.reset(stagger), pool.spec)
-    self.returns = np.zeros(pool.num_envs)
-    self.lengths = np.zeros(pool.num_envs, np.int64)
+    self._counter = EpisodeCounter(pool.num_envs)
 
   def receive(self) -> list[tuple[float, int]]:
     """Waits for the pool's next timestep; returns the episodes found to have finished."""
     self.timestep = as_specified(self.pool.recv(), self.pool.spec)
-    first = self.timestep.first
-    finished = [(float(self.returns[i]), int(self.lengths[i])) for i in np.flatnonzero(first)]
-    self.returns = np.where(first, 0.0, self.returns + self.timestep.reward)
-    self.lengths = np.where(first, 0, self.lengths + 1)
-    return finished
+    return self._counter.add(self.timestep)
 
 
 class Actor:
@@ -119,6 +114,7 @@ class Actor:
       Interrupted: it is; after that the actor can only be closed.
     """
     key = jax.random.fold_in(self._key, index)
+    keys = [jax.random.fold_in(key, number) for number in range(len(self._groups))]
     length, stride = self._unroll_length, self._unroll_length - self._overlap
     trajectory = _Buffer(length, self._batch_size)
     start = 0
@@ -131,7 +127,7 @@ class Actor:
     for t in range(start, length + 1):
       if stopping():
         raise Interrupted
-      for number, group in enumerate(self._groups):
+      for group, group_key in zip(self._groups, keys, strict=True):
         if t > start:
           began = clock()
           episodes += group.receive()
@@ -141,8 +137,8 @@ class Actor:
           if t % stride == 0:
             group.starts.append(group.core_state)
           began = clock()
-          step = (group.timestep, group.core_state, key, np.int32(number), np.int32(t - start))
-          action, sample, mu, group.core_state = _act(self._agent, actor_params, *step)
+          step = (group.timestep, group.core_state, group_key, np.int32(t - start))
+          action, sample, mu, group.core_state = act(self._agent, actor_params, *step)
           group.pool.send(np.asarray(action))
           trajectory.decision(t, group.rows, np.asarray(sample), np.asarray(mu), version)
           acted += clock() - began
@@ -197,11 +193,3 @@ class _Buffer:
       core_state=core_state,
       params_version=a["params_version"],
     )
-
-
-@functools.partial(jax.jit, static_argnums=0)  # one function, so that actors share compilations
-def _act(agent, actor_params, timestep, core_state, key, group, t):
-  """agent.act with the key of a group, and the action as the environment takes it."""
-  key = jax.random.fold_in(key, group)
-  sample, mu, core_state = agent.act(actor_params, timestep, core_state, key, t)
-  return agent.distribution.to_action(sample), sample, mu, core_state

@@ -1,16 +1,17 @@
 """Full episodes of an agent that does not learn, and what they say of it."""
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from ..agent import functions
 from ..agent.functions import Functions
 from ..api.contracts import Environment, EnvPlugin, ScoredPlugin
 from ..api.timesteps import as_specified
 from ..api.types import ActorParams, Array, Episode, TimeStep
+from ..record.episodes import EpisodeCounter
 from .scores import normalised
 
 Watch = Callable[[TimeStep, int], None]
@@ -69,7 +70,7 @@ def play(
   """
   left = np.full(pool.num_envs, episodes // pool.num_envs)
   left[: episodes % pool.num_envs] += 1
-  returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
+  counter = EpisodeCounter(pool.num_envs)
   act = acting(agent, actor_params, pool.num_envs, unroll_length, key, greedy)
   timestep = as_specified(pool.reset(), pool.spec)
   played: list[Episode] = []
@@ -81,14 +82,14 @@ def play(
     pool.send(act(timestep))
     timestep = as_specified(pool.recv(), pool.spec)
     t += 1
-    ended, endless = (left > 0) & [timestep.first, ~timestep.first & (lengths == max_steps)]
+    too_long = ~timestep.first & (counter.lengths == max_steps)
+    ended, endless = (left > 0) & [timestep.first, too_long]
     for i in np.flatnonzero(ended | endless):
-      played.append(Episode(t * pool.num_envs, float(returns[i]), int(lengths[i])))
+      played.append(Episode(t * pool.num_envs, *counter.so_far(i)))
     left -= ended | endless
     cut, missing = cut + int(endless.sum()), missing + int(left[endless].sum())
     left[endless] = 0
-    returns = np.where(timestep.first, 0.0, returns + timestep.reward)
-    lengths = np.where(timestep.first, 0, lengths + 1)
+    counter.add(timestep)
     for watch in watchers:
       watch(timestep, len(played))
   return Played(played, cut, missing)
@@ -113,17 +114,11 @@ def acting(
     nonlocal core_state, t
     trajectory = jax.random.fold_in(key, t // unroll_length)
     step = (timestep, core_state, trajectory, np.int32(t % unroll_length))
-    action, core_state = _act(agent, greedy, actor_params, *step)
+    action, _, _, core_state = functions.act(agent, actor_params, *step, greedy=greedy)
     t += 1
     return np.asarray(action)
 
   return act
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))  # one function: an agent compiles once
-def _act(agent, greedy, actor_params, timestep, core_state, key, t):
-  sample, _, core_state = agent.act(actor_params, timestep, core_state, key, t, greedy)
-  return agent.distribution.to_action(sample), core_state
 
 
 def summary(env: EnvPlugin, played: Played) -> dict[str, Any]:

@@ -5,9 +5,31 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from ..api.types import Episode
+import numpy as np
+
+from ..api.types import Episode, TimeStep
 
 WINDOW = 100  # episodes of a run that `episode_return` is the mean of
+
+
+class EpisodeCounter:
+  """Return and length so far of the episode of each of B environments on the host."""
+
+  def __init__(self, num_envs: int):
+    self.returns = np.zeros(num_envs)  # [B] sum of raw rewards
+    self.lengths = np.zeros(num_envs, np.int64)  # [B] transitions
+
+  def so_far(self, i: int | np.integer) -> tuple[float, int]:
+    """Of environment i."""
+    return float(self.returns[i]), int(self.lengths[i])
+
+  def add(self, timestep: TimeStep) -> list[tuple[float, int]]:
+    """Counts a timestep [B]; returns what ended before it, as it is FIRST, in order."""
+    first = timestep.first
+    ended = [self.so_far(i) for i in np.flatnonzero(first)]
+    self.returns = np.where(first, 0.0, self.returns + timestep.reward)
+    self.lengths = np.where(first, 0, self.lengths + 1)
+    return ended
 
 
 class Window(NamedTuple):
