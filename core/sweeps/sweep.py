@@ -28,18 +28,20 @@ from ..runs.independent import varied
 from ..runs.logs import folder
 from . import results as sweep_results
 from .bar import Bar
-from .file import Outcome, Point, Points, Sweep, bindings, read
+from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
 
 POLL = 0.2  # seconds between looks at the processes
 MANY = 500  # points, whose configurations take some seconds to read
 
 
-def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str = "auto") -> bool:
+def sweep(
+  found: Sweep, out: Path | None, workers: int | None = None, launcher: str = "auto"
+) -> bool:
   """Trains what is missing of a sweep; then prints its table, and writes it and its plot.
 
   Args:
-    name: a sweep file or the name of a packaged one.
+    found: what the sweep file says.
     out: folder; None takes runs/sweeps/<name of the file>.
     workers: points at a time, where they are not one program; None leaves it to the launcher.
     launcher: `auto`, `processes` or `ray`.
@@ -56,7 +58,6 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     raise UserError(f"--workers {workers} must be at least 1.")
   if launcher == "ray":
     import_ray()
-  found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
   _check_out(out)
   root = _check(found, Points(found).further())
