@@ -29,9 +29,8 @@ from selftune.core.commands.sweep import experiment_of
 from selftune.core.experiment import IndependentRuns
 from selftune.core.machine import platform
 from selftune.core.record import plotting
-from selftune.core.sweeps import document, launch, sweep
+from selftune.core.sweeps import bar, document, launch, sweep
 from selftune.core.sweeps import file as sweep_file
-from selftune.core.sweeps.bar import Bar
 from selftune.core.sweeps.file import Outcome, Points, bindings
 from selftune.core.sweeps.library import LIMITS
 from selftune.core.sweeps.results import draw, ranked
@@ -512,9 +511,9 @@ def test_what_a_failed_point_said_is_cut(file, tmp_path, capsys):
   found = read(file())
   log = tmp_path / "log.txt"
   log.write_text("Traceback ...\nselftune: no " + 5000 * "x" + " luck\n\n")
-  with Bar(found, 1) as bar:
-    bar.ended(0, Outcome({"a.b": 5000 * "y"}, "failed"), log)
-    bar.ended(1, Outcome({"a.b": 1}, "failed"), tmp_path / "absent.txt")
+  with bar.begin(2) as display:
+    display.print(bar.ended(found, 0, Outcome({"a.b": 5000 * "y"}, "failed"), log))
+    display.print(bar.ended(found, 1, Outcome({"a.b": 1}, "failed"), tmp_path / "absent.txt"))
   first, second = capsys.readouterr().err.splitlines()
   assert first.startswith("selftune: point 0 (a.b=yyy") and len(first) < 1000
   assert "failed: no xxx" in first and f"xxx luck (all of it: {log})" in first

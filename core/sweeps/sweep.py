@@ -26,8 +26,8 @@ from ..record.workdir import Workdir
 from ..runs import settings
 from ..runs.independent import varied
 from ..runs.logs import folder
+from . import bar
 from . import results as sweep_results
-from .bar import Bar
 from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
 
@@ -183,7 +183,7 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
     return waiting.pop(0) if waiting else None
 
   total = found.count if found.bayes and found.count else len(outcomes)
-  with platform.stop_signals() as stopping, Bar(found, total) as bar:
+  with platform.stop_signals() as stopping, bar.begin(total) as display:
     more = True
     while (more or running) and not stopping():
       while more and len(running) < runner.workers:
@@ -192,14 +192,14 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
         if number is not None:
           binds = (*found.bindings, *bindings(points.asked[number]))
           running[number] = runner.start(found.experiment, folder(out, number), binds)
-      bar.show(outcomes, len(running))
+      bar.show(display, found, outcomes, len(running))
       time.sleep(POLL)
       for number in [k for k, job in running.items() if job.poll() is not None]:
         outcome = _outcome(found, folder(out, number), points.asked[number])
         if running.pop(number).poll() != 0:
           outcome = outcome._replace(status="failed")
         outcomes[number] = outcome
-        bar.ended(number, outcome, folder(out, number) / "log.txt")
+        display.print(bar.ended(found, number, outcome, folder(out, number) / "log.txt"))
     _stop(running)
   return outcomes, stopping()
 
