@@ -8,7 +8,6 @@ all points are one compiled program, whose own workdir is OUT.
 import contextlib
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,7 +58,7 @@ def sweep(
   if launcher == "ray":
     import_ray()
   out = out or Path("runs", "sweeps", found.path.stem)
-  _check_out(out)
+  files.check_folder(out, f"--out {out}")
   root = _check(found, Points(found).further())
   ray = Ray(workers) if launcher == "ray" else None
   with _alone(out) as lock:
@@ -83,14 +82,6 @@ def sweep(
       return False
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
-
-
-def _check_out(out: Path) -> None:
-  """Refuses a folder that cannot be written, by the one above it where it is not there yet."""
-  # os.path: Path.exists raises where a folder above may not be read.
-  parent = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
-  if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-    raise UserError(f"--out {out}: cannot write to {parent}; choose another folder.")
 
 
 def _check(found: Sweep, points: Sequence[Point]) -> Any:
