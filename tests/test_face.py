@@ -102,9 +102,7 @@ def test_a_run_goes_where_the_command_puts_it_and_goes_on(config, tmp_path, monk
   monkeypatch.chdir(tmp_path)
   run = selftune.train(config, ["train.seed = 7", "train.total_env_steps = 40"])
   assert run.workdir == Path("runs", "config_seed7")
-  with pytest.raises(
-    UserError, match=r"a run already: add resume=True .* another workdir\.$"
-  ):
+  with pytest.raises(UserError, match=r"a run already: add resume=True .* another workdir\.$"):
     selftune.train(config, "train.seed = 7")
   run = selftune.train(config, "train.seed = 7", resume=True)
   assert run.metrics["env_steps"].tolist()[-1] == 120
