@@ -40,7 +40,7 @@ class Sweep(NamedTuple):
 
   @property
   def count(self) -> int | None:
-    """At most so many points."""
+    """How many points there are at most; None for as many as the method gives."""
     return self.config.get("run_cap")
 
   @property
