@@ -11,9 +11,8 @@ from .core import api
 
 if TYPE_CHECKING:
   from .core.api import *  # noqa: F403
-  from .core.evaluation.evaluate import evaluate
   from .core.evaluation.policy import Policy
-  from .core.trained import Run, load, train
+  from .core.trained import Run, evaluate, load, train
 
 __version__ = "0.2.0"
 
@@ -23,7 +22,7 @@ __all__ += api.__all__
 _ELSEWHERE = {  # the modules of those that are not in core.api
   "Policy": ".core.evaluation.policy",
   "Run": ".core.trained",
-  "evaluate": ".core.evaluation.evaluate",
+  "evaluate": ".core.trained",
   "load": ".core.trained",
   "train": ".core.trained",
 }

@@ -1,15 +1,17 @@
 """A run in Python, for notebooks and programs: its settings, tables, plot, scores and policy."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import config as configuration
 from . import train as training
 from .api import jsonl
-from .api.errors import UserError
-from .evaluation.evaluate import evaluate
+from .api.errors import RunError, UserError
+from .evaluation import evaluate as evaluation
 from .evaluation.policy import Policy, policy_of
 from .record import plotting
 from .record.workdir import Workdir, default
@@ -17,6 +19,33 @@ from .record.workdir import Workdir, default
 if TYPE_CHECKING:
   from matplotlib.figure import Figure
   from pandas import DataFrame
+
+
+ARGUMENTS = {  # of the functions here, by the options of the commands that do the same
+  "--bind": "binding",
+  "--episodes": "episodes",
+  "--init-from": "init_from",
+  "--max-steps": "max_steps",
+  "--resume": "resume=True",
+  "--seed": "seed",
+  "--trust": "trusted=True",
+  "--video": "video",
+  "--workdir": "workdir",
+}
+_OPTION = re.compile(rf"({'|'.join(ARGUMENTS)})\b")
+
+
+@contextlib.contextmanager
+def _as_arguments() -> Iterator[None]:
+  """Within it, mistakes name arguments of Python, where they would name options of a command."""
+  try:
+    yield
+  except (UserError, RunError) as error:
+    error.args = (_OPTION.sub(lambda found: ARGUMENTS[found[1]], str(error)),)
+    raise
+
+
+evaluate = _as_arguments()(evaluation.evaluate)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +98,7 @@ class Run:
     return pd.DataFrame(jsonl.read(path))
 
 
+@_as_arguments()
 def train(
   config: str | Path,
   bindings: str | Sequence[str] = (),
@@ -99,6 +129,7 @@ def train(
   return load(workdir)
 
 
+@_as_arguments()
 def load(workdir: Path | str, step: int | None = None) -> Run:
   """The run in a workdir, finished or not.
 

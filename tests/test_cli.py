@@ -21,7 +21,7 @@ from imageio.v2 import mimread
 
 from selftune.core import config
 from selftune.core.api import jsonl, registry
-from selftune.core.commands import cli as cli_module
+from selftune.core.commands import config as config_command
 from selftune.core.commands.cli import main
 from selftune.core.engine import loop
 from selftune.core.engine.learner import Learner
@@ -347,7 +347,7 @@ def test_an_error_of_a_file_that_nobody_expected(cli, monkeypatch):
   def fail(arguments):
     raise failure
 
-  monkeypatch.setitem(cli_module.COMMANDS, "config", fail)
+  monkeypatch.setattr(config_command, "run", fail)
   failure = PermissionError(errno.EACCES, "Permission denied", "a/b.csv")
   assert cli("config", "x") == Result(1, "", "selftune: a/b.csv: Permission denied.\n")
   failure = OSError(errno.ENAMETOOLONG, "File name too long", "a/b")
@@ -639,7 +639,7 @@ def test_stdout_of_any_encoding(monkeypatch):
     assert rb"\u03b3" in out.buffer.getvalue()  # a gamma
 
 
-COMMANDS = ["train", "eval", "plot", "report", "sweep", "plugins", "config"]
+COMMANDS = ["train", "eval", "plot", "report", "sweep", "reproduce", "plugins", "config"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

@@ -16,7 +16,7 @@ import pytest
 from selftune.core import config, reproduce
 from selftune.core import train as training
 from selftune.core.api import jsonl, registry
-from selftune.core.commands import arguments
+from selftune.core.commands import cli
 from selftune.core.config import discovery
 from selftune.core.record import plotting
 
@@ -148,7 +148,7 @@ def commands():
 @pytest.mark.parametrize("command", sorted(set(commands())))
 def test_commands_that_are_shown_can_be_run(command):
   words = shlex.split(command)
-  found = arguments.parse(list(itertools.takewhile(lambda w: w not in (">", "&&", "|"), words)))
+  found = cli.parse(list(itertools.takewhile(lambda w: w not in (">", "&&", "|"), words)))
   experiment = getattr(found, "config", "")
   if experiment.startswith("experiments/") and "$" not in command:
     config.load(experiment, found.bind)

@@ -102,13 +102,17 @@ def test_a_run_goes_where_the_command_puts_it_and_goes_on(config, tmp_path, monk
   monkeypatch.chdir(tmp_path)
   run = selftune.train(config, ["train.seed = 7", "train.total_env_steps = 40"])
   assert run.workdir == Path("runs", "config_seed7")
-  with pytest.raises(UserError, match="holds a run already"):
+  with pytest.raises(UserError, match=r"a run already: add resume=True .* another workdir\.$"):
     selftune.train(config, "train.seed = 7")
   run = selftune.train(config, "train.seed = 7", resume=True)
   assert run.metrics["env_steps"].tolist()[-1] == 120
   assert selftune.load(run.workdir, step=2).evaluate(episodes=3)["env_steps"] == 40
   with pytest.raises(UserError, match="holds no run"):
     selftune.load(tmp_path / "nowhere")
+  with pytest.raises(UserError, match=r"^binding 'train.sed = 1': 'train' has no parameter 'sed'"):
+    selftune.train(config, "train.sed = 1")
+  with pytest.raises(UserError, match=r"^max_steps 0: it must be "):
+    selftune.evaluate(run.workdir, max_steps=0)
 
 
 def test_a_program_may_train_in_a_thread(config, tmp_path, compiled_once):
@@ -222,4 +226,4 @@ def test_a_policy_meets_only_environments_that_training_has_not(run):
 def test_a_missing_checkpoint_is_named(run):
   with pytest.raises(UserError, match=r"no checkpoint of update 99"):
     selftune.load(run.workdir, step=99).policy()
-  assert evaluate.evaluate is selftune.evaluate
+  assert selftune.evaluate.__wrapped__ is evaluate.evaluate

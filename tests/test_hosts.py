@@ -261,7 +261,7 @@ def test_arguments_that_are_no_job(capfd, config, monkeypatch):
 
 SUPERVISED = """
 import os, signal, sys, time
-from selftune.core.commands.cli import _exit_code
+from selftune.core.commands.exits import exit_code
 from selftune.core.machine.supervise import supervised
 
 def run():
@@ -271,7 +271,7 @@ def run():
   {body}
   return 0
 
-sys.exit(_exit_code(lambda: supervised(run)))
+sys.exit(exit_code(lambda: supervised(run)))
 """
 FATAL = 'os.write(2, b"E1124 11:38:18.744325   13069 client.h:80] fatal\\n  @ 0x7f\\n"); os.abort()'
 SAID = "from selftune.core.machine.supervise import LOST; print(LOST, file=sys.stderr); return 1"
@@ -295,6 +295,7 @@ def supervised(body):
     (FATAL, 1, f"kept\n{LOST}"),
     (SAID, 1, f"kept\n{LOST}"),
     ("os.kill(os.getpid(), 9)", 1, "kept\nselftune: killed by SIGKILL: start the job again with"),
+    ("return exit_code(lambda: sys.exit(0))", 1, "kept\nselftune: the run was ended by code that"),
     ("raise ValueError('a bug')", 1, "kept\nTraceback"),
     ("from selftune.core.api.errors import UserError; raise UserError('no')", 1, "kept\nTraceback"),
   ],

@@ -16,12 +16,13 @@ from matplotlib.figure import Figure
 
 from selftune.core.api import files, jsonl
 from selftune.core.api.contracts import RunInfo
+from selftune.core.api.display import Display
 from selftune.core.api.errors import NonFiniteError, RunError
 from selftune.core.api.types import Episode, Histogram
 from selftune.core.record.episodes import EpisodeStats
 from selftune.core.record.logging import QUEUE_SIZE, Logger
 from selftune.plugins.writers.jsonl import Jsonl
-from selftune.plugins.writers.terminal import Speed, Terminal, status
+from selftune.plugins.writers.terminal import Terminal
 from selftune.plugins.writers.wandb import WandB
 
 
@@ -254,15 +255,49 @@ def test_every_run_counts_as_much_as_any_other():
   assert EpisodeStats.from_json(json.loads(json.dumps(stats.to_json()))) == stats
 
 
-def test_speed_and_eta_count_this_process_only():
-  speed = Speed()
-  assert speed({"env_steps": 900, "wall_time": 500.0}) is None  # resumed
-  assert speed({"env_steps": 1000, "wall_time": 510.0}) == 10.0
-  assert speed({"env_steps": 1900, "wall_time": 570.0}) == 15.0  # since 510: the window
-  row = {"env_steps": 1900, "episode_return": 0.5}
-  assert status(row, 15.0, 2_200) == "1,900/2,200 steps | 15 steps/s | ETA 0:00:20 | return 0.5"
-  assert status({"env_steps": 0}, None, 5) == "0/5 steps"
-  assert status({"env_steps": 0}, 0.1, 10**18).endswith("ETA 36500 days, 0:00:00")
+def test_speed_and_eta_count_this_process_only(capsys):
+  with Display(2_200, "steps", begun=800, interval=0.0) as display:
+    display.show(900, now=500.0)  # resumed
+    display.show(1000, now=510.0)
+    display.show(1900, "return 0.5", now=570.0)  # its speed is that since 510: the window
+    display.show(1900, "return 0.6", now=571.0)  # no step since
+  assert capsys.readouterr().err.splitlines() == [
+    "900/2,200 steps",
+    "1,000/2,200 steps | 10 steps/s | ETA 0:02:00",
+    "1,900/2,200 steps | 15 steps/s | ETA 0:00:20 | return 0.5",
+    "1,900/2,200 steps | 15 steps/s | ETA 0:00:20 | return 0.6",
+  ]
+
+
+def test_speed_is_of_the_last_seconds_alone(capsys):
+  with Display(10**6, "steps", interval=1e9, silent=149.0) as display:
+    for second in range(0, 110, 10):
+      display.show(100 * second + 1, now=float(second))
+    for second in range(110, 160, 10):
+      display.show(10_001 + 10 * (second - 100), now=float(second))
+  assert capsys.readouterr().err == "10,501/1,000,000 steps | 10 steps/s | ETA 1 day, 3:29:10\n"
+
+
+def test_what_no_timedelta_holds(capsys):
+  with Display(10**18, "points", interval=0.0) as display:
+    for k in (1, 2):
+      display.show(k, now=10.0 * k)
+  assert (
+    capsys.readouterr().err.splitlines()[-1] == f"2/{10**18:,} points | ETA 36500 days, 0:00:00"
+  )
+
+
+def test_what_is_over_soon_is_worth_no_line(capsys):
+  with Display(3, "episodes", interval=5.0, silent=5.0) as display:
+    display.show(3, now=4.0)
+  assert capsys.readouterr().err == ""
+  with Display(3, "episodes", interval=5.0, silent=5.0) as display:
+    for second in range(9):
+      display.show(second // 4, now=float(second))
+  assert capsys.readouterr().err.splitlines() == [
+    "1/3 episodes",
+    "2/3 episodes | ETA 0:00:04",
+  ]
 
 
 def test_terminal_that_draws_nothing_gets_lines(tmp_path, monkeypatch):

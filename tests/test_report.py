@@ -186,7 +186,7 @@ def test_odd_names_and_rows_are_reported_as_any(tmp_path, capsys):
   [
     (["--at", "0"], "--at 0 must be at least 1"),
     (["--resamples", "0"], "--resamples 0 must be at least 1"),
-    (["--out", "/proc/cpuinfo/x"], "cannot write to"),
+    (["--out", "/proc/cpuinfo/x"], "--out /proc/cpuinfo/x: cannot write to /proc/cpuinfo; choose"),
   ],
 )
 def test_mistakes_in_the_arguments(arguments, words, tmp_path, capsys):

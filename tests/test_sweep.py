@@ -24,14 +24,14 @@ from selftune.core import config
 from selftune.core import train as training
 from selftune.core.api.errors import UserError
 from selftune.core.api.subprocesses import python
-from selftune.core.commands import arguments, cli
+from selftune.core.commands import cli
+from selftune.core.commands.sweep import experiment_of
 from selftune.core.experiment import IndependentRuns
 from selftune.core.machine import platform
 from selftune.core.record import plotting
-from selftune.core.sweeps import document, launch, sweep
+from selftune.core.sweeps import bar, document, launch, sweep
 from selftune.core.sweeps import file as sweep_file
-from selftune.core.sweeps.bar import Bar
-from selftune.core.sweeps.file import Outcome, Points, bindings, read
+from selftune.core.sweeps.file import Outcome, Points, bindings
 from selftune.core.sweeps.library import LIMITS
 from selftune.core.sweeps.results import draw, ranked
 from selftune.core.sweeps.sweep import apart_because
@@ -47,6 +47,11 @@ GRID = {
 SELFTUNE = python(
   "import sys; from selftune.core.commands.cli import main; sys.exit(main(sys.argv[1:]))"
 )
+
+
+def read(name):
+  """The sweep in a file, as the command reads it."""
+  return sweep_file.read(name, experiment_of)
 
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -127,7 +132,7 @@ def test_a_packaged_sweep_is_the_same_here_and_by_an_agent(name, count, tmp_path
       for word in (given["args_no_hyphens"] if part == "${args_no_hyphens}" else [part])
     ]
     assert program == "selftune"
-    parsed = arguments.parse(words)
+    parsed = cli.parse(words)
     by_agent = config.load(parsed.config, parsed.bind)
     here = config.load(found.experiment, (*found.bindings, *bindings(point)))
     assert here.root == by_agent.root
@@ -148,7 +153,7 @@ def test_values_are_written_as_in_gin():
 
 
 def test_bindings_may_follow_the_configuration():
-  parsed = arguments.parse(["train", "x.gin", "a.b=1", "a.c='t'", "--bind", "a.b = 2"])
+  parsed = cli.parse(["train", "x.gin", "a.b=1", "a.c='t'", "--bind", "a.b = 2"])
   assert parsed.bind == ["a.b = 2", "a.b=1", "a.c='t'"]
 
 
@@ -249,7 +254,7 @@ def test_bayes_asks_again_after_every_result(file, trained, tmp_path):
   cost = {"value.cost": {"min": 0.0, "max": 1.0}}
   for cap in (2, 3):  # a higher cap goes on
     name = file("experiments/catch_stacx", method="bayes", parameters=cost, run_cap=cap)
-    assert sweep.sweep(name, tmp_path / "out")
+    assert sweep.sweep(read(name), tmp_path / "out")
     assert [name for name, _ in trained] == ["000", "001", "002"][:cap]
   assert len({values["value.cost"] for _, values in trained}) == 3
 
@@ -326,6 +331,10 @@ WRONG = {
   "options": (
     {"command": ["train", "online.gin", "${args_no_hyphens}", "--init-from", "x", "--workdir=y"]},
     "takes an experiment and bindings of the command, and not --init-from, --workdir",
+  ),
+  "no such option": (
+    {"command": ["train", "online.gin", "${args_no_hyphens}", "--sed", "1"]},
+    "sweep.yaml: unrecognized arguments: --sed 1",
   ),
   "empty": ({"parameters": {}}, "a sweep has method, parameters and command"),
   "no cap": ({"run_cap": True}, "run_cap is a number of points"),
@@ -502,9 +511,9 @@ def test_what_a_failed_point_said_is_cut(file, tmp_path, capsys):
   found = read(file())
   log = tmp_path / "log.txt"
   log.write_text("Traceback ...\nselftune: no " + 5000 * "x" + " luck\n\n")
-  with Bar(found, 1) as bar:
-    bar.ended(0, Outcome({"a.b": 5000 * "y"}, "failed"), log)
-    bar.ended(1, Outcome({"a.b": 1}, "failed"), tmp_path / "absent.txt")
+  with bar.begin(2) as display:
+    display.print(bar.ended(found, 0, Outcome({"a.b": 5000 * "y"}, "failed"), log))
+    display.print(bar.ended(found, 1, Outcome({"a.b": 1}, "failed"), tmp_path / "absent.txt"))
   first, second = capsys.readouterr().err.splitlines()
   assert first.startswith("selftune: point 0 (a.b=yyy") and len(first) < 1000
   assert "failed: no xxx" in first and f"xxx luck (all of it: {log})" in first

@@ -19,6 +19,7 @@ from wandb_server import API_KEY, ENTITY, SWEEP, Server
 
 from selftune.core.api import jsonl
 from selftune.core.api.contracts import RunInfo
+from selftune.core.commands.sweep import experiment_of
 from selftune.core.record.logging import Logger
 from selftune.core.sweeps import file as sweep_file
 from selftune.plugins.writers import wandb
@@ -216,7 +217,7 @@ def test_offline_run_that_was_resumed_becomes_one(server, tmp_path):
 @pytest.mark.slow
 def test_agent_trains_a_point_of_a_packaged_sweep(server, tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-  sweep = dict(sweep_file.read("sweeps/catch_stac_discount").config)
+  sweep = dict(sweep_file.read("sweeps/catch_stac_discount", experiment_of).config)
   sweep["command"] = [*sweep["command"], "--bind=train.total_env_steps = 2000"]
   Path("sweep.yaml").write_text(yaml.safe_dump(sweep))
   (said,) = re.findall(r"wandb agent (\S+)", command_line("sweep", "sweep.yaml"))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     Writer,
     WriterPlugin,
   )
+  from .display import Display
   from .errors import ConfigError, NonFiniteError, RunError, UserError
   from .failures import first_failure, not_finite
   from .online import (
@@ -97,6 +98,7 @@ _MODULES = (  # the light ones first
   "online",
   "timesteps",
   "failures",
+  "display",
 )
 
 __all__ = [
@@ -118,6 +120,7 @@ __all__ = [
   "Decay",
   "Described",
   "Device",
+  "Display",
   "Distribution",
   "Domain",
   "Dots",

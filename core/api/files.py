@@ -84,6 +84,22 @@ def make_folder(path: Path) -> None:
     raise cannot_write(path, error) from error
 
 
+def check_folder(path: Path, asked: str) -> None:
+  """Refuses a folder that cannot be written, by the one above it where it is not there yet.
+
+  Args:
+    path: of the folder.
+    asked: what the user wrote, for the message.
+
+  Raises:
+    UserError: it cannot be written.
+  """
+  # os.path: Path.exists raises where a folder above may not be read.
+  existing = next(p for p in (path, *path.absolute().parents) if os.path.exists(p))
+  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    raise UserError(f"{asked}: cannot write to {existing}; choose another folder.")
+
+
 def cannot_read(path: Path, error: OSError) -> UserError:
   """What is wrong with a file that cannot be read, in one line."""
   return UserError(f"cannot read {path}: {reason(error)}.")

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 
 from ..agent.functions import Functions
+from ..api.display import Display
 from ..api.errors import UserError
 from ..api.ranges import MAX_STEPS, Count, Seed
 from ..api.types import ActorParams, EnvSpec, PyTree, TimeStep
@@ -23,10 +23,10 @@ from ..record.checkpoint import Checkpointer, Restored
 from ..record.workdir import Workdir
 from ..runs.independent import make_runs
 from ..runs.settings import bind
-from .playing import MAX_ENVS, Watch, play, summary
+from .playing import MAX_ENVS, play, summary
 from .video import check_path, pool_of
 
-REPORT_SECONDS = 5.0
+REPORT = 5.0  # seconds between lines of progress
 
 
 def evaluate(
@@ -77,9 +77,10 @@ def evaluate(
     agent = Functions(experiment.agent, pool.spec, experiment.total_updates)
     env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
-    watchers = [_progress(episodes), *watchers]
     how_long = (episodes, max_steps, unroll_length)
-    played = play(agent, actor_params, pool, *how_long, key, greedy, watchers)
+    with Display(episodes, "episodes", interval=REPORT, silent=REPORT) as display:
+      watchers = [lambda _, finished: display.show(finished), *watchers]
+      played = play(agent, actor_params, pool, *how_long, key, greedy, watchers)
   if note := played.note(f"{max_steps:,} steps (--max-steps)"):
     print(f"selftune: {note}.", file=sys.stderr)
   of_run = {"run": 0} if isinstance(experiment.runtime, IndependentRuns) else {}
@@ -100,21 +101,6 @@ def of_first(experiment: Train) -> Train:
   first = {name: values[0] for name, values in settings.items()}
   agent, env = bind((experiment.agent, experiment.env), first)
   return dataclasses.replace(experiment, agent=agent, env=env)
-
-
-def _progress(episodes: int) -> Watch:
-  """Says now and then on stderr how far the play is."""
-  start = reported = time.monotonic()
-
-  def report(_, finished: int) -> None:
-    nonlocal reported
-    now = time.monotonic()
-    if now - reported > REPORT_SECONDS:
-      reported = now
-      line = f"selftune: {finished}/{episodes} episodes after {now - start:.0f} s"
-      print(line, file=sys.stderr, flush=True)
-
-  return report
 
 
 def restore(

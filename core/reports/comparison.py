@@ -194,7 +194,7 @@ def _name(env: Any) -> str:
 
 
 def _matrix(agent: str, runs: Sequence[Run], tasks: Mapping[Path, str]) -> list[list[Run]]:
-  """[runs, M], in order of seeds."""
+  """The runs of an agent, [runs, M], in order of seeds."""
   columns: dict[str, dict[int, Run]] = {task: {} for task in sorted(set(tasks.values()))}
   for run in runs:
     column = columns[tasks[run.path]]

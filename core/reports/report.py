@@ -5,7 +5,6 @@ import datetime
 import html
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,9 +56,7 @@ def report(
   for name, value in (("at", at), ("resamples", resamples)):
     if value is not None and value < 1:
       raise UserError(f"--{name} {value} must be at least 1.")
-  existing = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
-  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-    raise UserError(f"cannot write to {existing}: choose another --out.")
+  files.check_folder(out, f"--out {out}")
   comparison = compare(workdirs, at, evaluations, trusted)
   found = statistics(comparison.scores, comparison.curves, resamples)
   score = "normalised score" if comparison.normalised else "return"

@@ -3,14 +3,13 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from .. import config
 from ..api import files, jsonl
 from ..api.errors import UserError, did_you_mean
-from ..commands import arguments
 from . import document, library
 from .library import MOST, Asked, Outcome, Point
 
@@ -18,6 +17,9 @@ MACRO = "${args_no_hyphens}"
 COMMAND = f"command: [selftune, train, EXPERIMENT, '{MACRO}']"
 VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")  # as W&B has it
 UNCAPPED = ("random", "bayes")  # methods that would go on forever
+
+Parse = Callable[[Sequence[str]], tuple[str, Sequence[str]]]
+# words of a command, from `train` on -> its experiment and bindings; raises UserError
 
 
 class Sweep(NamedTuple):
@@ -38,7 +40,7 @@ class Sweep(NamedTuple):
 
   @property
   def count(self) -> int | None:
-    """At most so many points."""
+    """How many points there are at most; None for as many as the method gives."""
     return self.config.get("run_cap")
 
   @property
@@ -52,14 +54,15 @@ class Sweep(NamedTuple):
     return Asked(self.path, *(self.config[key] for key in Asked._fields[1:]))
 
 
-def read(name: str) -> Sweep:
+def read(name: str, parse: Parse) -> Sweep:
   """Reads a sweep file.
 
   Args:
     name: a YAML file, or the name of a packaged one, such as `sweeps/catch_stac_discount`.
+    parse: reads the arguments of `selftune train`: the command line knows them.
 
   Raises:
-    UserError: it is no sweep, or its command is not `selftune train`.
+    UserError: it is no sweep, or its command is none that `parse` takes.
   """
   path = _find(name)
   found = document.read(path)
@@ -82,14 +85,11 @@ def read(name: str) -> Sweep:
   start = command.index("train")
   words = [w if w == MACRO else _expanded(path, str(w)) for w in command[start:]]
   found["command"] = [*command[:start], *words]
-  train = arguments.parse([word for word in words if word != MACRO])
-  given = {name: value for name, value in vars(train).items() if value}
-  if others := given.keys() - {"command", "config", "bind", "bindings"}:
-    raise UserError(
-      f"{path}: selftune sweep takes an experiment and bindings of the command, and not "
-      f"{', '.join(f'--{name}'.replace('_', '-') for name in sorted(others))}."
-    )
-  return Sweep(path, found, train.config, tuple(train.bind))
+  try:
+    experiment, fixed = parse([word for word in words if word != MACRO])
+  except UserError as error:
+    raise UserError(f"{path}: {error}") from None
+  return Sweep(path, found, experiment, tuple(fixed))
 
 
 def _expanded(path: Path, word: str) -> str:

@@ -37,7 +37,7 @@ class Launcher(Protocol):
 
 
 class Processes:
-  """On this machine."""
+  """Starts each point as a process on this machine."""
 
   def __init__(self, workers: int | None, lock: int):
     self.workers, self._lock = workers or 1, lock
@@ -71,7 +71,7 @@ def import_ray() -> Any:
 
 
 class Ray:
-  """Each point a task of one CPU, and of one GPU where the cluster has any.
+  """Starts each point as a task of one CPU, and of one GPU where the cluster has any.
 
   Joins the cluster that RAY_ADDRESS names, or starts one on this machine. The sweep's folder must
   be the same on all of its machines, and the current folder where it holds what is trained.

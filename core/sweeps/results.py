@@ -41,7 +41,7 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
 
 
 def ranked(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
-  """The best first; those that did not finish are last."""
+  """The outcomes, the best first; points that did not finish are last."""
 
   def rank(outcome: Outcome) -> tuple[int, bool, float]:
     value = math.nan if outcome.metric is None else float(outcome.metric)
@@ -91,7 +91,7 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
 
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
-  """Each once: numbers in order, else as they come."""
+  """The values, each once: numbers in order, others as they come."""
   seen = [value for i, value in enumerate(values) if value not in values[:i]]
   return sorted(seen) if _numeric(seen) else seen
 

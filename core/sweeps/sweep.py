@@ -8,7 +8,6 @@ all points are one compiled program, whose own workdir is OUT.
 import contextlib
 import itertools
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,20 +25,22 @@ from ..record.workdir import Workdir
 from ..runs import settings
 from ..runs.independent import varied
 from ..runs.logs import folder
+from . import bar
 from . import results as sweep_results
-from .bar import Bar
-from .file import Outcome, Point, Points, Sweep, bindings, read
+from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
 
 POLL = 0.2  # seconds between looks at the processes
 MANY = 500  # points, whose configurations take some seconds to read
 
 
-def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str = "auto") -> bool:
+def sweep(
+  found: Sweep, out: Path | None, workers: int | None = None, launcher: str = "auto"
+) -> bool:
   """Trains what is missing of a sweep; then prints its table, and writes it and its plot.
 
   Args:
-    name: a sweep file or the name of a packaged one.
+    found: what the sweep file says.
     out: folder; None takes runs/sweeps/<name of the file>.
     workers: points at a time, where they are not one program; None leaves it to the launcher.
     launcher: `auto`, `processes` or `ray`.
@@ -56,9 +57,8 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
     raise UserError(f"--workers {workers} must be at least 1.")
   if launcher == "ray":
     import_ray()
-  found = read(name)
   out = out or Path("runs", "sweeps", found.path.stem)
-  _check_out(out)
+  files.check_folder(out, f"--out {out}")
   root = _check(found, Points(found).further())
   ray = Ray(workers) if launcher == "ray" else None
   with _alone(out) as lock:
@@ -82,14 +82,6 @@ def sweep(name: str, out: Path | None, workers: int | None = None, launcher: str
       return False
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
-
-
-def _check_out(out: Path) -> None:
-  """Refuses a folder that cannot be written, by the one above it where it is not there yet."""
-  # os.path: Path.exists raises where a folder above may not be read.
-  parent = next(p for p in (out, *out.absolute().parents) if os.path.exists(p))
-  if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-    raise UserError(f"--out {out}: cannot write to {parent}; choose another folder.")
 
 
 def _check(found: Sweep, points: Sequence[Point]) -> Any:
@@ -182,7 +174,7 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
     return waiting.pop(0) if waiting else None
 
   total = found.count if found.bayes and found.count else len(outcomes)
-  with platform.stop_signals() as stopping, Bar(found, total) as bar:
+  with platform.stop_signals() as stopping, bar.begin(total) as display:
     more = True
     while (more or running) and not stopping():
       while more and len(running) < runner.workers:
@@ -191,14 +183,14 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
         if number is not None:
           binds = (*found.bindings, *bindings(points.asked[number]))
           running[number] = runner.start(found.experiment, folder(out, number), binds)
-      bar.show(outcomes, len(running))
+      bar.show(display, found, outcomes, len(running))
       time.sleep(POLL)
       for number in [k for k, job in running.items() if job.poll() is not None]:
         outcome = _outcome(found, folder(out, number), points.asked[number])
         if running.pop(number).poll() != 0:
           outcome = outcome._replace(status="failed")
         outcomes[number] = outcome
-        bar.ended(number, outcome, folder(out, number) / "log.txt")
+        display.print(bar.ended(found, number, outcome, folder(out, number) / "log.txt"))
     _stop(running)
   return outcomes, stopping()
 
