@@ -58,27 +58,27 @@ def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
 
 
 def configurable(name: str) -> Callable[[type[T]], type[T]]:
-  """Decorator for frozen dataclasses that gin binds but nobody plugs in: train, a plugin's part."""
+  """Decorator: registers a frozen dataclass that gin binds but nobody plugs in, such as train."""
   return lambda cls: _add(name, cls, module="selftune")
 
 
 def plugins() -> dict[str, dict[str, type]]:
-  """The registered classes by kind and name, both in order."""
+  """Returns the registered classes by kind and name, both in order."""
   return {kind: {n: _classes[n] for n in sorted(_kinds) if _kinds[n] == kind} for kind in KINDS}
 
 
 def configurables() -> dict[str, type]:
-  """Every class that gin may build, plugins and core's own, by name."""
+  """Returns every class that gin may build, plugins and core's own, by name."""
   return dict(_classes)
 
 
 def kind_of(name: str) -> str | None:
-  """The kind of a registered name; None for core's own dataclasses."""
+  """Returns the kind of a registered name; None for core's own dataclasses."""
   return _kinds.get(name)
 
 
 def name_of(plugin: Any) -> str:
-  """The name under which an instance's class (or a class) is registered.
+  """Returns the name under which an instance's class (or a class) is registered.
 
   Raises:
     KeyError: it is not registered.
@@ -91,17 +91,17 @@ def name_of(plugin: Any) -> str:
 
 
 def unavailable() -> dict[str, str]:
-  """Why modules of plugins could not be imported, by module (entry points: name and module)."""
+  """Says why modules of plugins could not be imported, by module (entry points: with name)."""
   return dict(_unavailable)
 
 
 def contract(kind: str) -> Any:
-  """The contract of a kind of plugin, a Protocol."""
+  """Returns the contract of a kind of plugin, a Protocol."""
   return getattr(importlib.import_module("..api", __package__), KINDS[kind])
 
 
 def kind_of_contract(annotation: Any) -> str | None:
-  """The kind of plugin whose contract an annotation is; None if it is none."""
+  """Returns the kind of plugin whose contract an annotation is; None if it is none."""
   return next((kind for kind in KINDS if contract(kind) is annotation), None)
 
 
@@ -115,7 +115,7 @@ def lost(label: str, module: str, why: str) -> None:
 
 @contextlib.contextmanager
 def foreign_code() -> Iterator[None]:
-  """Around imports of plugins: they print to stderr, and cannot end the program.
+  """Contains imports of plugins within it: they print to stderr, and cannot end the program.
 
   A command's stdout holds what was asked for, JSON perhaps, and libraries greet whoever imports
   them.

@@ -24,7 +24,7 @@ BINS = 64  # of a histogram that is logged
 
 
 class Histogram(NamedTuple):
-  """How values are distributed, in NumPy's form; JAX arrays on the device, NumPy's on the host."""
+  """Counts of values in N bins, in NumPy's form; JAX arrays on the device, NumPy's on the host."""
 
   counts: Any  # [N] values in each bin
   edges: Any  # [N + 1] of the bins, ascending; not finite where a value was not
@@ -57,7 +57,7 @@ class TimeStep(NamedTuple):
 class Trajectory(NamedTuple):
   """`T` transitions of `B` environments, as the learner gets them."""
 
-  timestep: TimeStep  # [T+1, B, ...]
+  timestep: TimeStep  # [T+1, B, ...] the last one has no action yet, and bootstraps
   action: Array  # [T, B, ...] the pre-squash sample
   behaviour: Array  # [T, B, A] parameters of the distribution the action was sampled from
   core_state: PyTree  # [B, ...] recurrent state with which timestep 0 was seen
@@ -102,11 +102,11 @@ class LossInputs(NamedTuple):
   reference: Array  # [T, B, A] mu in the inner loss; the policy before the update in the outer loss
   reward: Array  # [T, B] r_{t+1} as learned from (clipped if the agent clips)
   discount: Array  # [T, B] d_{t+1}, without gamma
-  distribution: Any  # core.distributions.Distribution: log_prob, entropy, kl of such parameters
+  distribution: Any  # contracts.Distribution: log_prob, entropy, kl of such parameters
 
 
 class ActorParams(NamedTuple):
-  """What an actor needs in order to act: published by the learner after every update."""
+  """All that an actor needs in order to act: published by the learner after every update."""
 
   params: PyTree
   gamma: Array  # [P] each head's discount, for networks that embed it
