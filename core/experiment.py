@@ -1,4 +1,4 @@
-"""What a training run is: the root of a configuration. Data only; `core.train` says how it goes."""
+"""The experiment: what a training run is, as data alone; `core.train` says how it goes."""
 
 import dataclasses
 import itertools
@@ -51,7 +51,7 @@ class Objective:
   losses: tuple[LossTerm, ...]
   optimizer: Optimizer
   max_abs_reward: Positive | None = None
-  max_log_is: Positive = 5.0
+  max_log_is: Positive = 5.0  # e^5 = 148
 
   def __post_init__(self):
     names = [name_of(plugin) for plugin in self.losses]
@@ -177,12 +177,20 @@ class IndependentRuns:
 
   @property
   def size(self) -> int:
-    """How many runs there are."""
+    """The number of runs."""
     lengths = [len(values) for values in self.settings.values()]
     return self.repeats * (lengths[0] if self.paired else math.prod(lengths))
 
   def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
-    """The seed of every run, and its settings by name."""
+    """Lays the runs out.
+
+    Args:
+      seed: of the experiment.
+
+    Returns:
+      The seed of every run, and by name the value of each setting in every run, R of them.
+    """
+    # Repeats of a setting lie side by side: run r is repeat r % repeats of its setting.
     combine = zip if self.paired else itertools.product
     rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
     settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
@@ -297,10 +305,11 @@ class Train:
 
   @property
   def total_updates(self) -> int:
+    """The number of updates of the whole run; the last one may go beyond `total_env_steps`."""
     later = self.total_env_steps - self.overlap * self.num_envs
     return max(1, math.ceil(later / self.steps_per_update))
 
   @property
   def keep_every(self) -> int | None:
-    """`keep_every_steps` in updates."""
+    """How many updates `keep_every_steps` are, rounded up."""
     return self.keep_every_steps and math.ceil(self.keep_every_steps / self.steps_per_update)

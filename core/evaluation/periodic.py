@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Subject(NamedTuple):
-  """What is evaluated."""
+  """The agent that is evaluated, and the environments that it plays in."""
 
   env: EnvPlugin
   agent: Functions
@@ -53,7 +53,7 @@ def evaluated(
   logger: Logger,
   stopping: Callable[[], bool],
 ) -> Iterator[Source]:
-  """The source, with what is published to it evaluated now and then if the experiment says so.
+  """Gives a source that evaluates what is published to it now and then, if the experiment says so.
 
   At the end the evaluation under way is finished, unless the run is to stop or has failed.
 
@@ -85,7 +85,7 @@ def evaluated(
 
 
 class _Evaluated:
-  """Hands on batches, and published parameters to the evaluation as well."""
+  """A source that hands on batches, and published parameters to the evaluation as well."""
 
   def __init__(self, source: Source, evaluator: "Evaluator", device: Device, env_steps: int):
     self.devices = source.devices
@@ -107,13 +107,15 @@ class _Evaluated:
 
 
 class _Request(NamedTuple):
+  """One evaluation to make."""
+
   env_steps: int
   skipped: int  # evaluations so far
   params: ActorParams
 
 
 class Evaluator:
-  """The thread. But for `_run`, methods are called from the main thread."""
+  """The thread that evaluates; all methods but `_run` are called from the main thread."""
 
   def __init__(self, evaluation: Evaluation, subject: Subject, logger: Logger, env_steps: int):
     self._evaluation, self._subject, self._logger = evaluation, subject, logger
@@ -132,7 +134,7 @@ class Evaluator:
 
   def offer(self, env_steps: int, params: ActorParams) -> None:
     """Starts an evaluation if one is due; skips it if there is one under way."""
-    self._last = env_steps, params
+    self._last = env_steps, params  # by reference: what acts is a copy that no update changes
     if env_steps < self._due:
       return
     self._due = self._after(env_steps)

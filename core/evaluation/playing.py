@@ -1,4 +1,4 @@
-"""Full episodes of an agent that does not learn, and what they say of it."""
+"""Play: full episodes of an agent that does not learn, and a summary of them."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ MAX_ENVS = 16  # in one pool
 
 
 class Played(NamedTuple):
-  """What was played."""
+  """The episodes that were played, and those that were not."""
 
   episodes: list[Episode]  # those that were cut, too
   cut: int  # how many episodes did not end
   missing: int  # episodes that were not begun for that
 
   def note(self, limit: str) -> str:
-    """One line on what was cut by the `limit`, such as '--max-steps 100'; '' if nothing was."""
+    """Says in a line what was cut by the `limit`, such as '--max-steps 100'; '' if nothing was."""
     if not self.cut:
       return ""
     note = (
@@ -58,14 +58,17 @@ def play(
 
   Args:
     agent: acts.
-    actor_params: on the device that acts.
-    pool: new; has at most `episodes` environments.
+    actor_params: on the device that acts; its discounts are [P].
+    pool: new; its timesteps are [B, ...] with B at most `episodes`.
     episodes: how many to play.
     max_steps: of an episode.
     unroll_length: a random head is drawn anew after so many steps, as in training.
     key: all that is drawn follows from it.
     greedy: take the mode, not a sample.
     watchers: what one of them raises ends the play.
+
+  Returns:
+    The episodes, in the order in which they ended.
   """
   left = np.full(pool.num_envs, episodes // pool.num_envs)
   left[: episodes % pool.num_envs] += 1
@@ -81,12 +84,13 @@ def play(
     pool.send(act(timestep))
     timestep = as_specified(pool.recv(), pool.spec)
     t += 1
+    # FIRST: the episode ended with the step before, so returns and lengths [B] are whole.
     ended, endless = (left > 0) & [timestep.first, ~timestep.first & (lengths == max_steps)]
     for i in np.flatnonzero(ended | endless):
       played.append(Episode(t * pool.num_envs, float(returns[i]), int(lengths[i])))
     left -= ended | endless
     cut, missing = cut + int(endless.sum()), missing + int(left[endless].sum())
-    left[endless] = 0
+    left[endless] = 0  # an environment cannot be reset by us: it would go on with this episode
     returns = np.where(timestep.first, 0.0, returns + timestep.reward)
     lengths = np.where(timestep.first, 0, lengths + 1)
     for watch in watchers:
@@ -102,7 +106,7 @@ def acting(
   key: Array,
   greedy: bool = False,
 ) -> Callable[[TimeStep], np.ndarray]:
-  """A function from the timestep [B, ...] of `num_envs` environments to the actions to send them.
+  """Returns a function from timesteps [B, ...] of `num_envs` environments to the actions to send.
 
   It carries the recurrent state, and counts the steps: what it draws follows from the key. The
   other arguments are those of `play`.
@@ -127,7 +131,7 @@ def _act(agent, greedy, actor_params, timestep, core_state, key, t):
 
 
 def summary(env: EnvPlugin, played: Played) -> dict[str, Any]:
-  """What the played episodes say."""
+  """Summarises episodes: statistics of raw returns, and the mean by published scores, if any."""
   returns = np.array([episode.episode_return for episode in played.episodes])
   result = {
     "mean": float(returns.mean()),

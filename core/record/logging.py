@@ -1,4 +1,4 @@
-"""Logging: what the training loop has to say goes to every configured writer.
+"""Logging: rows, episodes and pictures of a run go to every configured writer.
 
 Each writer has a thread and a bounded queue of its own, so that a writer is called from one thread
 only and a slow one delays neither training nor the other writers. A writer is `required` (the JSONL
@@ -57,6 +57,7 @@ class Logger:
     self.run = run
     self._start = time.monotonic() - wall_offset
     self._lanes: list[_Lane] = []
+    # Required ones first: if one cannot open, no thread of another has begun anything.
     for name, plugin in sorted(writers.items(), key=lambda item: not item[1].required):
       try:
         self._lanes.append(_Lane(name, plugin, run))
@@ -126,7 +127,7 @@ class Logger:
         raise failure
 
   def _submit(self, task: Callable[[Any], object], taker: type = object) -> None:
-    """Has something done with every writer that is a `taker`."""
+    """Queues a task for every writer that is a `taker`."""
     for lane in self._lanes:
       lane.submit(lambda writer: task(writer) if isinstance(writer, taker) else None)
 
@@ -159,7 +160,7 @@ class _Lane:
     self._thread.start()
 
   def submit(self, task: Callable[[Any], object]) -> None:
-    """Has something done with the writer."""
+    """Queues a task for the writer's thread; raises what a required writer has failed with."""
     if self._failure is not None:
       raise self._failure
     try:
@@ -170,6 +171,11 @@ class _Lane:
       self._warn_once("slow", "is too slow, rows are dropped")
 
   def flush(self, timeout: float) -> None:
+    """Waits until the writer has done all that was queued before.
+
+    Raises:
+      TimeoutError: it has not, within so many seconds.
+    """
     done = threading.Event()
     self.submit(lambda _: done.set())
     if not done.wait(timeout) and self._failure is None:
@@ -193,6 +199,7 @@ class _Lane:
     return self._failure
 
   def _drain(self) -> None:
+    """Does the queued tasks in order; the body of the thread."""
     if self._writer is None:
       try:
         self._writer = self._open()
@@ -204,6 +211,7 @@ class _Lane:
     self._guard(lambda writer: writer.close())
 
   def _guard(self, task: Callable[[Any], object]) -> None:
+    """Does a task; keeps a required writer's failure for the main thread, warns of another's."""
     if self._writer is None:
       return
     try:
