@@ -1,4 +1,4 @@
-"""The progress of a run on stderr."""
+"""The terminal writer: the progress of a run on stderr."""
 
 import collections
 import dataclasses
@@ -30,13 +30,13 @@ class Terminal:
 
 
 class Speed:
-  """Env steps per second over the last `SPEED_WINDOW` seconds of this process."""
+  """A gauge of env steps per second over the last `SPEED_WINDOW` seconds of this process."""
 
   def __init__(self) -> None:
     self._points: collections.deque[tuple[float, float]] = collections.deque()
 
   def __call__(self, row: Mapping[str, float]) -> float | None:
-    """None until a second row: the time before the first one is compilation."""
+    """Takes a row; steps/s, or None until the second row: before the first, all is compilation."""
     now, steps = row["wall_time"], row["env_steps"]
     self._points.append((now, steps))
     while len(self._points) > 2 and self._points[1][0] < now - SPEED_WINDOW:
@@ -46,7 +46,7 @@ class Speed:
 
 
 def status(row: Mapping[str, float], speed: float | None, total: int) -> str:
-  """`1,200/5,000 steps | 300 steps/s | ETA 0:00:12 | return 0.95`."""
+  """Returns a line such as `1,200/5,000 steps | 300 steps/s | ETA 0:00:12 | return 0.95`."""
   parts = [f"{row['env_steps']:,}/{total:,} steps"]
   if speed:
     left = min(max(0.0, total - row["env_steps"]) / speed, CENTURY)
@@ -57,6 +57,8 @@ def status(row: Mapping[str, float], speed: float | None, total: int) -> str:
 
 
 class _Bar:
+  """A progress bar, drawn in place."""
+
   def __init__(self, run: RunInfo) -> None:
     self._total, self._speed = run.total_env_steps, Speed()
     self._progress = Progress(
@@ -81,6 +83,8 @@ class _Bar:
 
 
 class _Lines:
+  """Plain lines, for a stderr that is no terminal."""
+
   def __init__(self, run: RunInfo, interval: float) -> None:
     self._total, self._interval, self._speed = run.total_env_steps, interval, Speed()
     self._due, self._unsaid = 0.0, ""
