@@ -36,7 +36,7 @@ BehaviourName = Literal["first", "random", "average"]
 @configurable("objective")
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What an agent minimises, and how (Algorithm 1 of STAC).
+  """The objective of an agent: its loss (Algorithm 1 of STAC), and the optimiser of that.
 
   Attributes:
     corrector: turns values and IS ratios into targets.
@@ -54,6 +54,7 @@ class Objective:
   max_log_is: Positive = 5.0  # e^5 = 148
 
   def __post_init__(self):
+    # By name: tunables and metrics are named by the term, so two of a name could not be told apart.
     names = [name_of(plugin) for plugin in self.losses]
     for name in names:
       if names.count(name) > 1:
@@ -107,6 +108,7 @@ class Lockstep:
 
   groups: Count = 2
   actor_devices: tuple[int, ...] = resumable((0,))
+  # No annotation: no field, so that gin cannot bind what Sebulba alone can set.
   actors = 1
 
 
@@ -279,6 +281,7 @@ class Train:
   evaluation: Evaluation | None = resumable(None)
 
   def __post_init__(self):
+    # Checks of two fields are here; those of one are annotations, which `config` reads.
     if not 0 <= self.overlap < self.unroll_length:
       raise ValueError(
         f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
@@ -306,10 +309,11 @@ class Train:
   @property
   def total_updates(self) -> int:
     """The number of updates of the whole run; the last one may go beyond `total_env_steps`."""
+    # The first trajectory overlaps nothing: it takes `overlap` more steps of each environment.
     later = self.total_env_steps - self.overlap * self.num_envs
     return max(1, math.ceil(later / self.steps_per_update))
 
   @property
   def keep_every(self) -> int | None:
-    """How many updates `keep_every_steps` are, rounded up."""
+    """The number of updates in `keep_every_steps`, rounded up."""
     return self.keep_every_steps and math.ceil(self.keep_every_steps / self.steps_per_update)

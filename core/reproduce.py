@@ -43,6 +43,7 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   folder = out / paper / "quick" if quick else out / paper
   files.make_folder(folder / "cells")
   cells = figure.quick if quick else figure.cells
+  # Cell by cell, each in a workdir: what has been trained is not trained again.
   for number, cell in enumerate(cells):
     workdir = folder / "cells" / cell.name
     if not Workdir(workdir).done.exists():

@@ -93,6 +93,7 @@ def train(
     RunError: the run cannot go on; the last good checkpoint is intact.
   """
   config, bindings = str(config), [bindings] if isinstance(bindings, str) else bindings
+  # The default name holds the seed, which only the loaded configuration knows.
   if workdir is None:
     workdir = default(config, configuration.load(config, bindings).root.seed)
   training.train(config, bindings, Path(workdir), resume, init_from)

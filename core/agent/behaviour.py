@@ -1,4 +1,4 @@
-"""Which head acts, and which head the outer loss is about (STAC paper, section 9.3).
+"""Behaviours: which head acts, and which the outer loss is about (STAC paper, section 9.3).
 
 - `first`: head 1 acts and the outer loss is head 1's (STACX).
 - `random`: a head drawn for each environment and trajectory acts; the outer loss averages all.

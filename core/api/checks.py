@@ -122,7 +122,7 @@ def metrics(
   Args:
     owner: the plugin.
     given: its metrics.
-    shape: of each: (T, B) of losses and correctors, () of meta-optimisers.
+    shape: of each: [T, B] of losses and correctors, [] of meta-optimisers.
     axes: their names, such as 'T, B'.
     taken: the names of others' metrics.
 
@@ -213,6 +213,7 @@ def tuner(owner: str, given: Any, state: PyTree, params: Array) -> tuple[PyTree,
 
 def step_sizes(owner: str, what: str, x: Any, params: Array) -> Array:
   """Returns `x`; raises UserError unless it is one number [], or one a parameter, [N]."""
+  # An [N] fits parameters [N] alone; one number fits both.
   if params.ndim and (_aval(x) is None or jnp.ndim(x)):
     array(owner, what, x, params.shape, "N")
   else:

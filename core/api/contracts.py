@@ -278,7 +278,7 @@ class Optimizer(Protocol):
 
 
 class AgentFns(Protocol):
-  """What a meta-optimiser is given: the agent as pure functions.
+  """The agent as pure functions, which a meta-optimiser is given.
 
   `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
   configured value. A behaviour that needs heads beyond the P tuned ones has E extra heads.
@@ -351,7 +351,7 @@ class AgentFns(Protocol):
 
   @property
   def accumulate(self) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
-    """`accumulate(f, batch, *stacked)` runs over the K micro-batches of every learner device.
+    """A function `accumulate(f, batch, *stacked)`, over the K micro-batches of every device.
 
     It splits the Trajectory `batch` and maps `f(micro_batch, *slices) -> (sums, means, stacked)`
     over the parts; it returns the sums added, the means averaged over micro-batches and devices
@@ -384,7 +384,7 @@ class MetaOptimizer(Protocol):
 
 @runtime_checkable
 class ChecksComponents(Protocol):
-  """What a meta-optimiser offers that cannot tune just any agent."""
+  """Optional part of a meta-optimiser that cannot tune just any agent."""
 
   def check(self, components: Components) -> None:
     """Checks an agent's plugins, by name, when it is configured.
@@ -397,7 +397,7 @@ class ChecksComponents(Protocol):
 
 @runtime_checkable
 class TunesValues(Protocol):
-  """What a meta-optimiser offers that tunes numbers of the agent's plugins."""
+  """Optional part of a meta-optimiser that tunes numbers of the agent's plugins."""
 
   def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
     """Returns the tuned values by name as plugins see them, [P] or [1]."""
@@ -406,7 +406,7 @@ class TunesValues(Protocol):
 
 @runtime_checkable
 class DescribesState(Protocol):
-  """What a meta-optimiser offers that has more to log than the metrics of its steps."""
+  """Optional part of a meta-optimiser that has more to log than the metrics of its steps."""
 
   def describe(self, state: LearnerState) -> Described:
     """Returns scalars [] and histograms of a state, worth their cost where a row is logged."""
@@ -436,7 +436,7 @@ class Writer(Protocol):
 
 @runtime_checkable
 class TakesMedia(Protocol):
-  """What a writer offers that also takes pictures (PNG) and videos (MP4)."""
+  """Optional part of a writer that also takes pictures (PNG) and videos (MP4)."""
 
   def write_media(self, name: str, path: Path) -> None:
     """Writes the file at `path` under a metric's name."""
@@ -445,7 +445,7 @@ class TakesMedia(Protocol):
 
 @runtime_checkable
 class TakesEvaluations(Protocol):
-  """What a writer offers that also takes the scores of evaluations beside training."""
+  """Optional part of a writer that also takes the scores of evaluations beside training."""
 
   def write_evaluation(self, row: Mapping[str, float]) -> None:
     """Writes scores; their `env_steps` are those of the parameters scored, and may go back."""
@@ -454,7 +454,7 @@ class TakesEvaluations(Protocol):
 
 @runtime_checkable
 class TakesHistograms(Protocol):
-  """What a writer offers that also takes histograms."""
+  """Optional part of a writer that also takes histograms."""
 
   def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
     """Writes histograms by name, of N bins, [N] and [N + 1]; `row` was written just before."""
@@ -475,7 +475,7 @@ class WriterPlugin(Protocol):
 
 
 class RunInfo(NamedTuple):
-  """What a writer may want to know of the run it logs."""
+  """Facts of a run that its writers may want to know."""
 
   workdir: str
   config: Mapping[str, Any]  # operative bindings, flat: 'entropy.cost' -> 0.01

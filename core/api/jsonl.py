@@ -20,6 +20,7 @@ def encode(row: Mapping[str, Any]) -> str:
       return [tidy(item) for item in value]
     if not isinstance(value, float):
       return value
+    # float32 widened to float64 has nine digits that mean nothing.
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
   return json.dumps({k: tidy(v) for k, v in row.items()}, allow_nan=False) + "\n"

@@ -14,7 +14,7 @@ from .types import Array, LearnerState, Metrics, PyTree, Scalar, TimeStep
 
 
 class TunerInputs(NamedTuple):
-  """What a step-size tuner sees of one step of AC(lambda); all `N` parameters as one vector."""
+  """Inputs of a step-size tuner: one step of AC(lambda); all `N` parameters as one vector."""
 
   delta: Array  # [] TD error, R + gamma d' V(S') - V(S)
   decay: Array  # [] gamma lambda; 0 at the first step of an episode, which so resets every trace
@@ -56,7 +56,7 @@ class Tuner(Protocol):
 
 
 class Dots(NamedTuple):
-  """What a tuner of one step size for all parameters sees: dot products over the parameters."""
+  """Inputs of a tuner of one step size for all parameters: dot products over the parameters."""
 
   delta: Array  # [] as in TunerInputs
   decay: Array  # [] as in TunerInputs
@@ -101,7 +101,7 @@ class RunState(NamedTuple):
 
 
 class Ends(NamedTuple):
-  """Which episodes ended, step by step; returns and lengths are 0 where none did."""
+  """Ends of episodes, step by step; returns and lengths are 0 where none ended."""
 
   ended: Array  # [T, B] bool
   episode_return: Array  # [T, B] float32
@@ -113,7 +113,7 @@ Iteration = Callable[[RunState], tuple[RunState, Ends]]
 
 @runtime_checkable
 class FusesIterations(Protocol):
-  """What a meta-optimiser offers that can act, step and learn in a faster form of its own."""
+  """Optional part of a meta-optimiser that can act, step and learn in a faster form of its own."""
 
   def fused(
     self, fns: AgentFns, env: FunctionalEnvironment, active: Callable[[RunState], Array]

@@ -84,6 +84,7 @@ def name_of(plugin: Any) -> str:
     KeyError: it is not registered.
   """
   cls = plugin if isinstance(plugin, type) else type(plugin)
+  # By identity: a subclass of a registered class is not registered by that.
   for name, registered in _classes.items():
     if registered is cls:
       return name
@@ -107,6 +108,7 @@ def kind_of_contract(annotation: Any) -> str | None:
 
 def lost(label: str, module: str, why: str) -> None:
   """Takes note that a module of plugins could not be imported; what it had registered goes."""
+  # What a module registered before it failed would be listed, and built, half defined.
   _unavailable[label] = why
   for name in [n for n, cls in _classes.items() if cls.__module__ == module]:
     del _classes[name]

@@ -22,13 +22,14 @@ Etas = dict[str, Array]  # metaparameters by tunable name, unconstrained, [P] or
 
 
 class Domain(NamedTuple):
-  """How an unconstrained eta becomes a value, given the configured value."""
+  """A domain of values: the map to it from an unconstrained eta, given the configured value."""
 
   name: str
   transform: Callable[[Array, Any], Array]  # (eta, configured) -> value
   initial: Callable[[float, Any], Any]  # (eta_init, configured) -> eta
 
 
+# sigmoid(4.6) = 0.99, so eta_init = 4.6 starts UNIT at 0.99 and SCALE at 0.99 of its value.
 UNIT = Domain("unit", lambda eta, _: jax.nn.sigmoid(eta), lambda eta_init, _: eta_init)
 SCALE = Domain(
   "scale", lambda eta, value: jax.nn.sigmoid(eta) * value, lambda eta_init, _: eta_init
@@ -36,6 +37,7 @@ SCALE = Domain(
 POSITIVE = Domain(
   "positive",
   lambda eta, _: jax.nn.softplus(eta),
+  # log(e^v - 1), written so that it neither overflows nor cancels.
   lambda _, value: value + jnp.log(-jnp.expm1(-value)),  # softplus(eta) = configured value
 )
 

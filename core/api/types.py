@@ -34,7 +34,7 @@ Described = dict[str, Array | Histogram]
 
 
 class EnvSpec(NamedTuple):
-  """What an environment shows and accepts, for one environment (no batch axis)."""
+  """Specs of observations and actions, of one environment (no batch axis)."""
 
   observation: specs.Array
   action: specs.DiscreteArray | specs.BoundedArray
@@ -55,7 +55,7 @@ class TimeStep(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-  """`T` transitions of `B` environments, as the learner gets them."""
+  """A batch as the learner gets it: `T` transitions of `B` environments."""
 
   timestep: TimeStep  # [T+1, B, ...] the last one has no action yet, and bootstraps
   action: Array  # [T, B, ...] the pre-squash sample
@@ -68,14 +68,14 @@ BATCH_AXES = (1, 1, 1, 0, 1)  # of a Trajectory's fields
 
 
 class HeadOut(NamedTuple):
-  """What a network says of each timestep, one row a head."""
+  """Outputs of a network for each timestep, one row a head."""
 
   policy: Array  # [P, T+1, B, A] distribution parameters
   value: Array  # [P, T+1, B]
 
 
 class CorrectorInputs(NamedTuple):
-  """What an off-policy corrector sees of one head. Everything is stopped by core already."""
+  """Inputs of an off-policy corrector: one head's. Everything is stopped by core already."""
 
   log_is: Array  # [T, B] log pi(a_t|x_t) - log mu(a_t|x_t), capped above
   value: Array  # [T+1, B] V(x_t)
@@ -85,14 +85,14 @@ class CorrectorInputs(NamedTuple):
 
 
 class Targets(NamedTuple):
-  """What a corrector returns."""
+  """Targets of a corrector, for value and policy."""
 
   value: Array  # [T, B] v_t, the regression target of V(x_t)
   advantage: Array  # [T, B] rho_t (r_{t+1} + gamma d_{t+1} v_{t+1} - V(x_t))
 
 
 class LossInputs(NamedTuple):
-  """What a loss term sees of one head; the transitions only, so every array starts [T, B]."""
+  """Inputs of a loss term: one head's, of transitions only, so every array starts [T, B]."""
 
   policy: Array  # [T, B, A] distribution parameters of pi(.|x_t)
   value: Array  # [T, B] V(x_t)

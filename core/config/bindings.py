@@ -121,6 +121,7 @@ def check_all_read(table: Table, reached: Reached) -> None:
   """Raises ConfigError for the first binding that nothing built would read."""
   for (scope, name), args in table.items():
     opened = [s for s, n in reached if n == name]
+    # A scope applies where it, or a scope within it, has been opened.
     parts = tuple(scope.split("/")) if scope else ()
     if any(s[: len(parts)] == parts for s in opened):
       continue

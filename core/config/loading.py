@@ -92,6 +92,7 @@ def load(
     for text in bindings:
       _read_bind(text, read.table)
     table = read.table
+    # All of it before gin builds anything: a message with file and line, not a traceback.
     reached = reach(table, root, str(config))
     check_all_read(table, reached)
     check_types(table, reached)
@@ -111,6 +112,7 @@ def load(
 
 def _check_comes_back(text: str, table: Table) -> None:
   """Raises ConfigError for the first binding that the saved text does not give back."""
+  # Found now, at the start, and not when a run of days is to be resumed.
   again: Table = {}
   for statement, where in _statements(text, lambda line: f"the saved configuration:{line}"):
     if isinstance(statement, config_parser.BindingStatement):
@@ -157,6 +159,7 @@ def _renamed(name: str) -> list[str]:
 
 def _read_file(path: Path, read: _Read) -> None:
   """Reads a file and its includes, each once: a second time would undo what was bound since."""
+  # Resolved: one file by two names, or by a link, is one file.
   if path.resolve() in read.files:
     return
   read.files.add(path.resolve())
@@ -255,6 +258,7 @@ def _import(
   if statement.module.startswith("__gin__"):
     raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
   folders = map(str, importing(statement.module, (folder.resolve(), Path.cwd())))
+  # At the end: a module beside a gin file takes no library's place.
   sys.path += [p for p in dict.fromkeys(folders) if p not in sys.path]
   try:
     with registry.foreign_code():

@@ -18,7 +18,7 @@ _MAPPINGS = (dict, collections.abc.Mapping)
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """`@scopes/name()` in a configuration: an instance of the component, built in these scopes."""
+  """A reference `@scopes/name()`: an instance of the component, built in these scopes."""
 
   scopes: tuple[str, ...]
   name: str
@@ -29,7 +29,7 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-  """`%name` in a configuration: the value bound by `name = value`."""
+  """A macro `%name`: the value bound by `name = value`."""
 
   name: str
 
@@ -70,6 +70,7 @@ def annotations(cls: type) -> dict[str, Any]:
 def fits(value: Any, annotation: Any) -> bool:
   """Says whether `value` is of the annotated type: an int is a float, a bool is no int."""
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  # The order matters: what an annotation wraps is looked at before what it is.
   if annotation in (Any, object) or isinstance(annotation, typing.TypeVar):
     return True
   if origin is typing.Annotated:

@@ -74,6 +74,7 @@ def evaluate(
     shortage.explained("Give fewer --episodes: at most as many environments play at once."),
     pool_of(experiment.env, seeds, video) as (pool, watchers),
   ):
+    # The pool comes first: the network is built for its spec.
     agent = Functions(experiment.agent, pool.spec, experiment.total_updates)
     env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length

@@ -119,12 +119,14 @@ class Evaluator:
 
   def __init__(self, evaluation: Evaluation, subject: Subject, logger: Logger, env_steps: int):
     self._evaluation, self._subject, self._logger = evaluation, subject, logger
+    # A new run scores the untrained agent first; a resumed one has done so.
     self._due = self._after(env_steps) if env_steps else 0
     self._skipped = 0
     self._last: tuple[int, ActorParams] | None = None  # offered, and not taken
     self._failure: BaseException | None = None
     self._stop, self._busy = threading.Event(), threading.Event()
     self._requests: queue.Queue[_Request | None] = queue.Queue()
+    # A daemon: an environment that hangs must not keep the process from ending.
     self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
     self._thread.start()
 
@@ -145,6 +147,7 @@ class Evaluator:
 
   def _start(self) -> None:
     assert self._last is not None
+    # None: what is scored now is not scored once more at the end.
     (env_steps, params), self._last = self._last, None
     self._busy.set()
     self._requests.put(_Request(env_steps, self._skipped, params))

@@ -70,6 +70,7 @@ def play(
   Returns:
     The episodes, in the order in which they ended.
   """
+  # Episodes are dealt out evenly, the remainder to the first environments.
   left = np.full(pool.num_envs, episodes // pool.num_envs)
   left[: episodes % pool.num_envs] += 1
   returns, lengths = np.zeros(pool.num_envs), np.zeros(pool.num_envs, np.int64)
@@ -115,6 +116,7 @@ def acting(
 
   def act(timestep: TimeStep) -> np.ndarray:
     nonlocal core_state, t
+    # As in training: a key a trajectory, so that a random head acts as long as it did there.
     trajectory = jax.random.fold_in(key, t // unroll_length)
     step = (timestep, core_state, trajectory, np.int32(t % unroll_length))
     action, core_state = _act(agent, greedy, actor_params, *step)

@@ -24,6 +24,7 @@ def env_seeds(run_seed: int, restart: int, pool: int, num_envs: int) -> tuple[in
   Raises:
     ValueError: `run_seed` is negative.
   """
+  # Restarts count too: environments begin anew, and must not repeat what was seen.
   words = np.random.SeedSequence(run_seed, spawn_key=(restart, pool)).generate_state(num_envs)
   return tuple(int(word) >> 1 for word in words)  # 31 of 32 bits: EnvPool's seeds are signed
 

@@ -25,6 +25,7 @@ def check(needed: int, what: str) -> None:
   Raises:
     RunError: says how much is needed, and is there.
   """
+  # Physical memory, not what is free: caches are given up when it is needed.
   there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   if needed > there:
     raise RunError(

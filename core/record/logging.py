@@ -88,6 +88,7 @@ class Logger:
       elif np.size(value) != 1:
         raise ValueError(f"metric '{key}' has shape {np.shape(value)}; log scalars and histograms.")
       else:
+        # Converted here, once: in their threads writers would each wait for the device.
         numbers[key] = np.asarray(value).item()
     self._submit(lambda writer: writer.write(numbers))
     if histograms:
@@ -120,6 +121,7 @@ class Logger:
       Exception: whatever a required writer failed with, TimeoutError if it does not finish.
     """
     deadline = time.monotonic() + timeout
+    # Taken away first: a second call, as by `__exit__` after an error, finds nothing to do.
     lanes, self._lanes = self._lanes, []
     failures = [lane.finish(deadline) for lane in lanes]
     for failure in failures:
@@ -156,6 +158,7 @@ class _Lane:
     self._failure: Exception | None = None
     self._warned: set[str] = set()
     self._queue: queue.Queue[Callable[[Any], object] | None] = queue.Queue(QUEUE_SIZE)
+    # A daemon: a writer that hangs must not keep the process from ending.
     self._thread = threading.Thread(target=self._drain, name=f"log-{name}", daemon=True)
     self._thread.start()
 
@@ -177,6 +180,7 @@ class _Lane:
       TimeoutError: it has not, within so many seconds.
     """
     done = threading.Event()
+    # Tasks are done in order, so this one is done when all before it are.
     self.submit(lambda _: done.set())
     if not done.wait(timeout) and self._failure is None:
       raise self._stuck(timeout)

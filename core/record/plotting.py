@@ -100,6 +100,7 @@ def figure(workdirs: Sequence[Path]) -> Any:
     groups.setdefault(label, []).append(_rows(workdir))
   rows = [row for runs in groups.values() for rows in runs for row in rows]
   names = {key for row in rows for key, value in row.items() if jsonl.is_number(value)}
+  # One panel a tuned number, its heads as lines; names are eta/<number>/<head>.
   panels: dict[str, list[str]] = {}
   for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
     panels.setdefault(key.split("/")[1], []).append(key)
@@ -231,6 +232,7 @@ def _draw(
     _heads(axes, groups, keys, colours)
     if keys == [BETA] and len(histograms) > 1:
       _density(axes, histograms)
+    # It falls by orders of magnitude; a logarithm needs something above 0.
     if keys == ["metagrad_norm"] and any((y > 0).any() for y in _values(axes)):
       axes.set_yscale("log", nonpositive="mask")
     else:

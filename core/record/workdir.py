@@ -24,6 +24,7 @@ def locate(text: str) -> tuple[Path, int | None]:
   PATH is a workdir, its `checkpoints`, or one of those.
   """
   name, at, step = text.rpartition("@")
+  # The last @, and digits behind it alone: a folder may have an @ in its name.
   of_step = at and step.isdecimal() and not os.path.isdir(text)  # a folder may have such a name
   path, number = (Path(name), int(step)) if of_step else (Path(text), None)
   if number is None and path.name.isdecimal() and path.parent.name == "checkpoints":
@@ -144,6 +145,7 @@ class Workdir:
       raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
     if resume:
       saved, wanted = identity(self.load()), identity(loaded)
+      # Both ways: a setting that only one of them has is a difference, too.
       for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
           raise UserError(

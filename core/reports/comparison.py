@@ -158,6 +158,7 @@ def _agents(runs: Sequence[Run]) -> dict[str, list[Run]]:
   """Groups runs by agent, named by what the names of its workdirs begin with."""
   groups: list[list[Run]] = []
   for run in runs:
+    # Not by a dict: a configuration is itself one, and there are few agents.
     same = [group for group in groups if group[0].agent == run.agent]
     if same:
       same[0].append(run)

@@ -64,6 +64,7 @@ def statistics(
     return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
 
   both = np.concatenate([x.ravel() for x in scores.values()])
+  # Thresholds over all agents: profiles are compared at the same scores.
   low, high = both.min(), both.max()
   thresholds = np.linspace(low - 0.05 * (high - low), high, THRESHOLDS)  # profiles begin at 1
   names = list(scores)

@@ -109,6 +109,7 @@ class Block(gymnasium.Env):
     del seed
     if not self._environments:
       self._load()
+    # Before the reset: it loads the model anew, and with it the state.
     for i, perturb in enumerate(self._perturbations):
       perturb(self._environments[i].physics, self._generators[i])
     for environment in self._environments:
@@ -138,11 +139,13 @@ class Block(gymnasium.Env):
     seen, raw = self._sensors.read()
     constraints = self._constraints(change)
     reward = raw
+    # Mixed before the delay, so that both objectives come equally late.
     if it.multiobj_weight > 0:
       holding = constraints.mean(axis=1, keepdims=True)
       reward = (1 - it.multiobj_weight) * raw + it.multiobj_weight * holding
     reward = self._reward_delay(reward, self._draws)
     observation = self._observation(seen, raw, constraints, reward)
+    # Gymnasium has one reward and one end a block: ours are in the observation.
     return observation, 0.0, False, self._steps == EPISODE, {}
 
   def _constraints(self, change: np.ndarray | None) -> np.ndarray:

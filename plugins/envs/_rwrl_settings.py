@@ -30,7 +30,7 @@ Fault = tuple[float, int]  # probability to set in, per entry and step; steps th
 @configurable("rwrl_challenges")
 @dataclasses.dataclass(frozen=True)
 class Challenges:
-  """What makes a task of the Real-World RL suite hard; each is off by default.
+  """Challenges that make a task of the Real-World RL suite hard; each is off by default.
 
   Delays are in control steps, noise in standard deviations (absolute, whatever an entry's range).
   A pair is (probability, steps): each entry that works is hit with this probability, and then

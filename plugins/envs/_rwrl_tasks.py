@@ -62,6 +62,7 @@ def _cartpole_observation(it: Readings) -> np.ndarray:
 
 
 def _cartpole_reward(it: Readings) -> np.ndarray:
+  # cartpole.Balance, not sparse: a product, so that all of it must be good at once.
   upright = (it["pole"][:, _ZZ] + 1) / 2
   centered = (1 + tolerance(it["cart"][:, 0], margin=2)) / 2
   control = tolerance(it["control"][:, 0], margin=1, value_at_margin=0, sigmoid="quadratic")
@@ -87,6 +88,7 @@ def _walker_observation(it: Readings) -> np.ndarray:
 
 
 def _walker_reward(it: Readings) -> np.ndarray:
+  # walker.PlanarWalker at walking speed.
   stand, speed = walker._STAND_HEIGHT, walker._WALK_SPEED
   standing = tolerance(it["height"][:, 0], (stand, np.inf), margin=stand / 2)
   upright = (1 + it["upright"][:, 0]) / 2
@@ -116,6 +118,7 @@ def _quadruped_observation(it: Readings) -> np.ndarray:
 
 
 def _quadruped_reward(it: Readings) -> np.ndarray:
+  # quadruped.Move.
   speed = quadruped._WALK_SPEED
   forwards = it["torso_velocity"][:, 0]
   move = tolerance(forwards, (speed, np.inf), margin=speed, value_at_margin=0.5, sigmoid="linear")
@@ -153,6 +156,7 @@ def _humanoid_observation(it: Readings) -> np.ndarray:
 
 
 def _humanoid_reward(it: Readings) -> np.ndarray:
+  # humanoid.Humanoid; walking has no direction, so the speed is that in the plane.
   stand, speed = humanoid._STAND_HEIGHT, humanoid._WALK_SPEED
   standing = tolerance(it["height"][:, 0], (stand, np.inf), margin=stand / 4)
   upright = tolerance(

@@ -192,6 +192,7 @@ class DMControl:
   def _id(self) -> str:
     """EnvPool's name of the task: 'humanoid_CMU', 'run' is HumanoidCMURun-v1."""
     words = f"{self.domain}_{self.task}".split("_")
+    # Not title(): CMU keeps its capitals.
     return "".join(word[0].upper() + word[1:] for word in words) + "-v1"
 
 

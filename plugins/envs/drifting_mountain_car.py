@@ -56,6 +56,7 @@ class DriftingMountainCar:
     signs = jnp.ones(INFORMATIVE, jnp.float32)
     key, noise = _noise(key, self.noise)
     gap, flips = _gap(gap_key, self.drift)
+    # The gap counts draws from the first on, `until` those that come before it.
     state = State(car, signs, gap - 1, flips, key)
     return state, _observe(state, timestep, noise)
 

@@ -130,6 +130,7 @@ def _plane(observation: Array) -> Array:
 def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:
   """Returns the spec of what agents see, and the function to it from observations like `raw`."""
   if raw.dtype == np.uint8 or not np.issubdtype(raw.dtype, np.integer):
+    # As they come: EnvPool's arrays are fresh at each call.
     return specs.Array(raw.shape, raw.dtype), lambda x: x
   assert isinstance(raw, specs.BoundedArray), raw
   low, high = int(np.min(raw.minimum)), int(np.max(raw.maximum))

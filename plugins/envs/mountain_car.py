@@ -65,6 +65,7 @@ class MountainCar:
     goal = ~first & (position >= GOAL)
     cut = steps >= self.max_steps
     new = State(position, velocity, steps, goal | cut, key)
+    # A cut ends the episode in any case; the discount says whether learning bootstraps.
     ended = goal | cut if self.cut == "terminal" else goal
     reward, discount = (x.astype(jnp.float32) for x in (jnp.where(first, 0, -1), ~ended))
     return new, TimeStep(_observe(new), reward, discount, first)

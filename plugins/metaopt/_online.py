@@ -1,4 +1,4 @@
-"""What the two forms of AC(lambda), dense and sparse, have in common."""
+"""Parts that the two forms of AC(lambda), dense and sparse, have in common."""
 
 from typing import Protocol
 

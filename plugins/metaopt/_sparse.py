@@ -55,7 +55,7 @@ class Span(NamedTuple):
 
 
 class Carry(NamedTuple):
-  """What a step of a block changes."""
+  """The state that a step of a block changes."""
 
   run: RunState  # without parameters and meta state
   span: Span

@@ -21,7 +21,7 @@ class Fixed:
   """Tunes nothing: IMPALA; with several heads, IMPALA with auxiliary tasks."""
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
-    """Returns (): there is no meta state."""
+    """Returns (): there is no meta state, whatever the batch [T+1, B]."""
     del fns, state, batch
     return ()
 

@@ -1,4 +1,4 @@
-"""How a torso, a recurrent core if there is one, and heads become a network."""
+"""Composition of a network from a torso, a recurrent core if there is one, and heads."""
 
 from collections.abc import Callable
 from typing import Any, Literal

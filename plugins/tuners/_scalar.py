@@ -16,7 +16,7 @@ class State(NamedTuple):
 
 
 class OneStepSize:
-  """`init` and `update` of a `ScalarTuner`; a tuner that inherits them has its own of the rest."""
+  """A base with `init` and `update` of a `ScalarTuner`; tuners that inherit it add the rest."""
 
   # Not abstract methods: a tuner declares its own, and type checkers compare them with these.
   init_rule: Callable[[Scalar, Array], PyTree]

@@ -31,7 +31,8 @@ class Jsonl:
     workdir = Path(run.workdir)
     files.make_folder(workdir)
     for name in (METRICS, EPISODES, EVALUATIONS, HISTOGRAMS):
-      jsonl.truncate(workdir / name, run.resumed_at or -1)  # anew: what is there goes
+      # -1 of a new run: a folder without a checkpoint may hold rows of one that was killed.
+      jsonl.truncate(workdir / name, run.resumed_at or -1)
     opened = _Files(workdir)
     for name in (METRICS, EPISODES):
       opened.append(name, "")

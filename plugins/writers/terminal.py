@@ -25,6 +25,7 @@ class Terminal:
   interval: NotNegative = 10.0  # seconds between plain lines
 
   def open(self, run: RunInfo) -> "_Bar | _Lines":
+    # Into a file or a dumb terminal a bar would be a page of control characters.
     drawn = sys.stderr.isatty() and not Console(stderr=True).is_dumb_terminal
     return _Bar(run) if drawn else _Lines(run, self.interval)
 

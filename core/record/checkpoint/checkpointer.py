@@ -132,6 +132,7 @@ class Checkpointer:
     for candidate in reversed(steps) if step is None else [step]:
       path = self.directory / str(candidate)
       try:
+        # The document first: a difference is told before gigabytes are read.
         host, entries = read_document(self.directory, candidate)
         entries = {name: entry for name, entry in entries.items() if name.startswith(only)}
         difference = first_difference(entries, wanted)
@@ -186,6 +187,7 @@ class Checkpointer:
 
   def _open_writer(self, step: int) -> Any:
     """Opens Orbax for writing, and removes the checkpoints that were given up."""
+    # All of them if nothing was restored: then they are another run's.
     newer = [old for old in self.all_steps() if self._last is None or old > self._last]
     if newer and self._last is None:
       raise UserError(
