@@ -22,7 +22,7 @@ HEARTBEAT = 20  # seconds without a sign of life after which a process counts as
 PATIENCE = 120  # seconds that processes are given to come
 LONG = 7 * 24 * 3600  # seconds that they wait for the first one's last evaluation; losses are told
 
-_LOSS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
+_LOST_PROCESS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
 
 
 class Asked(NamedTuple):
@@ -174,6 +174,6 @@ def losses_explained() -> Iterator[None]:
     yield
   except Exception as error:
     # By its text: JAX raises the same class for every failure of a compiled program.
-    if count() > 1 and _LOSS.search(str(error)):
+    if count() > 1 and _LOST_PROCESS.search(str(error)):
       raise RunError(LOST) from error
     raise

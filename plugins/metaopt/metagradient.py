@@ -163,9 +163,11 @@ class Metagradient:
   def _metagradient(self, fns, state, grads, inner_batch, outer_batch, reference):
     """Computes grad_eta L_outer(OPT(theta, g(theta, eta))), without differentiating a gradient.
 
-    With v = grad_theta' L_outer, and w = v pulled back through OPT to the gradient g,
+    theta' depends on eta directly and through g, so with v = grad_theta' L_outer, and with
+    w = (d OPT / d g)' v, which is v pulled back through OPT to the gradient g,
 
-        grad_eta = (d OPT / d eta)' v + grad_eta < grad_theta L_inner(theta, eta), w >
+        grad_eta = (d OPT / d eta)' v + (d g / d eta)' w
+                 = (d OPT / d eta)' v + grad_eta < grad_theta L_inner(theta, eta), w >
 
     and the last bracket is the derivative of L_inner along w: one forward-mode pass, whose
     derivative by eta enters the network only where the discount is embedded in it. In all 8/3 of
@@ -218,11 +220,13 @@ class Metagradient:
     return jax.tree.map(jnp.add, direct, mixed), params, opt_state, metrics
 
   def _tuned_by(self, gradient: dict[str, Array], meta_state: MetaState) -> MetaState:
+    """Moves eta by Adam along a metagradient by name (Algorithm 2, line 15)."""
     updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
     etas: Any = optax.apply_updates(meta_state.etas, updates)
     return meta_state._replace(etas=etas, opt_state=opt_state)
 
   def _metrics(self, fns: AgentFns, gradient: dict[str, Array], etas: dict[str, Array]) -> Metrics:
+    """Returns metrics of what is tuned, [] each, by head; `eta/...` is the value, not eta."""
     values = tunables.transform(etas, self._tuned(fns.components))
     metrics = {
       f"{kind}/{name}/{p}": x
@@ -236,7 +240,7 @@ class Metagradient:
     return tunables.select(tunables.collect(components), self.tune)
 
   def _starts_given(self, tuned: dict[str, tunables.Tunable]) -> dict[str, float]:
-    """The initial etas that `eta_init_of` says, by name."""
+    """Returns the initial etas that `eta_init_of` says, by name."""
     start: dict[str, float] = {}
     for pattern, eta in self.eta_init_of.items():
       start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)

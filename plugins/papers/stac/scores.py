@@ -53,7 +53,7 @@ def curve(scale: Scale, tasks: Mapping[str, list[Result]]) -> tuple[np.ndarray, 
 
   Both are empty where some run has no score, or they have no env steps in common.
   """
-  series = {task: [scored(run) for run in runs] for task, runs in tasks.items()}
+  series = {task: [logged_returns(run) for run in runs] for task, runs in tasks.items()}
   every = [one for runs in series.values() for one in runs]
   if min(len(steps) for steps, _ in every) == 0:
     return np.empty(0), np.empty(0)
@@ -66,7 +66,7 @@ def curve(scale: Scale, tasks: Mapping[str, list[Result]]) -> tuple[np.ndarray, 
   return steps, scale.over_tasks(of_tasks, axis=0)
 
 
-def scored(result: Result) -> tuple[np.ndarray, np.ndarray]:
+def logged_returns(result: Result) -> tuple[np.ndarray, np.ndarray]:
   """Returns env steps and mean raw return of the last 100 episodes, [N] each, where logged."""
   returns = result.metrics.get("episode_return", np.empty(0))
   steps = result.metrics["env_steps"][: len(returns)]

@@ -7,7 +7,7 @@ import numpy as np
 
 from ....core.api import Cost, Figure, Result, bound
 from .atari import ENV_STEPS, QUICK, TIME, cell
-from .scores import scored
+from .scores import logged_returns
 
 TUNED = "eta/"  # metrics of tuned values begin with it: eta/<component>.<field>/<head>
 COLOURS = ("tab:blue", "tab:orange", "magenta")  # of heads, as in the paper: the first one acts
@@ -61,7 +61,7 @@ def draw(results: list[Result]) -> Any:
     axes.set(title=name, xlabel="env steps")
     axes.legend(fontsize=7)
   last, *unused = panels
-  last.plot(*scored(result), color="black", lw=1.2)
+  last.plot(*logged_returns(result), color="black", lw=1.2)
   last.set(title="return", xlabel="env steps")
   for axes in unused:
     axes.set_axis_off()
