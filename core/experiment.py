@@ -1,4 +1,4 @@
-"""What a training run is: the root of a configuration. Data only; `core.train` says how it goes."""
+"""The experiment: what a training run is, as data alone; `core.train` says how it goes."""
 
 import dataclasses
 import itertools
@@ -36,7 +36,7 @@ BehaviourName = Literal["first", "random", "average"]
 @configurable("objective")
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """What an agent minimises, and how (Algorithm 1 of STAC).
+  """The objective of an agent: its loss (Algorithm 1 of STAC), and the optimiser of that.
 
   Attributes:
     corrector: turns values and IS ratios into targets.
@@ -51,9 +51,10 @@ class Objective:
   losses: tuple[LossTerm, ...]
   optimizer: Optimizer
   max_abs_reward: Positive | None = None
-  max_log_is: Positive = 5.0
+  max_log_is: Positive = 5.0  # e^5 = 148
 
   def __post_init__(self):
+    # By name: tunables and metrics are named by the term, so two of a name could not be told apart.
     names = [name_of(plugin) for plugin in self.losses]
     for name in names:
       if names.count(name) > 1:
@@ -107,6 +108,7 @@ class Lockstep:
 
   groups: Count = 2
   actor_devices: tuple[int, ...] = resumable((0,))
+  # No annotation: no field, so that gin cannot bind what Sebulba alone can set.
   actors = 1
 
 
@@ -177,12 +179,20 @@ class IndependentRuns:
 
   @property
   def size(self) -> int:
-    """How many runs there are."""
+    """The number of runs."""
     lengths = [len(values) for values in self.settings.values()]
     return self.repeats * (lengths[0] if self.paired else math.prod(lengths))
 
   def grid(self, seed: int) -> tuple[list[int], dict[str, list[float]]]:
-    """The seed of every run, and its settings by name."""
+    """Lays the runs out.
+
+    Args:
+      seed: of the experiment.
+
+    Returns:
+      The seed of every run, and by name the value of each setting in every run, R of them.
+    """
+    # Repeats of a setting lie side by side: run r is repeat r % repeats of its setting.
     combine = zip if self.paired else itertools.product
     rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
     settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
@@ -271,6 +281,7 @@ class Train:
   evaluation: Evaluation | None = resumable(None)
 
   def __post_init__(self):
+    # Checks of two fields are here; those of one are annotations, which `config` reads.
     if not 0 <= self.overlap < self.unroll_length:
       raise ValueError(
         f"overlap = {self.overlap} must be from 0 to {self.unroll_length - 1}: a trajectory of "
@@ -297,10 +308,12 @@ class Train:
 
   @property
   def total_updates(self) -> int:
+    """The number of updates of the whole run; the last one may go beyond `total_env_steps`."""
+    # The first trajectory overlaps nothing: it takes `overlap` more steps of each environment.
     later = self.total_env_steps - self.overlap * self.num_envs
     return max(1, math.ceil(later / self.steps_per_update))
 
   @property
   def keep_every(self) -> int | None:
-    """`keep_every_steps` in updates."""
+    """The number of updates in `keep_every_steps`, rounded up."""
     return self.keep_every_steps and math.ceil(self.keep_every_steps / self.steps_per_update)

@@ -1,4 +1,4 @@
-"""`selftune reproduce`: a figure of a paper from its grid of experiments, resumable by cell.
+"""Reproduction of a paper's figure from its grid of experiments, resumable by cell.
 
 Every cell of a grid is a training run like any other, with a workdir of its own, in which it
 resumes from its newest checkpoint; figures share the cells that they have in common. When all have
@@ -43,6 +43,7 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   folder = out / paper / "quick" if quick else out / paper
   files.make_folder(folder / "cells")
   cells = figure.quick if quick else figure.cells
+  # Cell by cell, each in a workdir: what has been trained is not trained again.
   for number, cell in enumerate(cells):
     workdir = folder / "cells" / cell.name
     if not Workdir(workdir).done.exists():
@@ -65,14 +66,14 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
 
 
 def figures() -> dict[str, Figure]:
-  """Every figure of every paper by name, 'paper/figure'."""
+  """Returns every figure of every paper by name, 'paper/figure'."""
   discovery.load_all()
   papers = registry.plugins()["paper"].values()
   return {name: figure for paper in papers for name, figure in paper().figures().items()}
 
 
 def find(name: str) -> Figure:
-  """The figure called 'paper/figure'.
+  """Returns the figure called 'paper/figure'.
 
   Raises:
     UserError: there is none.
@@ -86,7 +87,7 @@ def find(name: str) -> Figure:
 
 
 def listing() -> str:
-  """Every figure: what it shows, what it takes in full and on what machine; three lines each."""
+  """Describes every figure: what it shows, what it takes in full and on what machine."""
   lines = []
   for name, figure in figures().items():
     cost = figure.cost
@@ -100,7 +101,7 @@ def listing() -> str:
 
 
 def read(cell: Cell, workdir: Path) -> Result:
-  """The logs of a cell that has been trained: of many runs, or of a single one."""
+  """Reads the logs of a cell that has been trained: of R runs, or of a single one."""
   table = workdir / "runs.csv"
   settings: list[dict[str, str]] = [{}]
   if table.exists():
@@ -110,6 +111,7 @@ def read(cell: Cell, workdir: Path) -> Result:
     run, episode = row.get("run", 0), (row.get("return"), row.get("length"))
     if isinstance(run, int) and run < len(settings) and all(map(jsonl.is_number, episode)):
       of_run[run].append(episode)
+  # A diverged run scores as the worst: left out, it would make the others' mean look better.
   least = min((value for found in of_run for value, _ in found), default=math.nan)
   shape = len(settings), max(1, *map(len, of_run))
   returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
@@ -122,7 +124,7 @@ def read(cell: Cell, workdir: Path) -> Result:
 
 
 def columns(path: Path) -> dict[str, np.ndarray]:
-  """The numbers of a metrics.jsonl by name, [N] each, in at most ROWS of its rows: the last is one.
+  """Reads the numbers of a metrics.jsonl by name, [N] each, of at most ROWS rows, the last too.
 
   A grid has thousands of runs with tens of thousands of rows, and a curve needs few.
   """
@@ -135,7 +137,7 @@ def columns(path: Path) -> dict[str, np.ndarray]:
 
 
 def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-  """A CSV with a column for each name in any of the rows; whole or not at all."""
+  """Writes a CSV with a column for each name in any of the rows; whole or not at all."""
   rows = list(rows)
   with files.whole(path) as file:
     names = dict.fromkeys(name for row in rows for name in row)

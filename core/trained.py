@@ -1,4 +1,4 @@
-"""A run in Python, for notebooks and programs: its settings, tables, plot, scores and policy."""
+"""Runs in Python, for notebooks and programs: settings, tables, plot, scores and policy."""
 
 import contextlib
 import dataclasses
@@ -50,7 +50,7 @@ evaluate = _as_arguments()(evaluation.evaluate)
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-  """A run and what it has left in its folder.
+  """A run, by what it has left in its folder.
 
   Attributes:
     workdir: the folder.
@@ -64,26 +64,26 @@ class Run:
 
   @property
   def metrics(self) -> "DataFrame":
-    """Rows of metrics.jsonl as it is now, one every `train.log_seconds`."""
+    """The rows of metrics.jsonl as it is now, one every `train.log_seconds`."""
     return self._table("metrics.jsonl")
 
   @property
   def episodes(self) -> "DataFrame":
-    """Rows of episodes.jsonl as it is now, one a finished episode."""
+    """The rows of episodes.jsonl as it is now, one a finished episode."""
     return self._table("episodes.jsonl")
 
   def evaluate(
     self, episodes: int = 100, greedy: bool = False, seed: int = 0, video: Path | str | None = None
   ) -> dict[str, Any]:
-    """Scores of full episodes in other environments; see `core.evaluation.evaluate.evaluate`."""
+    """Plays full episodes in other environments; see `core.evaluation.evaluate.evaluate`."""
     return evaluate(self.workdir, episodes, greedy, seed, self.step, video)
 
   def policy(self, greedy: bool = False, seed: int = 0) -> Policy:
-    """The agent, to act in a program of your own; see `core.evaluation.policy.policy_of`."""
+    """Loads the agent to act in your own program; see `core.evaluation.policy.policy_of`."""
     return policy_of(Workdir(self.workdir), self.step, greedy, seed)
 
   def plot(self) -> "Figure":
-    """The return and every self-tuned number against env steps.
+    """Draws the return and every self-tuned number against env steps.
 
     It is made without pyplot, so a notebook shows it after `%matplotlib inline`.
     """
@@ -123,6 +123,7 @@ def train(
     RunError: the run cannot go on; the last good checkpoint is intact.
   """
   config, bindings = str(config), [bindings] if isinstance(bindings, str) else bindings
+  # The default name holds the seed, which only the loaded configuration knows.
   if workdir is None:
     workdir = default(config, configuration.load(config, bindings).root.seed)
   training.train(config, bindings, Path(workdir), resume, init_from)
@@ -131,7 +132,7 @@ def train(
 
 @_as_arguments()
 def load(workdir: Path | str, step: int | None = None) -> Run:
-  """The run in a workdir, finished or not.
+  """Opens the run in a workdir, finished or not.
 
   Args:
     workdir: its folder.

@@ -1,4 +1,4 @@
-"""Which head acts, and which head the outer loss is about (STAC paper, section 9.3).
+"""Behaviours: which head acts, and which the outer loss is about (STAC paper, section 9.3).
 
 - `first`: head 1 acts and the outer loss is head 1's (STACX).
 - `random`: a head drawn for each environment and trajectory acts; the outer loss averages all.
@@ -17,7 +17,7 @@ from ..experiment import BehaviourName
 
 
 class Behaviour(NamedTuple):
-  """One way to act with P heads."""
+  """A way to act with P heads."""
 
   extra_heads: int  # heads of the network beyond the P that are tuned
   acting_heads: int  # the actor evaluates the first so many heads
@@ -27,13 +27,15 @@ class Behaviour(NamedTuple):
 
 
 def behaviour(name: BehaviourName, heads: int) -> Behaviour:
-  """The behaviour called `name` for `heads` tuned heads."""
+  """Returns the behaviour called `name` for `heads` tuned heads, P."""
 
   def random_head(key, policies):
+    # [1:2]: one draw an environment. The key is the trajectory's, so a head acts all through it.
     acting = jax.random.randint(key, policies.shape[1:2], 0, heads)
     return policies[acting, jnp.arange(policies.shape[1])]
 
   def with_average(out):
+    # Logits, not probabilities: the mixture stays in the family, so KLs and IS ratios are exact.
     average = jnp.mean(out.policy[:heads], axis=0, keepdims=True)
     return out._replace(policy=jnp.concatenate([out.policy[:heads], average]))
 

@@ -29,7 +29,16 @@ from .objective import head_loss
 
 
 def whole_batch(f: Callable, batch: Trajectory, *stacked: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-  """`AgentFns.accumulate` for a batch that is neither split nor shared among devices."""
+  """Runs `AgentFns.accumulate` for a batch that is neither split nor shared among devices.
+
+  Args:
+    f: from a batch and slices to (sums, means, stacked).
+    batch: [T+1, B].
+    *stacked: trees [K, ...] with K = 1, of which `f` gets the first slice.
+
+  Returns:
+    What `f` does, with `stacked` as [1, ...].
+  """
   sums, means, out = f(batch, *jax.tree.map(lambda x: x[0], stacked))
   return sums, means, jax.tree.map(lambda x: x[None], out)
 
@@ -73,11 +82,12 @@ class Functions:
 
   @property
   def metaopt(self) -> MetaOptimizer:
+    """The meta-optimiser, as configured."""
     return self.agent.metaopt
 
   @property
   def tunable_shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """By tunable name: [P], or [1] of the optimiser's."""
+    """The shape of each tuned value by name: (P,), or (1,) of the optimiser's."""
     of_optimizer = self.agent.objective and name_of(self.agent.objective.optimizer)
     return {
       t.name: (1,) if t.component == of_optimizer else (self.agent.heads,)
@@ -85,7 +95,7 @@ class Functions:
     }
 
   def accumulating(self, accumulate: Callable[..., tuple[PyTree, PyTree, PyTree]]) -> "Functions":
-    """The same functions with another `accumulate`."""
+    """Returns the same functions with another `accumulate`, over K micro-batches [T+1, B/K]."""
     other = copy.copy(self)
     other.accumulate = accumulate
     return other
@@ -99,21 +109,21 @@ class Functions:
     t: Array,
     greedy: bool = False,
   ) -> tuple[Array, Array, PyTree]:
-    """One step of a batch of environments.
+    """Chooses the actions of a batch of environments, for one step.
 
     Args:
-      actor: published parameters.
+      actor: published parameters, and discounts [P].
       timestep: [B, ...].
       core_state: [B, ...].
       trajectory_key: one for a whole trajectory; a random head stays the same through it.
-      t: index of the step in the trajectory.
+      t: index of the step in the trajectory, [].
       greedy: take the mode instead of a sample.
 
     Returns:
       sample [B, ...], behaviour parameters [B, A], core state [B, ...].
     """
     head_key, action_key = jax.random.split(trajectory_key)
-    sequence = jax.tree.map(lambda x: x[None], timestep)
+    sequence = jax.tree.map(lambda x: x[None], timestep)  # T = 1: networks know sequences alone
     gamma = actor.gamma[: self.behaviour.acting_heads]
     out, core_state = self.network.unroll(actor.params, sequence, core_state, gamma)
     mu = self.behaviour.choose(head_key, out.policy[:, 0])
@@ -123,19 +133,28 @@ class Functions:
     return sample, mu, core_state
 
   def forward(self, params: PyTree, trajectory: Trajectory, gamma: Array) -> HeadOut:
-    """All that the first heads say of a trajectory, [len(gamma), T+1, B, ...]."""
+    """Evaluates the first `len(gamma)` heads on a trajectory [T+1, B].
+
+    Args:
+      params: of the network.
+      trajectory: [T+1, B, ...], with the recurrent state of its first timestep.
+      gamma: discounts of these heads.
+
+    Returns:
+      Policies and values, [len(gamma), T+1, B, ...].
+    """
     out, _ = self.network.unroll(params, trajectory.timestep, trajectory.core_state, gamma)
     return self.behaviour.mixed(out)
 
   def values(self, meta_state: PyTree) -> dict[str, Array]:
-    """The tuned values by name, [P] or [1]; none where the meta-optimiser tunes none."""
+    """Returns the tuned values by name, [P] or [1]; none where the meta-optimiser tunes none."""
     if not isinstance(self.metaopt, TunesValues):
       return {}
     values = self.metaopt.values(self, meta_state)
     return checks.values(checks.who(self.metaopt), values, self.tunable_shapes)
 
   def gamma(self, values: Mapping[str, Array]) -> Array:
-    """The discount of every head, [P + E]: tuned where `values` has it, else configured."""
+    """Returns the discount of every head, [P + E]: tuned where `values` has it, else configured."""
     if self.agent.objective is None:
       return jnp.zeros(self._heads)  # of no use to a network whose learner has no corrector
     corrector = self.agent.objective.corrector
@@ -148,7 +167,7 @@ class Functions:
   def inner_loss(
     self, params: PyTree, values: Mapping[str, Array], trajectory: Trajectory
   ) -> tuple[Array, tuple[Metrics, Array]]:
-    """(1/P) sum_p L(T, theta^p, zeta^p) (Algorithm 2, line 11 of STAC).
+    """Computes (1/P) sum_p L(T, theta^p, zeta^p) (Algorithm 2, line 11 of STAC).
 
     Args:
       params: of the network.
@@ -161,13 +180,15 @@ class Functions:
     """
     objective, heads = self._objective(), self.agent.heads
     plugins = {name_of(p): p for p in (objective.corrector, *objective.losses)}
+    # The optimiser's tuned values are [1], not one a head: `optimizer_step` binds those.
     head_values = {name: v for name, v in values.items() if name.rsplit(".", 1)[0] in plugins}
+    # One pass for all heads: the torso, nearly all of the cost, is evaluated once.
     out = self.forward(params, trajectory, self.gamma(values))
 
     def one_head(values, policy, value):
       terms = tunables.bind(plugins, values)
       corrector = terms.pop(name_of(objective.corrector))
-      mu = trajectory.behaviour
+      mu = trajectory.behaviour  # what a KL term of the inner loss is to
       return head_loss(
         objective, self.distribution, corrector, terms, trajectory, policy, value, mu
       )
@@ -179,7 +200,7 @@ class Functions:
     for extra in range(heads, self._heads):
       # Only a value is learned here: it judges the mixed policy with the configured values.
       policy = jax.lax.stop_gradient(out.policy[extra])
-      loss += one_head({}, policy, out.value[extra])[0] / heads
+      loss += one_head({}, policy, out.value[extra])[0] / heads  # 1/P of line 11, for it too
     reference = jax.lax.stop_gradient(out.policy[self.behaviour.outer_heads, :-1])
     return loss, (metrics, reference)
 
@@ -191,7 +212,7 @@ class Functions:
     reference: Array,
     trajectory: Trajectory,
   ) -> tuple[Array, Metrics]:
-    """The outer loss: configured values, the acting head, plus the extra terms (STAC, Eq. 3).
+    """Computes the outer loss: configured values, the acting head, extra terms (STAC, Eq. 3).
 
     Its advantage is stopped (line 22 of Algorithm 1) because V and the IS ratios are, and nothing
     else in it depends on theta'.
@@ -221,7 +242,7 @@ class Functions:
     return jnp.mean(losses), kept
 
   def init_optimizer(self, params: PyTree) -> PyTree:
-    """The state of the optimiser; () where there is none."""
+    """Returns the state of the optimiser for a tree of arrays [...]; () where there is none."""
     if self.agent.objective is None:
       return ()
     optimizer = self.agent.objective.optimizer
@@ -235,7 +256,18 @@ class Functions:
     step: Array,
     values: Mapping[str, Array],
   ) -> tuple[PyTree, PyTree]:
-    """One step of the optimiser, with its tuned values; new parameters and state."""
+    """Takes one step of the optimiser, with its tuned values.
+
+    Args:
+      params: theta, a tree of arrays [...].
+      grads: a tree like it.
+      opt_state: of the optimiser.
+      step: updates made, [] int32.
+      values: tuned values by name; the optimiser's are [1], others are ignored.
+
+    Returns:
+      The new parameters and optimiser state, trees like the old ones.
+    """
     name = name_of(self._objective().optimizer)
     own = {key: v[0] for key, v in values.items() if key.rsplit(".", 1)[0] == name}
     optimizer = tunables.bind({name: self._objective().optimizer}, own)[name]

@@ -19,11 +19,13 @@ QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95, "max": 1.0}
 
 
 def masked_mean(x: Array, mask: Array) -> Array:
+  """Returns the mean [] of x [T, B] where the mask [T, B] is 1; 0 where it is nowhere."""
   return jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def masked_quantiles(x: Array, mask: Array) -> Metrics:
-  """Quantiles [] of what the mask leaves; 0, as the masked mean, where it leaves nothing."""
+  """Returns quantiles [] of x [T, B] where the mask [T, B] is 1; 0 where it is nowhere."""
+  # NaN stands for what is masked: a boolean index has no static shape.
   fractions = jnp.array(list(QUANTILES.values()), x.dtype)
   found = jnp.nanquantile(jnp.where(mask > 0, x, jnp.nan), fractions)
   return dict(zip(QUANTILES, jnp.where(jnp.any(mask > 0), found, 0), strict=True))
@@ -39,41 +41,48 @@ def head_loss(
   value: Array,
   reference: Array,
 ) -> tuple[Array, Metrics]:
-  """The loss of one head, summed over the valid transitions.
+  """Computes the loss of one head, summed over valid transitions (Algorithm 1 of STAC).
 
   Args:
     objective: gives the reward clip and the cap on the log IS ratio.
     distribution: of the policies.
     corrector: with this head's tuned values bound.
-    terms: likewise.
+    terms: loss terms by name, with this head's tuned values bound.
     trajectory: [T+1, B].
     policy: distribution parameters, [T+1, B, A].
     value: [T+1, B].
-    reference: distribution parameters, [T, B, A].
+    reference: distribution parameters of the policy that a KL term is to, [T, B, A].
 
   Returns:
     The loss [], and metrics [], means over the valid transitions.
+
+  Raises:
+    UserError: a corrector or a term gave something else than [T, B].
   """
   stop = jax.lax.stop_gradient
+  # Transition t has reward, discount and FIRST of t + 1: they LED TO that observation.
   step_t = jax.tree.map(lambda x: x[1:], trajectory.timestep._replace(observation=()))
   reward = step_t.reward
   if objective.max_abs_reward is not None:
     reward = jnp.clip(reward, -objective.max_abs_reward, objective.max_abs_reward)
-  mask = 1 - step_t.first.astype(value.dtype)
+  mask = 1 - step_t.first.astype(value.dtype)  # m_{t+1}: an auto-reset ignored this action
+  # Line 4. mu is what the actor sampled from, not a newer policy of the same version.
   log_is = distribution.log_prob(policy[:-1], trajectory.action)
   log_is -= distribution.log_prob(trajectory.behaviour, trajectory.action)
+  # The cap is for alpha < 1, where nothing else bounds a ratio: exp() would overflow.
   log_is = stop(jnp.minimum(log_is, objective.max_log_is))
 
   taken = {"loss/total", *(f"loss/{n}" for n in terms), *(f"is_ratio/{q}" for q in QUANTILES)}
   targets, metrics = checks.targets(
     checks.who(corrector),
+    # Lines 3 to 16. Only V and IS are stopped: gamma, lambda, alpha and the bounds are not.
     corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask)),
     mask,
     taken,
   )
   inputs = LossInputs(
     policy=policy[:-1],
-    value=value[:-1],
+    value=value[:-1],  # not stopped: line 17 regresses it, and x_T has no target
     targets=targets,
     action=trajectory.action,
     behaviour=trajectory.behaviour,
@@ -82,7 +91,7 @@ def head_loss(
     discount=step_t.discount,
     distribution=distribution,
   )
-  total = jnp.zeros_like(mask)
+  total = jnp.zeros_like(mask)  # lines 17 to 24
   for name, term in terms.items():
     loss, term_metrics = checks.loss(checks.who(term), term(inputs), mask, taken | {*metrics})
     total += loss
@@ -94,4 +103,5 @@ def head_loss(
   of_network = jnp.mean(jnp.isnan(policy)) + jnp.mean(~jnp.isfinite(value))
   of_corrector = jnp.mean(~jnp.isfinite(jnp.stack(targets)))
   metrics |= dict(zip(NOT_FINITE, (of_network, of_corrector), strict=True))
+  # A sum, as in IMPALA: RMSProp's published rate and epsilon take gradients of this size.
   return jnp.sum(total * mask), metrics

@@ -16,12 +16,15 @@ from .functions import Functions
 
 
 def trajectory_shapes(fns: Functions, timestep: TimeStep, unroll_length: int) -> Trajectory:
-  """Shapes and dtypes of the trajectories that an agent learns from.
+  """Returns the shapes and dtypes of the trajectories that an agent learns from.
 
   Args:
     fns: of the agent.
     timestep: of the environments, [B, ...].
     unroll_length: T.
+
+  Returns:
+    A Trajectory [T+1, B, ...] of `jax.ShapeDtypeStruct`.
   """
 
   def over(time, tree):
@@ -33,7 +36,7 @@ def trajectory_shapes(fns: Functions, timestep: TimeStep, unroll_length: int) ->
     sample, mu, _ = fns.act(actor, timestep, core_state, jax.random.key(0), jnp.zeros((), int))
     return sample, mu, core_state
 
-  sample, mu, core_state = jax.eval_shape(act, timestep)
+  sample, mu, core_state = jax.eval_shape(act, timestep)  # traced alone: nothing is computed
   version = jax.ShapeDtypeStruct(timestep.first.shape, jnp.int32)
   return Trajectory(
     timestep=over(unroll_length + 1, timestep),
@@ -45,7 +48,7 @@ def trajectory_shapes(fns: Functions, timestep: TimeStep, unroll_length: int) ->
 
 
 def first_state(fns: Functions, params_key: Array, key: Array, batch: Trajectory) -> LearnerState:
-  """The state before the first update.
+  """Makes the state before the first update.
 
   Args:
     fns: of the agent.
@@ -58,6 +61,7 @@ def first_state(fns: Functions, params_key: Array, key: Array, batch: Trajectory
   """
   params = fns.network.init(params_key)
   zero = jnp.zeros((), jnp.int32)
+  # failure = -1: all has been finite so far. A meta-optimiser sees the state without its own part.
   state = LearnerState(params, fns.init_optimizer(params), (), zero, key, zero - 1)
   with plugin_mistakes():
     meta_state = fns.metaopt.init(fns, state, batch)
@@ -71,7 +75,7 @@ def guarded_step(
   batch: Trajectory,
   mean: Callable[[Array], Array] = lambda x: x,
 ) -> tuple[LearnerState, Metrics]:
-  """One step of the meta-optimiser, kept only if it and all before it were finite.
+  """Makes one step of the meta-optimiser, kept only if it and all before it were finite.
 
   Args:
     fns: of the agent.
@@ -88,19 +92,35 @@ def guarded_step(
   lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
   metrics["policy_lag"] = mean(lag)
   bad_inputs = mean(not_finite(batch.timestep).astype(jnp.float32)) > 0  # on any device
+  # The first failure stands: what comes after it is its consequence.
   failure = jnp.where(state.failure >= 0, state.failure, first_failure(metrics, bad_inputs))
   new = new._replace(step=state.step + 1)
+  # Kept on the device: asking the host at every update would stop the pipeline. It asks when it
+  # logs, and finds the last good state.
   new = jax.tree.map(lambda new, old: jnp.where(failure < 0, new, old), new, state)
   return new._replace(failure=failure), without_flags(metrics)
 
 
 def suspects(env: str, agent: Agent) -> list[str]:
-  """What may make an update not finite, in the order of `api.failures`; `env` is its name."""
+  """Names what may make an update not finite, in the order of `LearnerState.failure`.
+
+  Args:
+    env: the name of where timesteps come from, for the messages.
+    agent: whose plugins are named.
+  """
   return culprits(env, agent.network, agent.objective and agent.objective.corrector)
 
 
 def describe(metaopt: MetaOptimizer, state: LearnerState) -> Described:
-  """What the meta-optimiser says of a state for a row that is logged; nothing if it does not."""
+  """Returns what the meta-optimiser has to log of a state, [] each, or histograms; {} if nothing.
+
+  Args:
+    metaopt: that has made the state.
+    state: of the learner.
+
+  Raises:
+    UserError: it gives what is neither [] nor a histogram.
+  """
   if not isinstance(metaopt, DescribesState):
     return {}
   return dict(checks.description(checks.who(metaopt), metaopt.describe(state)))

@@ -1,4 +1,4 @@
-"""What plugins give, checked where it enters: structure, shapes and dtypes, with the plugin's name.
+"""Checks of what plugins give, where it enters: structure, shapes and dtypes, with their name.
 
 Compiled functions call these while they are traced, so that an update pays nothing for them. A loss
 of shape [B] or [] instead of [T, B] would else train in silence, with T or T B times its weight.
@@ -26,7 +26,7 @@ OF_CORE = {  # what rows hold beside the metrics of plugins
 
 
 def who(plugin: Any) -> str:
-  """`loss @entropy()`, as a configuration writes it; of a class that is not registered its name."""
+  """Names a plugin as a configuration writes it: `loss @entropy()`; unregistered, by its class."""
   try:
     name = name_of(plugin)
   except KeyError:
@@ -35,7 +35,7 @@ def who(plugin: Any) -> str:
 
 
 def described(x: Any) -> str:
-  """What a plugin gave, for messages: `float32 [5, 4]`, `None`, `a str`."""
+  """Describes what a plugin gave, for messages: `float32 [5, 4]`, `None`, `a str`."""
   if x is None:
     return "None"
   aval = _aval(x)
@@ -50,12 +50,12 @@ def array(
   axes: str = "",
   dtypes: tuple[Any, ...] = FLOAT,
 ) -> None:
-  """Checks one array.
+  """Checks the shape and dtype of one array.
 
   Args:
     owner: the plugin, as `who` names it.
-    what: the array is.
-    x: the array, which may be traced; or whatever was given in its place.
+    what: the array is, for the message.
+    x: the array [...], which may be traced; or whatever was given in its place.
     shape: that it must have.
     axes: their names, such as 'T, B'.
     dtypes: one of these it must have, or be a kind of.
@@ -76,7 +76,18 @@ def array(
 
 
 def tree(owner: str, what: str, given: PyTree, wanted: PyTree) -> None:
-  """Raises UserError unless a tree has the structure, shapes and dtypes of another."""
+  """Checks that a tree has the structure, shapes [...] and dtypes of another.
+
+  Args:
+    owner: the plugin.
+    what: the tree is, for the message.
+    given: the tree, of arrays or whatever was given in their place.
+    wanted: the other, as it was before the step.
+
+  Raises:
+    UserError: names the first leaf that differs.
+  """
+  # None is no leaf to JAX: without this, one in place of an array would pass for structure.
   is_none = lambda x: x is None
   (found, shape), (want, wanted_shape) = (
     jax.tree_util.tree_flatten_with_path(x, is_leaf=is_none) for x in (given, wanted)
@@ -95,7 +106,7 @@ def tree(owner: str, what: str, given: PyTree, wanted: PyTree) -> None:
 
 
 def arrays(owner: str, what: str, given: PyTree) -> PyTree:
-  """`given`; raises UserError unless it is a tree of arrays."""
+  """Returns `given`; raises UserError unless it is a tree of arrays, [...] each."""
   for path, x in jax.tree_util.tree_leaves_with_path(given):
     if _aval(x) is None:
       name = f"{what}{jax.tree_util.keystr(path)}"
@@ -106,14 +117,17 @@ def arrays(owner: str, what: str, given: PyTree) -> PyTree:
 def metrics(
   owner: str, given: Any, shape: tuple[int, ...], axes: str = "", taken: Collection[str] = ()
 ) -> Metrics:
-  """`given`; raises UserError unless it holds arrays of this shape by names that nobody else has.
+  """Returns metrics, checked: arrays of one shape by names that nobody else has.
 
   Args:
     owner: the plugin.
     given: its metrics.
-    shape: of each.
-    axes: their names.
-    taken: the names of others.
+    shape: of each: [T, B] of losses and correctors, [] of meta-optimisers.
+    axes: their names, such as 'T, B'.
+    taken: the names of others' metrics.
+
+  Raises:
+    UserError: they are something else.
   """
   _names(owner, given, taken)
   for name, x in given.items():
@@ -122,14 +136,14 @@ def metrics(
 
 
 def loss(owner: str, given: Any, like: Array, taken: Collection[str]) -> tuple[Array, Metrics]:
-  """What a loss term gave, for transitions of the shape [T, B] of `like`."""
+  """Returns what a loss term gave, checked: a loss and metrics of the shape [T, B] of `like`."""
   term, found = several(owner, given, ("loss [T, B]", "metrics"))
   array(owner, "its loss", term, like.shape, "T, B")
   return term, metrics(owner, found, like.shape, "T, B", taken)
 
 
 def targets(owner: str, given: Any, like: Array, taken: Collection[str]) -> tuple[Targets, Metrics]:
-  """What a corrector gave, for transitions of the shape [T, B] of `like`."""
+  """Returns what a corrector gave, checked: Targets, metrics of the shape [T, B] of `like`."""
   found, of_it = several(owner, given, ("Targets", "metrics"))
   instance(owner, "its targets", found, Targets)
   for name, x in found._asdict().items():
@@ -138,7 +152,7 @@ def targets(owner: str, given: Any, like: Array, taken: Collection[str]) -> tupl
 
 
 def network(owner: str, given: Any, policy_size: int) -> Network:
-  """The network, its functions checking what they give; `policy_size` is A."""
+  """Returns the network with functions that check what they give; `policy_size` is A."""
   instance(owner, "its network", given, Network)
 
   def init(key: Array) -> PyTree:
@@ -175,7 +189,7 @@ def network(owner: str, given: Any, policy_size: int) -> Network:
 
 
 def optimizer(owner: str, given: Any, params: PyTree, opt_state: PyTree) -> tuple[PyTree, PyTree]:
-  """What an optimiser made of these parameters and its state."""
+  """Returns what an optimiser made of parameters and its state, checked: trees of arrays [...]."""
   new_params, new_opt_state = several(owner, given, ("new params", "new opt_state"))
   tree(owner, "new params", new_params, params)
   tree(owner, "new opt_state", new_opt_state, opt_state)
@@ -183,7 +197,14 @@ def optimizer(owner: str, given: Any, params: PyTree, opt_state: PyTree) -> tupl
 
 
 def tuner(owner: str, given: Any, state: PyTree, params: Array) -> tuple[PyTree, Array]:
-  """The new state and step sizes of a tuner, for parameters [N], or of one number for all: []."""
+  """Returns the new state and step sizes of a tuner, checked.
+
+  Args:
+    owner: the plugin.
+    given: what `update` returned.
+    state: that it was given.
+    params: [N]; or [] where the tuner has one step size for all.
+  """
   new_state, alpha = several(owner, given, ("new state", "alpha"))
   tree(owner, "its new state", new_state, state)
   step_sizes(owner, "alpha", alpha, params)
@@ -191,7 +212,8 @@ def tuner(owner: str, given: Any, state: PyTree, params: Array) -> tuple[PyTree,
 
 
 def step_sizes(owner: str, what: str, x: Any, params: Array) -> Array:
-  """`x`; raises UserError unless it is one number, or one a parameter."""
+  """Returns `x`; raises UserError unless it is one number [], or one a parameter, [N]."""
+  # An [N] fits parameters [N] alone; one number fits both.
   if params.ndim and (_aval(x) is None or jnp.ndim(x)):
     array(owner, what, x, params.shape, "N")
   else:
@@ -200,7 +222,7 @@ def step_sizes(owner: str, what: str, x: Any, params: Array) -> Array:
 
 
 def updated(owner: str, given: Any, state: LearnerState) -> tuple[LearnerState, Metrics]:
-  """What the step of a meta-optimiser made of a state."""
+  """Returns what a meta-optimiser made of a state, checked: a state like it, and metrics []."""
   new, found = several(owner, given, ("LearnerState", "metrics"))
   instance(owner, "its new state", new, LearnerState)
   tree(owner, "its new state", new, state)
@@ -208,7 +230,7 @@ def updated(owner: str, given: Any, state: LearnerState) -> tuple[LearnerState, 
 
 
 def values(owner: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
-  """The tuned values that a meta-optimiser gave, some of those that have these shapes."""
+  """Returns the tuned values that a meta-optimiser gave, checked: [P] or [1], as in `shapes`."""
   _names(owner, given, ())
   for name, x in given.items():
     if name not in shapes:
@@ -219,7 +241,13 @@ def values(owner: str, given: Any, shapes: Mapping[str, tuple[int, ...]]) -> dic
 
 
 def description(owner: str, given: Any, taken: Collection[str] = ()) -> Mapping[str, Any]:
-  """What a meta-optimiser says of a state: scalars and histograms, by names of its own."""
+  """Returns what a meta-optimiser logs of a state, checked: scalars [] and histograms.
+
+  Args:
+    owner: the plugin.
+    given: what `describe` returned.
+    taken: the names of other metrics.
+  """
   _names(owner, given, {*OF_CORE, *taken})
   scalars = {name: x for name, x in given.items() if not isinstance(x, Histogram)}
   metrics(owner, scalars, ())
@@ -227,7 +255,7 @@ def description(owner: str, given: Any, taken: Collection[str] = ()) -> Mapping[
 
 
 def opened(plugin: WriterPlugin, run: RunInfo) -> Writer:
-  """The log of a run, opened."""
+  """Opens the log of a run, and checks that it is one."""
   log = plugin.open(run)
   if not isinstance(log, Writer):
     raise UserError(
@@ -238,7 +266,7 @@ def opened(plugin: WriterPlugin, run: RunInfo) -> Writer:
 
 
 def _aval(x: Any) -> Any:
-  """Shape and dtype of what JAX takes for an array, traced or not; else None."""
+  """Returns shape and dtype of what JAX takes for an array, traced or not; else None."""
   try:
     return jax.typeof(x)
   except TypeError:
@@ -246,7 +274,7 @@ def _aval(x: Any) -> Any:
 
 
 def several(owner: str, given: Any, parts: tuple[str, ...]) -> Any:
-  """`given`; raises UserError unless it is a tuple of as many parts."""
+  """Returns `given`; raises UserError unless it is a tuple of as many parts."""
   if not isinstance(given, tuple) or len(given) != len(parts):
     size = f" of {len(given)}" if isinstance(given, tuple) else ""
     raise UserError(f"{owner} returned {described(given)}{size}; wanted: ({', '.join(parts)}).")

@@ -29,18 +29,52 @@ from .types import (
 
 
 class Distribution(Protocol):
-  """The contract of an action distribution."""
+  """The contract of an action distribution: functions of A parameters, for any batch shape [...].
+
+  A sample may differ from the action that the environment is sent: it is what log-probabilities
+  are exact of.
+  """
 
   @property
-  def size(self) -> int: ...  # A, the number of parameters
+  def size(self) -> int:
+    """A, the number of parameters."""
+    ...
 
-  def sample(self, key: Array, params: Array) -> Array: ...  # [..., A] -> [..., *event]
-  def mode(self, params: Array) -> Array: ...
-  def log_prob(self, params: Array, sample: Array) -> Array: ...  # -> [...]
-  def entropy(self, params: Array) -> Array: ...  # -> [...]; UserError if it has no closed form
-  def normal_kl(self, params: Array) -> Array: ...  # KL(params || N(0, 1)) -> [...]; UserError
-  def kl(self, params: Array, reference: Array) -> Array: ...  # KL(params || reference) -> [...]
-  def to_action(self, sample: Array) -> Array: ...  # what the environment is sent
+  def sample(self, key: Array, params: Array) -> Array:
+    """Draws samples [..., *event] with parameters [..., A]."""
+    ...
+
+  def mode(self, params: Array) -> Array:
+    """Returns the greedy samples [..., *event] of parameters [..., A]."""
+    ...
+
+  def log_prob(self, params: Array, sample: Array) -> Array:
+    """Computes log-probabilities [...] of samples [..., *event] under parameters [..., A]."""
+    ...
+
+  def entropy(self, params: Array) -> Array:
+    """Computes entropies in nats, [...], of parameters [..., A].
+
+    Raises:
+      UserError: there is no closed form.
+    """
+    ...
+
+  def normal_kl(self, params: Array) -> Array:
+    """Computes KL(params || N(0, 1)) in nats, [...], of parameters [..., A].
+
+    Raises:
+      UserError: the distribution is not comparable to a normal.
+    """
+    ...
+
+  def kl(self, params: Array, reference: Array) -> Array:
+    """Computes KL(params || reference) in nats, [...], of parameters [..., A] each."""
+    ...
+
+  def to_action(self, sample: Array) -> Array:
+    """Returns the actions that the environment is sent for samples [..., *event]."""
+    ...
 
 
 @runtime_checkable
@@ -60,20 +94,32 @@ class Environment(Protocol):
   spec: EnvSpec
   num_envs: int
 
-  def reset(self, stagger: bool = False) -> TimeStep: ...
-  def send(self, actions: Array) -> None: ...  # [B, ...]
-  def recv(self) -> TimeStep: ...
-  def close(self) -> None: ...
+  def reset(self, stagger: bool = False) -> TimeStep:
+    """Starts an episode in every environment; its FIRST timesteps, [B, ...]."""
+    ...
+
+  def send(self, actions: Array) -> None:
+    """Starts a step with actions [B, *action]; need not wait for it."""
+    ...
+
+  def recv(self) -> TimeStep:
+    """Waits for the step under way; its timesteps, [B, ...]."""
+    ...
+
+  def close(self) -> None:
+    """Frees threads, processes and memory."""
+    ...
 
 
 class EnvPlugin(Protocol):
-  """Kind `env`: describes environments, and makes pools of them.
+  """Kind `env`: describes environments, and makes pools of them."""
 
-  `seeds` holds one seed an environment; pools given disjoint seeds share no randomness, and equal
-  seeds and actions give equal streams.
-  """
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool of one environment a seed.
 
-  def make(self, seeds: tuple[int, ...]) -> Environment: ...
+    Pools given disjoint seeds share no randomness; equal seeds and actions give equal streams.
+    """
+    ...
 
 
 @runtime_checkable
@@ -81,10 +127,10 @@ class DrawnEnvironment(Environment, Protocol):
   """A pool whose first environment can be drawn."""
 
   def draw(self) -> Array:
-    """The last timestep's picture of environment 0, uint8 [height, width, 3].
+    """Returns the last timestep's picture of environment 0, uint8 [height, width, 3].
 
     Raises:
-      UserError: there is none of this task.
+      UserError: this task has no pictures.
     """
     ...
 
@@ -94,7 +140,7 @@ class DrawablePlugin(EnvPlugin, Protocol):
   """An `EnvPlugin` that can draw its environments: what videos are made of."""
 
   def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
-    """The pool of `make`, with pictures.
+    """Makes the same pool as `make`, with pictures.
 
     Raises:
       UserError: this machine cannot draw.
@@ -110,7 +156,9 @@ class ScoredPlugin(EnvPlugin, Protocol):
   """
 
   @property
-  def reference_scores(self) -> tuple[float, float]: ...  # low, high
+  def reference_scores(self) -> tuple[float, float]:
+    """The scores that normalise to 0 and to 1: low and high, of raw returns."""
+    ...
 
 
 @runtime_checkable
@@ -123,10 +171,17 @@ class FunctionalEnvironment(Protocol):
   """
 
   @property
-  def spec(self) -> EnvSpec: ...
+  def spec(self) -> EnvSpec:
+    """Shapes, dtypes and bounds, without a batch axis."""
+    ...
 
-  def init(self, key: Array) -> tuple[PyTree, TimeStep]: ...  # key -> state, FIRST timestep
-  def step(self, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]: ...
+  def init(self, key: Array) -> tuple[PyTree, TimeStep]:
+    """Starts the first episode; the state, and its FIRST timestep, [...] without a batch axis."""
+    ...
+
+  def step(self, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
+    """Makes one step with an action [*action]; the new state and timestep, [...]."""
+    ...
 
 
 class Network(NamedTuple):
@@ -146,10 +201,15 @@ class Network(NamedTuple):
 
 
 class NetworkPlugin(Protocol):
-  """Kind `network`."""
+  """Kind `network`: describes a network, and builds its functions."""
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
-    """`policy_size` is A, the number of distribution parameters of the policy.
+    """Builds the functions of the network.
+
+    Args:
+      spec: of one environment.
+      policy_size: A, the number of distribution parameters of the policy.
+      heads: how many heads the parameters hold.
 
     Raises:
       ValueError: the network cannot take observations of this shape; the message says which it can.
@@ -165,36 +225,60 @@ class Corrector(Protocol):
   """
 
   @property
-  def gamma(self) -> Any: ...
+  def gamma(self) -> Any:
+    """The discount, a number; [] where it is tuned."""
+    ...
 
-  def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]: ...  # [T, B]
+  def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    """Computes targets [T, B], and metrics per transition, [T, B]."""
+    ...
 
 
 class LossTerm(Protocol):
   """Kind `loss`: one term of the loss, per transition.
 
-  Returns [T, B], unmasked and unreduced (core masks and sums), and metrics per transition, [T, B]
-  too (core averages them over valid transitions). Never calls stop_gradient.
+  Never calls stop_gradient: core has stopped what must be.
   """
 
-  def __call__(self, x: LossInputs) -> tuple[Array, Metrics]: ...
+  def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    """Computes the term and its metrics for each transition, [T, B] each.
+
+    The term is unmasked and unreduced: core masks and sums it, and averages the metrics over valid
+    transitions.
+    """
+    ...
 
 
 class Optimizer(Protocol):
   """Kind `optimizer`: one differentiable step on the agent's parameters.
 
   The derivative of the new parameters with respect to gradients and tunables must be finite
-  everywhere, at zero gradient too. `progress` runs from 0 to 1 over training.
+  everywhere, at zero gradient too.
   """
 
-  def init(self, params: PyTree) -> PyTree: ...
+  def init(self, params: PyTree) -> PyTree:
+    """Returns the first state for parameters, a tree of arrays [...]."""
+    ...
+
   def update(
     self, grads: PyTree, opt_state: PyTree, params: PyTree, progress: Array
-  ) -> tuple[PyTree, PyTree]: ...  # new params, new opt_state
+  ) -> tuple[PyTree, PyTree]:
+    """Takes one step.
+
+    Args:
+      grads: of the loss, a tree like the parameters.
+      opt_state: of the step before.
+      params: a tree of arrays [...].
+      progress: from 0 to 1 over training, [].
+
+    Returns:
+      The new parameters and state, of the same structure and shapes.
+    """
+    ...
 
 
 class AgentFns(Protocol):
-  """What a meta-optimiser is given: the agent as pure functions.
+  """The agent as pure functions, which a meta-optimiser is given.
 
   `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
   configured value. A behaviour that needs heads beyond the P tuned ones has E extra heads.
@@ -206,17 +290,26 @@ class AgentFns(Protocol):
 
   @property
   def tunable_shapes(self) -> Mapping[str, tuple[int, ...]]:
-    """By tunable name: (P,), or (1,) of the optimiser's."""
+    """The shape of each tuned value by name: (P,), or (1,) of the optimiser's."""
     ...
 
   def gamma(self, values: Mapping[str, Array]) -> Array:
-    """Each head's discount, [P + E]."""
+    """Returns each head's discount, [P + E]."""
     ...
 
   def inner_loss(
     self, params: PyTree, values: Mapping[str, Array], trajectory: Trajectory
   ) -> tuple[Array, tuple[Metrics, Array]]:
-    """Loss []; metrics by name, [P], and the policies of the outer loss, [Po, T, B, A]."""
+    """Computes the loss that updates minimise, averaged over the P heads.
+
+    Args:
+      params: of the network.
+      values: tuned values by name, [P].
+      trajectory: [T+1, B].
+
+    Returns:
+      Loss []; metrics by name, [P], and the policies that the outer loss is about, [Po, T, B, A].
+    """
     ...
 
   def outer_loss(
@@ -227,7 +320,18 @@ class AgentFns(Protocol):
     reference: Array,
     trajectory: Trajectory,
   ) -> tuple[Array, Metrics]:
-    """Loss [] and metrics [] at the configured values, with further terms; gamma is [P + E]."""
+    """Computes the loss that metaparameters minimise: at the configured values.
+
+    Args:
+      params: of the network.
+      gamma: each head's discount for networks that embed it, [P + E].
+      extra_terms: loss terms by name, beside or in place of the agent's own.
+      reference: the policies that a KL term is to, [Po, T, B, A].
+      trajectory: [T+1, B].
+
+    Returns:
+      Loss [] and metrics [].
+    """
     ...
 
   def optimizer_step(
@@ -238,12 +342,16 @@ class AgentFns(Protocol):
     step: Array,
     values: Mapping[str, Array],
   ) -> tuple[PyTree, PyTree]:
-    """New parameters and optimiser state; `step` [] is of the learner state."""
+    """Takes one step of the optimiser with its tuned values, [1]; `step` [] counts updates.
+
+    Returns:
+      New parameters and optimiser state.
+    """
     ...
 
   @property
   def accumulate(self) -> Callable[..., tuple[PyTree, PyTree, PyTree]]:
-    """`accumulate(f, batch, *stacked)` runs over the K micro-batches of every learner device.
+    """A function `accumulate(f, batch, *stacked)`, over the K micro-batches of every device.
 
     It splits the Trajectory `batch` and maps `f(micro_batch, *slices) -> (sums, means, stacked)`
     over the parts; it returns the sums added, the means averaged over micro-batches and devices
@@ -258,7 +366,7 @@ class MetaOptimizer(Protocol):
   """Kind `metaopt`: owns the whole update of an agent."""
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
-    """The meta state, given the first state without it and the shapes of a batch.
+    """Returns the meta state, given the first state without it and a batch's shapes, [T+1, B].
 
     A Trajectory in the meta state is split over devices like a batch; all else is replicated.
 
@@ -269,15 +377,17 @@ class MetaOptimizer(Protocol):
 
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
-  ) -> tuple[LearnerState, Metrics]: ...
+  ) -> tuple[LearnerState, Metrics]:
+    """Updates everything on a batch [T+1, B]; metrics are []. Core counts the step itself."""
+    ...
 
 
 @runtime_checkable
 class ChecksComponents(Protocol):
-  """What a meta-optimiser offers that cannot tune just any agent."""
+  """Optional part of a meta-optimiser that cannot tune just any agent."""
 
   def check(self, components: Components) -> None:
-    """Called when an agent is configured, with its plugins by name.
+    """Checks an agent's plugins, by name, when it is configured.
 
     Raises:
       ValueError: it cannot tune them; a pattern of `tune` matches nothing.
@@ -287,19 +397,19 @@ class ChecksComponents(Protocol):
 
 @runtime_checkable
 class TunesValues(Protocol):
-  """What a meta-optimiser offers that tunes numbers of the agent's plugins."""
+  """Optional part of a meta-optimiser that tunes numbers of the agent's plugins."""
 
   def values(self, fns: AgentFns, meta_state: PyTree) -> dict[str, Array]:
-    """The tuned values by name as plugins see them, [P] or [1]."""
+    """Returns the tuned values by name as plugins see them, [P] or [1]."""
     ...
 
 
 @runtime_checkable
 class DescribesState(Protocol):
-  """What a meta-optimiser offers that has more to log than the metrics of its steps."""
+  """Optional part of a meta-optimiser that has more to log than the metrics of its steps."""
 
   def describe(self, state: LearnerState) -> Described:
-    """Scalars and histograms of a state, worth their cost only where a row is logged."""
+    """Returns scalars [] and histograms of a state, worth their cost where a row is logged."""
     ...
 
 
@@ -311,52 +421,61 @@ class Writer(Protocol):
   writers. Rows are shared, so they must not be changed.
   """
 
-  def write(self, row: Mapping[str, float]) -> None: ...
-  def write_episodes(self, episodes: Sequence[Episode]) -> None: ...
-  def close(self) -> None: ...
+  def write(self, row: Mapping[str, float]) -> None:
+    """Writes a row of metrics."""
+    ...
+
+  def write_episodes(self, episodes: Sequence[Episode]) -> None:
+    """Writes episodes that have finished since the last call."""
+    ...
+
+  def close(self) -> None:
+    """Writes what is held back, and closes the log."""
+    ...
 
 
 @runtime_checkable
 class TakesMedia(Protocol):
-  """What a writer offers that also takes pictures (PNG) and videos (MP4)."""
+  """Optional part of a writer that also takes pictures (PNG) and videos (MP4)."""
 
-  def write_media(self, name: str, path: Path) -> None: ...
+  def write_media(self, name: str, path: Path) -> None:
+    """Writes the file at `path` under a metric's name."""
+    ...
 
 
 @runtime_checkable
 class TakesEvaluations(Protocol):
-  """What a writer offers that also takes the scores of evaluations beside training.
+  """Optional part of a writer that also takes the scores of evaluations beside training."""
 
-  `env_steps` of such a row is that of the parameters scored: older than the last row written.
-  """
-
-  def write_evaluation(self, row: Mapping[str, float]) -> None: ...
+  def write_evaluation(self, row: Mapping[str, float]) -> None:
+    """Writes scores; their `env_steps` are those of the parameters scored, and may go back."""
+    ...
 
 
 @runtime_checkable
 class TakesHistograms(Protocol):
-  """What a writer offers that also takes histograms; `row` is what was written just before."""
+  """Optional part of a writer that also takes histograms."""
 
-  def write_histograms(
-    self, histograms: Mapping[str, Histogram], row: Mapping[str, float]
-  ) -> None: ...
+  def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
+    """Writes histograms by name, of N bins, [N] and [N + 1]; `row` was written just before."""
+    ...
 
 
 class WriterPlugin(Protocol):
-  """Kind `writer`, as configured: opens the log of one run.
-
-  `required`: whether an exception of this writer ends the run. If not, the user is warned once, and
-  `open` is called from the writer's thread: it may take its time, too.
-  """
+  """Kind `writer`, as configured: opens the log of one run."""
 
   @property
-  def required(self) -> bool: ...
+  def required(self) -> bool:
+    """Whether an exception of this writer ends the run; if not, the user is warned once."""
+    ...
 
-  def open(self, run: "RunInfo") -> Writer: ...
+  def open(self, run: "RunInfo") -> Writer:
+    """Opens the log; of a writer that is not required in its own thread, so it may take time."""
+    ...
 
 
 class RunInfo(NamedTuple):
-  """What a writer may want to know of the run it logs."""
+  """Facts of a run that its writers may want to know."""
 
   workdir: str
   config: Mapping[str, Any]  # operative bindings, flat: 'entropy.cost' -> 0.01

@@ -1,4 +1,4 @@
-"""The errors that a user's mistake or a sick run ends with: one clear message, no traceback."""
+"""Errors that end a command by one clear message and no traceback: users' mistakes, sick runs."""
 
 import contextlib
 import difflib
@@ -23,7 +23,7 @@ class NonFiniteError(RunError):
 
 @contextlib.contextmanager
 def plugin_mistakes() -> Iterator[None]:
-  """Around calls of plugins whose contract says ValueError: that is a UserError to whoever runs it.
+  """Turns a ValueError within it into a UserError: for calls of plugins whose contract says so.
 
   No wider than such a call: a ValueError of anything else is a bug and keeps its traceback.
   """
@@ -34,12 +34,12 @@ def plugin_mistakes() -> Iterator[None]:
 
 
 def shortened(text: str, most: int = 400) -> str:
-  """A message of others as one line; of a long one the beginning and the end."""
+  """Returns another library's message as one line; of a long one the beginning and the end."""
   line = " ".join(text.split())
   return line if len(line) <= most else f"{line[: most // 2]} [...] {line[-most // 2 :]}"
 
 
 def did_you_mean(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-  """` Did you mean 'known'?`, or nothing if nothing is close: to append to a message."""
+  """Returns ` Did you mean 'known'?` to append to a message, or '' if no known word is close."""
   close = difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)
   return f" Did you mean '{close[0]}'?" if close else ""

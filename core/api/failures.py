@@ -1,4 +1,4 @@
-"""What was not finite in an update, and who may have made it so."""
+"""Updates that were not finite: which number was the first, and what may have made it so."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,15 @@ INPUTS = ("observation", "reward", "discount")  # of a TimeStep, what may be not
 # Metrics of these names are above 0 where the network or the corrector gave what is not finite.
 # They are asked when a loss is not, and none of them is logged.
 NOT_FINITE = ("not_finite/network", "not_finite/corrector")
-CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")
+CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")  # of prefixes
 
 
 def check_order(names: Sequence[str]) -> list[str]:
-  """The order in which metrics are checked: causes before what they poison."""
+  """Sorts names of metrics as they are checked: causes before what they poison."""
 
   def rank(name):
     ranks = [i for i, prefix in enumerate(CHECK_ORDER) if name.startswith(prefix)]
+    # A total is the sum of the terms, so the term that spoilt it is named in its place.
     total = name.startswith(("loss/total", "outer_loss/total"))
     return (ranks[0] if ranks else len(CHECK_ORDER), total, name)
 
@@ -27,35 +28,37 @@ def check_order(names: Sequence[str]) -> list[str]:
 
 
 def not_finite(timestep: TimeStep) -> Array:
-  """Which of `INPUTS` hold a number that is not finite: bool [3]."""
+  """Says which of `INPUTS` hold a number that is not finite, bool [3], in a timestep [...]."""
   return jnp.stack([jnp.any(~jnp.isfinite(getattr(timestep, name))) for name in INPUTS])
 
 
 def without_flags(metrics: Metrics) -> Metrics:
-  """The metrics that are logged: not those by which losses say what made them not finite."""
+  """Returns the metrics [] that are logged: not those by which losses say what spoilt them."""
   return {name: x for name, x in metrics.items() if not name.startswith(NOT_FINITE)}
 
 
 def culprits(env: str, network: Any, corrector: Any) -> list[str]:
-  """What may have made a metric not finite, in order, for messages.
+  """Names what may have made a metric not finite, for messages, in the order it is looked for.
 
   Args:
     env: the name of where timesteps come from.
-    network: the plugin.
-    corrector: the plugin, or None.
+    network: the network plugin.
+    corrector: the corrector plugin, or None where the agent has none.
   """
   inputs = [f"{name} of {env}" for name in INPUTS]
   return [*inputs, f"output of {who(network)}", f"targets of {who(corrector)}"]
 
 
 def first_failure(metrics: Metrics, bad_inputs: Array) -> Array:
-  """What made a metric not finite: an index in (*culprits, *check_order(metrics)); int32 [].
-
-  -1 where every metric is finite: the agent may then leave out what is wrong with its inputs.
+  """Finds what made a metric not finite.
 
   Args:
-    metrics: [], with the flags of losses among them.
-    bad_inputs: see `not_finite`.
+    metrics: [] each, with the flags of losses among them.
+    bad_inputs: of `not_finite`, bool [3].
+
+  Returns:
+    An index in (*culprits, *check_order(metrics)), int32 []; -1 where every metric is finite: the
+    agent may then leave out what is wrong with its inputs.
   """
   logged = without_flags(metrics)
   flags = [
@@ -64,5 +67,5 @@ def first_failure(metrics: Metrics, bad_inputs: Array) -> Array:
   ]
   order = check_order(list(logged))
   bad = ~jnp.isfinite(jnp.stack([jnp.asarray(logged[name], jnp.float32) for name in order]))
-  causes = jnp.concatenate([bad_inputs, jnp.stack(flags), bad])
+  causes = jnp.concatenate([bad_inputs, jnp.stack(flags), bad])  # argmax: the first that is True
   return jnp.where(jnp.any(bad), jnp.argmax(causes), -1).astype(jnp.int32)

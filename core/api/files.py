@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files on disk: written whole or not at all, and one message where that cannot be."""
 
 import contextlib
 import errno
@@ -10,7 +10,7 @@ from typing import IO, Any
 
 from .errors import RunError, UserError
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk, or a user's share of it
 
 
 @contextlib.contextmanager
@@ -22,6 +22,7 @@ def replacing(path: Path) -> Iterator[Path]:
   Raises:
     RunError: it cannot be written.
   """
+  # In the same folder, as a rename is atomic within a file system only; the suffix tells formats.
   new = path.with_name(f".{secrets.token_hex(8)}{path.suffix}")
   try:
     yield new
@@ -61,7 +62,7 @@ def write(path: Path, text: str) -> None:
 
 
 def read(path: Path) -> str:
-  """The text of a file.
+  """Reads a text file, UTF-8.
 
   Raises:
     UserError: it cannot be read.
@@ -101,17 +102,17 @@ def check_folder(path: Path, asked: str) -> None:
 
 
 def cannot_read(path: Path, error: OSError) -> UserError:
-  """What is wrong with a file that cannot be read, in one line."""
+  """Makes the error of a file that cannot be read: one line."""
   return UserError(f"cannot read {path}: {reason(error)}.")
 
 
 def cannot_write(path: Path, error: OSError) -> RunError:
-  """What is wrong with a file or folder that cannot be written, in one line."""
+  """Makes the error of a file or folder that cannot be written: one line."""
   return RunError(f"cannot write {path}: {reason(error)}.")
 
 
 def reason(error: OSError) -> str:
-  """What the system says of an error, and what helps if a disk is full."""
+  """Returns what the system says of an error, and what helps if a disk is full."""
   if isinstance(error, FileExistsError):
     return "a file of that name is in the way"
   said = error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""Files of strict JSON, one object a line, that survive kill -9 and go on after a resume."""
+"""JSON lines: files of strict JSON, one object a line, that survive kill -9 and a resume."""
 
 import json
 import math
@@ -10,20 +10,24 @@ from . import files
 
 
 def encode(row: Mapping[str, Any]) -> str:
-  """One line. Floats keep float32's 7 digits; NaN and infinity, which JSON lacks, become null."""
+  """Returns a row as one line of strict JSON.
+
+  Floats keep float32's 7 digits; NaN and infinity, which JSON lacks, become null.
+  """
 
   def tidy(value):
     if isinstance(value, list):
       return [tidy(item) for item in value]
     if not isinstance(value, float):
       return value
+    # float32 widened to float64 has nine digits that mean nothing.
     return float(f"{value:.7g}") if math.isfinite(value) else None
 
   return json.dumps({k: tidy(v) for k, v in row.items()}, allow_nan=False) + "\n"
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-  """The rows of a file; a line torn by a killed process, and any that is no object, is left out.
+  """Reads the rows of a file; a line torn by a killed process, or no object, is left out.
 
   NaN and infinity, which are no JSON, become None as `encode` has them.
 
@@ -44,12 +48,12 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-  """Whether something read is a finite number."""
+  """Says whether something read is a finite number."""
   return isinstance(value, int | float) and math.isfinite(value)
 
 
 def series(rows: Iterable[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-  """Env steps and the value of `key` in every row that has both."""
+  """Returns env steps and the value of `key` of every row that has both, in order."""
   pairs = ((row.get("env_steps"), row.get(key)) for row in rows)
   return [(steps, value) for steps, value in pairs if is_number(steps) and is_number(value)]
 

@@ -14,7 +14,7 @@ from .types import Array, LearnerState, Metrics, PyTree, Scalar, TimeStep
 
 
 class TunerInputs(NamedTuple):
-  """What a step-size tuner sees of one step of AC(lambda); all `N` parameters as one vector."""
+  """Inputs of a step-size tuner: one step of AC(lambda); all `N` parameters as one vector."""
 
   delta: Array  # [] TD error, R + gamma d' V(S') - V(S)
   decay: Array  # [] gamma lambda; 0 at the first step of an episode, which so resets every trace
@@ -27,7 +27,7 @@ class TunerInputs(NamedTuple):
 
   @property
   def grad_delta(self) -> Array:
-    """[N], the full gradient of delta."""
+    """The full gradient of delta, gamma d' grad V(S') - grad V(S), [N]."""
     return self.grad_next - self.grad_v
 
 
@@ -39,27 +39,32 @@ class Tuner(Protocol):
   """
 
   def init(self, alpha: Scalar, params: Array) -> PyTree:
-    """The state before the first step, for initial step size `alpha` and parameters [N]."""
+    """Returns the state before the first step, for initial step size `alpha`, parameters [N]."""
     ...
 
-  def update(self, state: PyTree, x: TunerInputs) -> tuple[PyTree, Array]: ...
+  def update(self, state: PyTree, x: TunerInputs) -> tuple[PyTree, Array]:
+    """Adapts the step sizes; the new state, and alpha of this step, [] or [N]."""
+    ...
 
-  # the new state, and alpha, [] or [N], of this step
+  def beta(self, state: PyTree) -> Array:
+    """Returns the log of the last alpha, [] or [N]."""
+    ...
 
-  def beta(self, state: PyTree) -> Array: ...  # log of the last alpha, [] or [N]
-  def metrics(self, state: PyTree) -> Metrics: ...  # scalars to log: effective step size u, v, ...
+  def metrics(self, state: PyTree) -> Metrics:
+    """Returns what is worth logging, [] each: the effective step size u, v, ..."""
+    ...
 
 
 class Dots(NamedTuple):
-  """What a tuner of one step size for all parameters sees: dot products over the parameters."""
+  """Inputs of a tuner of one step size for all parameters: dot products over the parameters."""
 
   delta: Array  # [] as in TunerInputs
   decay: Array  # [] as in TunerInputs
-  u_h: Array  # <grad U | h>
-  bonus_h: Array  # psi <grad H | h>
-  trace_h: Array  # <z | h>
-  trace_delta: Array  # <z | grad delta>
-  u_u: Array  # |grad U|^2
+  u_h: Array  # [] <grad U | h>
+  bonus_h: Array  # [] psi <grad H | h>
+  trace_h: Array  # [] <z | h>
+  trace_delta: Array  # [] <z | grad delta>
+  u_u: Array  # [] |grad U|^2
 
 
 @runtime_checkable
@@ -72,26 +77,31 @@ class ScalarTuner(Tuner, Protocol):
   the learner may keep z and h in any form whose dot products it can take.
   """
 
-  def init_rule(self, alpha: Scalar, like: Array) -> PyTree: ...  # scalars of the dtype of `like`
-  def adapt(self, rule: PyTree, x: Dots) -> tuple[PyTree, Array]: ...  # alpha: []
+  def init_rule(self, alpha: Scalar, like: Array) -> PyTree:
+    """Returns the scalars before the first step, [] each, in the dtype of `like`."""
+    ...
+
+  def adapt(self, rule: PyTree, x: Dots) -> tuple[PyTree, Array]:
+    """Adapts the step size; the new scalars, and alpha of this step, [] each."""
+    ...
 
 
 class RunState(NamedTuple):
-  """All of one run; B environments."""
+  """Everything that one run changes as it acts and learns in B functional environments."""
 
   learner: LearnerState
   env: PyTree  # [B, ...]
   timestep: TimeStep  # [B, ...] the last one
   core_state: PyTree  # [B, ...]
   returns: Array  # [B] float32, raw, of the episode so far
-  lengths: Array  # [B] int32, likewise
-  finished: Array  # [] int32, episodes
+  lengths: Array  # [B] int32, transitions of the episode so far
+  finished: Array  # [] int32, how many episodes have finished
   env_steps: Array  # [] int32, reset steps included
-  key: Array  # of actions
+  key: Array  # that actions are drawn with
 
 
 class Ends(NamedTuple):
-  """Which episodes ended, step by step; returns and lengths are 0 where none did."""
+  """Ends of episodes, step by step; returns and lengths are 0 where none ended."""
 
   ended: Array  # [T, B] bool
   episode_return: Array  # [T, B] float32
@@ -103,26 +113,46 @@ Iteration = Callable[[RunState], tuple[RunState, Ends, Metrics]]  # metrics [] o
 
 @runtime_checkable
 class FusesIterations(Protocol):
-  """What a meta-optimiser offers that can act, step and learn in a faster form of its own."""
+  """Optional part of a meta-optimiser that can act, step and learn in a faster form of its own."""
 
   def fused(
     self, fns: AgentFns, env: FunctionalEnvironment, active: Callable[[RunState], Array]
   ) -> Iteration | None:
-    """Several iterations of one run in one, equal to float tolerance; None if it cannot.
+    """Returns a function that makes several iterations of a run, equal to float tolerance.
 
-    A run stands still as soon as it is not `active`.
+    Args:
+      fns: the agent.
+      env: the environment.
+      active: says of a run whether it still goes on, [] bool; it stands still from then on.
+
+    Returns:
+      The function, or None where there is no faster form.
     """
     ...
 
 
 def unless_ended(going: Array, new: tuple[PyTree, Ends], old: PyTree) -> tuple[PyTree, Ends]:
-  """What a run came to, if it was still going; else it stays as it was, and nothing ended."""
+  """Keeps a step of a run that was still going; else the run stays as it was, and nothing ended.
+
+  Args:
+    going: [] bool.
+    new: the state after the step, [...], and the episodes that ended in it.
+    old: the state before it.
+  """
   state = jax.tree.map(lambda new, old: jnp.where(going, new, old), new[0], old)
   return state, jax.tree.map(lambda x: jnp.where(going, x, jnp.zeros_like(x)), new[1])
 
 
 def count(state: RunState, timestep: TimeStep) -> tuple[RunState, Ends]:
-  """Adds a new timestep to the episode's return and length; an episode has ended where FIRST."""
+  """Adds a new timestep to the return and length of each environment's episode.
+
+  Args:
+    state: of the run, [B, ...].
+    timestep: the new one, [B, ...]; where FIRST, an episode ended with the one before.
+
+  Returns:
+    The new state, and the episodes that ended, [B].
+  """
   first = timestep.first
   ends = Ends(first, jnp.where(first, state.returns, 0.0), jnp.where(first, state.lengths, 0))
   state = state._replace(

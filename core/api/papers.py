@@ -1,4 +1,4 @@
-"""What a paper's figures are made of: grids of experiments, and what is drawn and said of them."""
+"""Figures of papers: grids of experiments, and what is drawn and said of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +16,7 @@ class Cell(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What a cell's logs say of its runs: R of them under `@runs()`, else one."""
+  """The logs of one cell: of R runs under `@runs()`, else of one."""
 
   cell: Cell
   settings: list[dict[str, str]]  # [R] rows of runs.csv; [{}] for a single run
@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
 
 class Cost(NamedTuple):
-  """What a figure takes, for `selftune reproduce` to list."""
+  """The cost of a figure, for `selftune reproduce` to list."""
 
   runs: int  # independent ones, of all cells
   env_steps: int  # of a run, at most
@@ -36,7 +36,11 @@ class Cost(NamedTuple):
 
 
 def episodes(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
-  """Rows of a table: one an episode of a run of a cell, those that a diverged run missed too."""
+  """Gives the rows of a table: one an episode, those that a diverged run missed too.
+
+  Args:
+    results: of the cells; their returns are [R, E].
+  """
   for cell, settings, returns, lengths, _ in results:
     for run, row in enumerate(settings):
       shown = {name: row[name] for name in row if "." in name or name == "seed"}
@@ -46,7 +50,7 @@ def episodes(results: Sequence[Result]) -> Iterator[dict[str, Any]]:
 
 
 class Figure(NamedTuple):
-  """A figure of a paper."""
+  """A figure of a paper: what to train for it, and what to make of the logs."""
 
   about: str  # what it shows, in one line
   cost: Cost
@@ -58,23 +62,37 @@ class Figure(NamedTuple):
 
 
 class Paper(Protocol):
-  """Kind `paper`: what `selftune reproduce` can make of it."""
+  """Kind `paper`: the figures that `selftune reproduce` can make of a paper."""
 
-  def figures(self) -> Mapping[str, Figure]: ...  # by name, such as 'metatrace/fig1'
+  def figures(self) -> Mapping[str, Figure]:
+    """Returns the figures by name, such as 'metatrace/fig1'."""
+    ...
 
 
 def bound(cells: Iterable[Cell], bindings: Iterable[str]) -> tuple[Cell, ...]:
-  """The cells with further bindings, which count more than their own."""
+  """Returns the cells with further bindings, which count more than their own."""
   return tuple(cell._replace(bindings=(*cell.bindings, *bindings)) for cell in cells)
 
 
 def smooth(returns: np.ndarray, window: int) -> np.ndarray:
-  """The mean of the last `window` episodes at every episode, [..., E]; of fewer at the start."""
+  """Smooths returns over episodes, as the curves of papers are.
+
+  Args:
+    returns: [..., E], finite.
+    window: how many episodes a mean is over, fewer at the start.
+
+  Returns:
+    [..., E]: at every episode the mean of it and those before.
+  """
+  # A difference of cumulative sums: cheap for any window, and exact enough for pictures.
   total = np.cumsum(returns, axis=-1)
   total[..., window:] -= total[..., :-window].copy()
   return total / np.minimum(np.arange(1, returns.shape[-1] + 1), window)
 
 
 def final(returns: np.ndarray, episodes: int = 100) -> float:
-  """Mean of the last episodes of all runs' returns, [R, E]; NaN where a run has none there."""
+  """Returns the mean of the last episodes of all runs' returns, [R, E].
+
+  NaN where a run has none there: runs of different lengths do not compare.
+  """
   return float(returns[:, -episodes:].mean())

@@ -1,4 +1,4 @@
-"""Annotations of numbers that say which values a configuration may give: `mu: NotNegative = 0.001`.
+"""Ranges: annotations that say which numbers a configuration may give, `mu: NotNegative = 0.001`.
 
 Gin's values are checked against them, and those of `runs.settings`; Python's are not.
 """
@@ -10,7 +10,7 @@ MAX_STEPS = 27_000  # of an episode that is scored, unless told otherwise: the l
 
 
 class Range(NamedTuple):
-  """Which numbers, in words and as a predicate."""
+  """A range of numbers, in words for messages and as a predicate."""
 
   says: str
   holds: Callable[[float], bool]
@@ -30,5 +30,5 @@ Steps = Annotated[int, Range("at least 1", lambda x: x >= 1)]  # of env, which t
 
 
 def ranges(annotation: Any) -> list[Range]:
-  """The ranges that an annotation holds; none of a plain type."""
+  """Returns the ranges that an annotation holds; none of a plain type."""
   return [x for x in get_args(annotation)[1:] if isinstance(x, Range)]

@@ -58,32 +58,33 @@ def register(kind: str, name: str) -> Callable[[type[T]], type[T]]:
 
 
 def configurable(name: str) -> Callable[[type[T]], type[T]]:
-  """Decorator for frozen dataclasses that gin binds but nobody plugs in: train, a plugin's part."""
+  """Decorator: registers a frozen dataclass that gin binds but nobody plugs in, such as train."""
   return lambda cls: _add(name, cls, module="selftune")
 
 
 def plugins() -> dict[str, dict[str, type]]:
-  """The registered classes by kind and name, both in order."""
+  """Returns the registered classes by kind and name, both in order."""
   return {kind: {n: _classes[n] for n in sorted(_kinds) if _kinds[n] == kind} for kind in KINDS}
 
 
 def configurables() -> dict[str, type]:
-  """Every class that gin may build, plugins and core's own, by name."""
+  """Returns every class that gin may build, plugins and core's own, by name."""
   return dict(_classes)
 
 
 def kind_of(name: str) -> str | None:
-  """The kind of a registered name; None for core's own dataclasses."""
+  """Returns the kind of a registered name; None for core's own dataclasses."""
   return _kinds.get(name)
 
 
 def name_of(plugin: Any) -> str:
-  """The name under which an instance's class (or a class) is registered.
+  """Returns the name under which an instance's class (or a class) is registered.
 
   Raises:
     KeyError: it is not registered.
   """
   cls = plugin if isinstance(plugin, type) else type(plugin)
+  # By identity: a subclass of a registered class is not registered by that.
   for name, registered in _classes.items():
     if registered is cls:
       return name
@@ -91,22 +92,23 @@ def name_of(plugin: Any) -> str:
 
 
 def unavailable() -> dict[str, str]:
-  """Why modules of plugins could not be imported, by module (entry points: name and module)."""
+  """Says why modules of plugins could not be imported, by module (entry points: with name)."""
   return dict(_unavailable)
 
 
 def contract(kind: str) -> Any:
-  """The contract of a kind of plugin, a Protocol."""
+  """Returns the contract of a kind of plugin, a Protocol."""
   return getattr(importlib.import_module("..api", __package__), KINDS[kind])
 
 
 def kind_of_contract(annotation: Any) -> str | None:
-  """The kind of plugin whose contract an annotation is; None if it is none."""
+  """Returns the kind of plugin whose contract an annotation is; None if it is none."""
   return next((kind for kind in KINDS if contract(kind) is annotation), None)
 
 
 def lost(label: str, module: str, why: str) -> None:
   """Takes note that a module of plugins could not be imported; what it had registered goes."""
+  # What a module registered before it failed would be listed, and built, half defined.
   _unavailable[label] = why
   for name in [n for n, cls in _classes.items() if cls.__module__ == module]:
     del _classes[name]
@@ -115,7 +117,7 @@ def lost(label: str, module: str, why: str) -> None:
 
 @contextlib.contextmanager
 def foreign_code() -> Iterator[None]:
-  """Around imports of plugins: they print to stderr, and cannot end the program.
+  """Contains imports of plugins within it: they print to stderr, and cannot end the program.
 
   A command's stdout holds what was asked for, JSON perhaps, and libraries greet whoever imports
   them.

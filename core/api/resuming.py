@@ -1,4 +1,4 @@
-"""Settings that a resumed run may change: how long, on what, how it is logged; not what it is."""
+"""Resumable settings: a resumed run may change how long, on what, how it logs; not what it is."""
 
 import dataclasses
 from typing import Any
@@ -14,5 +14,5 @@ def resumable(default: Any = dataclasses.MISSING) -> Any:
 
 
 def is_resumable(cls: type, name: str) -> bool:
-  """Whether the field of that name says so."""
+  """Says whether the field of that name is declared `resumable`."""
   return any(f.name == name and "resumable" in f.metadata for f in dataclasses.fields(cls))

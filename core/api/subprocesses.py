@@ -1,4 +1,4 @@
-"""Processes of Python that this one starts: they import what it does, in whatever folder."""
+"""Subprocesses of Python: they import what this process does, in whatever folder."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,7 @@ _HOME = str(Path(__file__).parents[2])  # where the package lies
 
 
 def python(code: str) -> list[str]:
-  """The command of a new Python that runs `code`; arguments for it may follow.
+  """Returns the command of a new Python that runs `code`; arguments for it may follow.
 
   Python would put the current folder first on the path of what it is told to run, so that a user's
   own optax.py there would be taken for the library. Modules beside a gin file are still found:

@@ -17,7 +17,7 @@ from .types import Array, EnvSpec, TimeStep
 def as_specified(
   timestep: TimeStep, spec: EnvSpec, asarray: Callable[[Any, Any], Array] = np.asarray
 ) -> TimeStep:
-  """The timestep: reward and discount in float32, `first` in bool, the observation as in `spec`.
+  """Casts a timestep: reward, discount to float32, `first` to bool, the observation as in `spec`.
 
   Args:
     timestep: [..., B, ...], as it comes from an environment: arrays, or lists of numbers.

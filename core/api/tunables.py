@@ -1,4 +1,4 @@
-"""Tunables: any number of any plugin, fixed or self-tuned.
+"""Tunables: numbers of plugins that can be fixed or self-tuned.
 
 A plugin is a frozen dataclass and declares such a number once, with `tunable(default, domain)`. An
 experiment chooses which of them a meta-optimiser tunes, by patterns over `component.field`. The
@@ -18,17 +18,18 @@ from .errors import did_you_mean
 from .types import Array
 
 Components = Mapping[str, Any]  # component name -> plugin instance
-Etas = dict[str, Array]
+Etas = dict[str, Array]  # metaparameters by tunable name, unconstrained, [P] or [1]
 
 
 class Domain(NamedTuple):
-  """How an unconstrained eta becomes a value, given the configured value."""
+  """A domain of values: the map to it from an unconstrained eta, given the configured value."""
 
   name: str
   transform: Callable[[Array, Any], Array]  # (eta, configured) -> value
   initial: Callable[[float, Any], Any]  # (eta_init, configured) -> eta
 
 
+# sigmoid(4.6) = 0.99, so eta_init = 4.6 starts UNIT at 0.99 and SCALE at 0.99 of its value.
 UNIT = Domain("unit", lambda eta, _: jax.nn.sigmoid(eta), lambda eta_init, _: eta_init)
 SCALE = Domain(
   "scale", lambda eta, value: jax.nn.sigmoid(eta) * value, lambda eta_init, _: eta_init
@@ -36,6 +37,7 @@ SCALE = Domain(
 POSITIVE = Domain(
   "positive",
   lambda eta, _: jax.nn.softplus(eta),
+  # log(e^v - 1), written so that it neither overflows nor cancels.
   lambda _, value: value + jnp.log(-jnp.expm1(-value)),  # softplus(eta) = configured value
 )
 
@@ -66,7 +68,7 @@ def tunable(default: float, domain: Domain, symbol: str = "") -> Any:
 
 
 def declared(name: str, plugin: Any) -> list[Tunable]:
-  """The tunables of one plugin (an instance, or a class: then `value` is the default)."""
+  """Lists the tunables of one plugin (an instance, or a class: then `value` is the default)."""
   return [
     Tunable(name, f.name, *f.metadata["tunable"], value=getattr(plugin, f.name))
     for f in dataclasses.fields(plugin)
@@ -75,14 +77,14 @@ def declared(name: str, plugin: Any) -> list[Tunable]:
 
 
 def collect(components: Components) -> dict[str, Tunable]:
-  """All tunables of an agent's components, by name, in order of the components."""
+  """Collects all tunables of an agent's components by name, in order of the components."""
   return {t.name: t for name, plugin in components.items() for t in declared(name, plugin)}
 
 
 def select(
   tunables: Mapping[str, Tunable], patterns: tuple[str, ...], setting: str = "tune"
 ) -> dict[str, Tunable]:
-  """The tunables that match any of the patterns (`fnmatch`: `*.cost`), in declared order.
+  """Selects the tunables that match any of the patterns (`fnmatch`: `*.cost`), as declared.
 
   Args:
     tunables: to choose from, by name.
@@ -107,7 +109,15 @@ def select(
 
 
 def transform(etas: Etas, tunables: Mapping[str, Tunable]) -> Etas:
-  """zeta(eta): the values the plugins see, same keys and shapes as `etas`."""
+  """Computes zeta(eta), the values that plugins see (Algorithm 2, line 10 of STAC).
+
+  Args:
+    etas: by tunable name, [P] or [1].
+    tunables: their domains and configured values, by name.
+
+  Returns:
+    The values, of the same keys and shapes.
+  """
   return {
     name: tunables[name].domain.transform(eta, jnp.asarray(tunables[name].value, eta.dtype))
     for name, eta in etas.items()
@@ -115,9 +125,15 @@ def transform(etas: Etas, tunables: Mapping[str, Tunable]) -> Etas:
 
 
 def bind(components: Components, values: Mapping[str, Any]) -> dict[str, Any]:
-  """Copies of the components with the given values in place of the configured ones."""
+  """Returns copies of the components with given values in place of the configured ones.
+
+  Args:
+    components: by name.
+    values: by 'component.field'; those of other components are ignored.
+  """
   bound = {}
   for name, plugin in components.items():
     fields = {f: v for key, v in values.items() for c, f in [key.rsplit(".", 1)] if c == name}
+    # A copy and no assignment: tracers must not outlive the trace, and plugins are frozen.
     bound[name] = dataclasses.replace(plugin, **fields) if fields else plugin
   return bound

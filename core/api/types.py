@@ -24,7 +24,7 @@ BINS = 64  # of a histogram that is logged
 
 
 class Histogram(NamedTuple):
-  """How values are distributed, in NumPy's form; JAX arrays on the device, NumPy's on the host."""
+  """Counts of values in N bins, in NumPy's form; JAX arrays on the device, NumPy's on the host."""
 
   counts: Any  # [N] values in each bin
   edges: Any  # [N + 1] of the bins, ascending; not finite where a value was not
@@ -34,7 +34,7 @@ Described = dict[str, Array | Histogram]
 
 
 class EnvSpec(NamedTuple):
-  """What an environment shows and accepts, for one environment (no batch axis)."""
+  """Specs of observations and actions, of one environment (no batch axis)."""
 
   observation: specs.Array
   action: specs.DiscreteArray | specs.BoundedArray
@@ -55,9 +55,9 @@ class TimeStep(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-  """`T` transitions of `B` environments, as the learner gets them."""
+  """A batch as the learner gets it: `T` transitions of `B` environments."""
 
-  timestep: TimeStep  # [T+1, B, ...]
+  timestep: TimeStep  # [T+1, B, ...] the last one has no action yet, and bootstraps
   action: Array  # [T, B, ...] the pre-squash sample
   behaviour: Array  # [T, B, A] parameters of the distribution the action was sampled from
   core_state: PyTree  # [B, ...] recurrent state with which timestep 0 was seen
@@ -68,14 +68,14 @@ BATCH_AXES = (1, 1, 1, 0, 1)  # of a Trajectory's fields
 
 
 class HeadOut(NamedTuple):
-  """What a network says of each timestep, one row a head."""
+  """Outputs of a network for each timestep, one row a head."""
 
   policy: Array  # [P, T+1, B, A] distribution parameters
   value: Array  # [P, T+1, B]
 
 
 class CorrectorInputs(NamedTuple):
-  """What an off-policy corrector sees of one head. Everything is stopped by core already."""
+  """Inputs of an off-policy corrector: one head's. Everything is stopped by core already."""
 
   log_is: Array  # [T, B] log pi(a_t|x_t) - log mu(a_t|x_t), capped above
   value: Array  # [T+1, B] V(x_t)
@@ -85,14 +85,14 @@ class CorrectorInputs(NamedTuple):
 
 
 class Targets(NamedTuple):
-  """What a corrector returns."""
+  """Targets of a corrector, for value and policy."""
 
   value: Array  # [T, B] v_t, the regression target of V(x_t)
   advantage: Array  # [T, B] rho_t (r_{t+1} + gamma d_{t+1} v_{t+1} - V(x_t))
 
 
 class LossInputs(NamedTuple):
-  """What a loss term sees of one head; the transitions only, so every array starts [T, B]."""
+  """Inputs of a loss term: one head's, of transitions only, so every array starts [T, B]."""
 
   policy: Array  # [T, B, A] distribution parameters of pi(.|x_t)
   value: Array  # [T, B] V(x_t)
@@ -102,11 +102,11 @@ class LossInputs(NamedTuple):
   reference: Array  # [T, B, A] mu in the inner loss; the policy before the update in the outer loss
   reward: Array  # [T, B] r_{t+1} as learned from (clipped if the agent clips)
   discount: Array  # [T, B] d_{t+1}, without gamma
-  distribution: Any  # core.distributions.Distribution: log_prob, entropy, kl of such parameters
+  distribution: Any  # contracts.Distribution: log_prob, entropy, kl of such parameters
 
 
 class ActorParams(NamedTuple):
-  """What an actor needs in order to act: published by the learner after every update."""
+  """All that an actor needs in order to act: published by the learner after every update."""
 
   params: PyTree
   gamma: Array  # [P] each head's discount, for networks that embed it

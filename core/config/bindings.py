@@ -1,4 +1,4 @@
-"""The bindings of a configuration, and what can be checked before anything is built.
+"""The bindings of a configuration, and the checks of them before anything is built.
 
 Everything that gets built hangs from one root by references, so walking them tells which bindings
 are in use; every other one is a mistake.
@@ -41,12 +41,12 @@ Reached = dict[tuple[Scope, str], dict[str, Binding]]  # what gets built -> bind
 
 
 def fields(name: str) -> dict[str, dataclasses.Field]:
-  """What can be bound of a registered component."""
+  """Returns the fields of a registered component that can be bound, by name."""
   return {f.name: f for f in dataclasses.fields(registry.configurables()[name]) if f.init}
 
 
 def default(field: dataclasses.Field) -> Any:
-  """The default as a configuration has it, or dataclasses.MISSING."""
+  """Returns a field's default as a configuration has it, or dataclasses.MISSING."""
   factory = field.default_factory
   value = field.default if factory is dataclasses.MISSING else factory()
   built = type(value) in registry.configurables().values()
@@ -62,7 +62,7 @@ def lookup(name: str, where: str) -> None:
 
 
 def reach(table: Table, root: str, where: str) -> Reached:
-  """What building `@root()` will build, and the bindings each sees, as gin resolves them.
+  """Finds what building `@root()` will build, and the bindings each sees, as gin resolves them.
 
   Inner scopes override outer ones, and a scope holds until a reference opens another.
 
@@ -81,6 +81,7 @@ def _walk(table: Table, scope: Scope, name: str, where: str, path: tuple, reache
   if (scope, name) in reached:
     return
   bound: dict[str, Binding] = {}
+  # From the outermost scope inwards: `|=` lets the inner binding win, as gin does.
   for depth in range(len(scope) + 1):
     bound |= table.get(("/".join(scope[:depth]), name), {})
   _check_given(table, scope, name, bound, where)
@@ -95,6 +96,7 @@ def _walk(table: Table, scope: Scope, name: str, where: str, path: tuple, reache
 
 
 def _check_given(table: Table, scope: Scope, name: str, bound: dict, where: str) -> None:
+  """Raises ConfigError for a macro that is not defined or a required field that is not bound."""
   if name == MACRO:
     macro = "/".join(scope)
     if "value" not in bound:
@@ -119,6 +121,7 @@ def check_all_read(table: Table, reached: Reached) -> None:
   """Raises ConfigError for the first binding that nothing built would read."""
   for (scope, name), args in table.items():
     opened = [s for s, n in reached if n == name]
+    # A scope applies where it, or a scope within it, has been opened.
     parts = tuple(scope.split("/")) if scope else ()
     if any(s[: len(parts)] == parts for s in opened):
       continue
@@ -183,7 +186,7 @@ def check_complete(reached: Reached) -> None:
 
 
 def written(table: Table) -> Bindings:
-  """What was bound, by component."""
+  """Returns what was bound, by component; macros apart."""
   return {
     "/".join(filter(None, key)): {arg: binding.value for arg, binding in args.items()}
     for key, args in table.items()
@@ -192,7 +195,7 @@ def written(table: Table) -> Bindings:
 
 
 def operative(reached: Reached) -> Bindings:
-  """The same of what gets built, with every default that can be written."""
+  """Returns the bindings of what gets built, with every default that can be written."""
   return {
     _label(scope, name): {
       arg: bound[arg].value if arg in bound else default(field)
@@ -205,7 +208,7 @@ def operative(reached: Reached) -> Bindings:
 
 
 def flatten(table: Table, reached: Reached) -> dict[str, Any]:
-  """`component.parameter` -> value in use, defaults too; references as text.
+  """Returns the values in use by 'component.parameter', defaults too; references as text.
 
   An int is a float where one is meant, so that a number is the same however it is written.
   """
@@ -225,12 +228,13 @@ def flatten(table: Table, reached: Reached) -> dict[str, Any]:
 
 
 def resolve(value: Any, table: Table) -> Any:
-  """The value with every macro replaced by what it holds."""
+  """Returns a value with every macro replaced by what it holds."""
 
   def leaf(x: Any) -> Any:
     if not isinstance(x, Macro):
       return x
     scopes = x.name.split("/")
+    # A macro of scope a/b that is not defined is that of a, as gin resolves it.
     held = (table.get(("/".join(scopes[:n]), MACRO)) for n in range(len(scopes), 0, -1))
     return resolve(next(filter(None, held))["value"].value, table)
 

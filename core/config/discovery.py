@@ -1,4 +1,4 @@
-"""Finding plugins: core's own configurables, this package's plugins, and those of entry points."""
+"""Discovery of plugins: this package's and those of entry points; of core's own configurables."""
 
 import importlib
 import importlib.metadata
@@ -12,7 +12,7 @@ _loaded: set[str] = set()
 
 
 def load_all() -> None:
-  """Imports core's own, every plugin in this package and of entry points.
+  """Imports core's own configurables, every plugin in this package, and those of entry points.
 
   Failures of plugins go to `registry.unavailable()`.
 
@@ -32,7 +32,7 @@ def load_all() -> None:
 def _load(label: str, module: str) -> None:
   if module in _loaded:
     return
-  _loaded.add(module)
+  _loaded.add(module)  # before the import: one that fails is not tried, and told of, again
   try:
     with registry.foreign_code():
       importlib.import_module(module)

@@ -58,7 +58,7 @@ Importing = Callable[[str, Sequence[Path]], Sequence[Path]]
 
 @dataclasses.dataclass
 class _Read:
-  """What has been read so far."""
+  """The parts of a configuration that have been read so far."""
 
   importing: Importing
   table: Table = dataclasses.field(default_factory=dict)
@@ -85,13 +85,14 @@ def load(
     ConfigError: anything that the user should mend.
   """
   discovery.load_all()
-  gin.clear_config()
+  gin.clear_config()  # its state is global: of a load before this one, or of the user's own
   try:
     read = _Read(importing)
     _read_file(_find(str(config)), read)
     for text in bindings:
       _read_bind(text, read.table)
     table = read.table
+    # All of it before gin builds anything: a message with file and line, not a traceback.
     reached = reach(table, root, str(config))
     check_all_read(table, reached)
     check_types(table, reached)
@@ -111,6 +112,7 @@ def load(
 
 def _check_comes_back(text: str, table: Table) -> None:
   """Raises ConfigError for the first binding that the saved text does not give back."""
+  # Found now, at the start, and not when a run of days is to be resumed.
   again: Table = {}
   for statement, where in _statements(text, lambda line: f"the saved configuration:{line}"):
     if isinstance(statement, config_parser.BindingStatement):
@@ -126,7 +128,7 @@ def _check_comes_back(text: str, table: Table) -> None:
 
 
 def experiments() -> list[str]:
-  """The packaged configurations that can be run."""
+  """Lists the packaged configurations that can be run."""
   return [name.removesuffix(".gin") for name in _packaged() if name.startswith(f"{EXPERIMENTS}/")]
 
 
@@ -135,6 +137,7 @@ def _packaged() -> list[str]:
 
 
 def _find(config: str) -> Path:
+  """Finds a gin file: by its path, then among those that are packaged."""
   for folder in (Path(), ROOT, ROOT / EXPERIMENTS):
     for path in (folder / config, folder / f"{config}.gin"):
       if path.is_file():
@@ -149,13 +152,14 @@ def _find(config: str) -> Path:
 
 
 def _renamed(name: str) -> list[str]:
-  """Of an experiment that was packaged once: the one to take now, and what to bind; else empty."""
+  """Looks up an experiment that was packaged once: what to take now, and to bind; else []."""
   table = json.loads(RENAMED.read_text(encoding="utf-8"))
   return table.get(f"{EXPERIMENTS}/{Path(name).name.removesuffix('.gin')}", [])
 
 
 def _read_file(path: Path, read: _Read) -> None:
   """Reads a file and its includes, each once: a second time would undo what was bound since."""
+  # Resolved: one file by two names, or by a link, is one file.
   if path.resolve() in read.files:
     return
   read.files.add(path.resolve())
@@ -191,6 +195,7 @@ def _read_bind(text: str, table: Table) -> None:
 
 
 def _statements(text: str, where: Callable[[int], str]) -> Iterator[tuple[Any, str]]:
+  """Parses statements of gin, and where each is written; errors of syntax become ConfigError."""
   line = 1
   try:
     for statement in config_parser.ConfigParser(text, _Delegate()):
@@ -206,6 +211,7 @@ def _statements(text: str, where: Callable[[int], str]) -> Iterator[tuple[Any, s
 
 
 def _explain(error: SyntaxError) -> str:
+  """Says what to write in place of what gin could not parse."""
   line = (error.text or "").strip()
   line = line if len(line) <= 100 else f"{line[:100]}..."
   word = re.search(r"Failed to parse token '(\w+)'", error.msg)
@@ -220,7 +226,7 @@ def _explain(error: SyntaxError) -> str:
 
 
 class _Delegate(config_parser.ParserDelegate):
-  """Keeps references as they are written: gin's own would raise before their line is known."""
+  """A delegate that keeps references as written: gin's raises before their line is known."""
 
   def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
     *scopes, name = scoped_configurable_name.split("/")
@@ -238,7 +244,7 @@ class _Unbuilt:
 
 
 def _for_gin(leaf: Any) -> Any:
-  """The leaf as gin itself would have parsed it."""
+  """Returns a leaf as gin itself would have parsed it."""
   delegate = gin_config.ParserDelegate()
   if isinstance(leaf, Reference):
     return delegate.configurable_reference("/".join((*leaf.scopes, leaf.name)), True)
@@ -252,6 +258,7 @@ def _import(
   if statement.module.startswith("__gin__"):
     raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
   folders = map(str, importing(statement.module, (folder.resolve(), Path.cwd())))
+  # At the end: a module beside a gin file takes no library's place.
   sys.path += [p for p in dict.fromkeys(folders) if p not in sys.path]
   try:
     with registry.foreign_code():
@@ -289,10 +296,11 @@ def _read_statement(statement: Any, where: str, table: Table) -> None:
   bound = table.setdefault((scope, name), {})
   replaced = leaves(bound[arg].value) if arg in bound else ()
   macros = tuple(leaf.name for leaf in replaced if isinstance(leaf, Macro))
-  bound[arg] = Binding(statement.value, where, macros)
+  bound[arg] = Binding(statement.value, where, macros)  # the last one counts, as in gin
 
 
 def _build(root: str, reached: Reached) -> Any:
+  """Has gin build the root; a plugin's complaint gets the line of the binding that it names."""
   try:
     return gin.get_configurable(root)()
   except (ValueError, UserError) as error:  # gin has appended the chain of calls to the message

@@ -1,4 +1,4 @@
-"""A configuration as text that loads back equal.
+"""Saving of a configuration as text that loads back equal.
 
 Not by gin's own writer: that sorts dicts, whose order says in `runs.settings` which run is which,
 and leaves out what it cannot write.
@@ -18,7 +18,7 @@ Bindings = Mapping[str, Mapping[str, Any]]  # 'scope/component' -> parameter -> 
 
 
 def unwritable(value: Any) -> str:
-  """Why a value would not come back from a file, and what to write instead; else nothing."""
+  """Says why a value would not come back from a file, and what to write instead; '' if it would."""
   for leaf in leaves(value):
     if isinstance(leaf, float) and not math.isfinite(leaf):
       return f"{leaf} is no number that a configuration can hold. Write a finite one, such as 1e30"
@@ -28,7 +28,7 @@ def unwritable(value: Any) -> str:
 
 
 def write(imports: Iterable[str], macros: Mapping[str, Any], bindings: Bindings) -> str:
-  """The text: import statements, macros, and the bindings of each component by name."""
+  """Returns a configuration's text: imports, macros, and the bindings of each component by name."""
   blocks = ["\n".join(imports), "\n".join(_line(*macro) for macro in sorted(macros.items()))]
   for name, values in sorted(bindings.items(), key=lambda item: item[0].split("/")[::-1]):
     lines = [_line(f"{name}.{parameter}", value) for parameter, value in sorted(values.items())]
@@ -37,6 +37,7 @@ def write(imports: Iterable[str], macros: Mapping[str, Any], bindings: Bindings)
 
 
 def _line(name: str, value: Any) -> str:
+  """Returns one binding as text, broken over lines where it is long."""
   written = pprint.pformat(value, width=WIDTH - INDENT, sort_dicts=False)
   if "\n" not in written and len(name) + len(written) <= WIDTH:
     return f"{name} = {written}"

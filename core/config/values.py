@@ -18,7 +18,7 @@ _MAPPINGS = (dict, collections.abc.Mapping)
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-  """`@scopes/name()` in a configuration: an instance of the component, built in these scopes."""
+  """A reference `@scopes/name()`: an instance of the component, built in these scopes."""
 
   scopes: tuple[str, ...]
   name: str
@@ -29,7 +29,7 @@ class Reference:
 
 @dataclasses.dataclass(frozen=True)
 class Macro:
-  """`%name` in a configuration: the value bound by `name = value`."""
+  """A macro `%name`: the value bound by `name = value`."""
 
   name: str
 
@@ -38,7 +38,7 @@ class Macro:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-  """What a value holds within its dicts, lists and tuples."""
+  """Yields what a value holds within its dicts, lists and tuples."""
   if isinstance(value, dict):
     value = (*value.keys(), *value.values())
   if isinstance(value, (list, tuple)):
@@ -49,7 +49,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def map_leaves(f: Callable[[Any], Any], value: Any) -> Any:
-  """The same value with `f` applied to each of its leaves."""
+  """Returns the same value with `f` applied to each of its leaves."""
   if isinstance(value, dict):
     return {map_leaves(f, k): map_leaves(f, v) for k, v in value.items()}
   if isinstance(value, (list, tuple)):
@@ -58,24 +58,26 @@ def map_leaves(f: Callable[[Any], Any], value: Any) -> Any:
 
 
 def is_literal(value: Any) -> bool:
-  """Whether a value holds text, numbers, True, False and None alone."""
+  """Says whether a value holds text, numbers, True, False and None alone."""
   return all(isinstance(leaf, str | int | float | None) for leaf in leaves(value))
 
 
 def annotations(cls: type) -> dict[str, Any]:
-  """The evaluated annotations of a dataclass, inherited fields too."""
+  """Returns the evaluated annotations of a dataclass, inherited fields too."""
   return typing.get_type_hints(cls, include_extras=True)
 
 
 def fits(value: Any, annotation: Any) -> bool:
-  """Whether `value` is of the annotated type: an int is a float, a bool is no int."""
+  """Says whether `value` is of the annotated type: an int is a float, a bool is no int."""
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+  # The order matters: what an annotation wraps is looked at before what it is.
   if annotation in (Any, object) or isinstance(annotation, typing.TypeVar):
     return True
   if origin is typing.Annotated:
     return fits(value, args[0]) and all(r.holds(value) for r in args[1:] if isinstance(r, Range))
   if origin in (typing.Union, types.UnionType):
     return any(fits(value, a) for a in args)
+  # Before the types of literals: a reference stands for an instance, which is not built yet.
   if isinstance(value, Reference):
     return _reference_fits(value, annotation)
   if annotation in (None, types.NoneType):
@@ -83,7 +85,7 @@ def fits(value: Any, annotation: Any) -> bool:
   if origin is typing.Literal:
     return any(value == a and type(value) is type(a) for a in args)
   if annotation is float:
-    return type(value) in (int, float)
+    return type(value) in (int, float)  # not isinstance: True is an int to Python
   if annotation is int:
     return type(value) is int
   container = origin or annotation
@@ -100,7 +102,7 @@ def fits(value: Any, annotation: Any) -> bool:
 
 
 def with_floats(value: Any, annotation: Any) -> Any:
-  """A value that fits its annotation, with a float for every int where that says float."""
+  """Returns a value that fits its annotation, with a float for every int where that says float."""
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
   if origin is typing.Annotated:
     return with_floats(value, args[0])
@@ -120,7 +122,7 @@ def with_floats(value: Any, annotation: Any) -> Any:
 
 
 def describe(annotation: Any) -> str:
-  """The annotation as a message says it: `int or None`, `a component of kind loss`."""
+  """Describes an annotation, for messages: `int or None`, `a component of kind loss`."""
   if kind := kind_of_contract(annotation):
     return f"a component of kind {kind}"
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)
@@ -142,7 +144,7 @@ def describe(annotation: Any) -> str:
 
 
 def hint(value: Any, annotation: Any) -> str:
-  """What to write instead, where the slip is a common one; else nothing."""
+  """Says what to write instead of a value, where the slip is a common one; else ''."""
   options = (
     typing.get_args(annotation)
     if typing.get_origin(annotation) in (typing.Union, types.UnionType)

@@ -1,1 +1,1 @@
-"""Scoring an agent in environments of its own: after training, beside it, and on video."""
+"""Evaluation of an agent in environments of its own: after training, beside it, and on video."""

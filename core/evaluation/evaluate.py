@@ -1,4 +1,4 @@
-"""Evaluation: full episodes of a trained agent, in environments that it was not trained in."""
+"""Evaluation of a checkpoint: full episodes in environments that the agent was not trained in."""
 
 import contextlib
 import dataclasses
@@ -74,6 +74,7 @@ def evaluate(
     shortage.explained("Give fewer --episodes: at most as many environments play at once."),
     pool_of(experiment.env, seeds, video) as (pool, watchers),
   ):
+    # The pool comes first: the network is built for its spec.
     agent = Functions(experiment.agent, pool.spec, experiment.total_updates)
     env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
@@ -94,7 +95,7 @@ def evaluate(
 
 
 def of_first(experiment: Train) -> Train:
-  """With the settings of the first run, where there are many."""
+  """Returns the experiment with the settings of its first run, where there are many."""
   if not isinstance(experiment.runtime, IndependentRuns):
     return experiment
   _, settings = experiment.runtime.grid(experiment.seed)
@@ -106,18 +107,30 @@ def of_first(experiment: Train) -> Train:
 def restore(
   workdir: Workdir, step: int | None, experiment: Train, agent: Functions, spec: EnvSpec
 ) -> tuple[int, ActorParams]:
-  """Env steps of the checkpoint, and its parameters on the first device.
+  """Restores what acts: env steps of the checkpoint, and its parameters on the first device.
 
   Of independent runs these are the parameters of the first, run 0 in runs.csv, with its settings.
+
+  Args:
+    workdir: of the run.
+    step: the update whose checkpoint it is; None for the newest whole one.
+    experiment: the configuration of the run.
+    agent: its functions.
+    spec: of the environment, without a batch axis.
+
+  Raises:
+    UserError: there is no whole checkpoint, or it is of another agent.
   """
   device = jax.devices()[0]
   if isinstance(experiment.runtime, IndependentRuns):
     with contextlib.closing(make_runs(experiment, experiment.runtime, [device])) as runs:
       restored = _checkpoint(workdir, step, runs.saved(runs.init()))
+    # Run 0 of the leading axis R: `Functions` know one run only.
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)
     gamma = agent.gamma(agent.values(state.meta_state))
     return restored.host["env_steps"], ActorParams(state.params, gamma)
   learner = Learner(agent, [device], experiment.num_envs, experiment.unroll_length)
+  # The state's shapes follow from those of a timestep, of B = 1: no parameter depends on B.
   one = np.zeros(1, np.float32)
   observation = np.zeros((1, *spec.observation.shape), spec.observation.dtype)
   timestep = TimeStep(observation, reward=one, discount=one, first=one > 0)

@@ -34,7 +34,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Subject(NamedTuple):
-  """What is evaluated."""
+  """The agent that is evaluated, and the environments that it plays in."""
 
   env: EnvPlugin
   agent: Functions
@@ -54,7 +54,7 @@ def evaluated(
   logger: Logger,
   stopping: Callable[[], bool],
 ) -> Iterator[Source]:
-  """The source, with what is published to it evaluated now and then if the experiment says so.
+  """Gives a source that evaluates what is published to it now and then, if the experiment says so.
 
   At the end the evaluation under way is finished, unless the run is to stop or has failed.
 
@@ -85,7 +85,7 @@ def evaluated(
 
 
 class _Evaluated:
-  """Hands on batches, and published parameters to the evaluation as well."""
+  """A source that hands on batches, and published parameters to the evaluation as well."""
 
   def __init__(self, source: Source, evaluator: "Evaluator", device: Device, env_steps: int):
     self.devices = source.devices
@@ -107,22 +107,26 @@ class _Evaluated:
 
 
 class _Request(NamedTuple):
+  """One evaluation to make."""
+
   env_steps: int
   skipped: int  # evaluations so far
   params: ActorParams
 
 
 class Evaluator:
-  """The thread. But for `_run`, methods are called from the main thread."""
+  """The thread that evaluates; all methods but `_run` are called from the main thread."""
 
   def __init__(self, evaluation: Evaluation, subject: Subject, logger: Logger, env_steps: int):
     self._evaluation, self._subject, self._logger = evaluation, subject, logger
+    # A new run scores the untrained agent first; a resumed one has done so.
     self._due = self._after(env_steps) if env_steps else 0
     self._skipped = 0
     self._last: tuple[int, ActorParams] | None = None  # offered, and not taken
     self._failure: BaseException | None = None
     self._stop, self._busy = threading.Event(), threading.Event()
     self._requests: queue.Queue[_Request | None] = queue.Queue()
+    # A daemon: an environment that hangs must not keep the process from ending.
     self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
     self._thread.start()
 
@@ -132,7 +136,7 @@ class Evaluator:
 
   def offer(self, env_steps: int, params: ActorParams) -> None:
     """Starts an evaluation if one is due; skips it if there is one under way."""
-    self._last = env_steps, params
+    self._last = env_steps, params  # by reference: what acts is a copy that no update changes
     if env_steps < self._due:
       return
     self._due = self._after(env_steps)
@@ -143,6 +147,7 @@ class Evaluator:
 
   def _start(self) -> None:
     assert self._last is not None
+    # None: what is scored now is not scored once more at the end.
     (env_steps, params), self._last = self._last, None
     self._busy.set()
     self._requests.put(_Request(env_steps, self._skipped, params))

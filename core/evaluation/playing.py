@@ -1,4 +1,4 @@
-"""Full episodes of an agent that does not learn, and what they say of it."""
+"""Play: full episodes of an agent that does not learn, and a summary of them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,14 +21,14 @@ MAX_ENVS = 16  # in one pool
 
 
 class Played(NamedTuple):
-  """What was played."""
+  """The episodes that were played, and those that were not."""
 
   episodes: list[Episode]  # those that were cut, too
   cut: int  # how many episodes did not end
   missing: int  # episodes that were not begun for that
 
   def note(self, limit: str) -> str:
-    """One line on what was cut by the `limit`, such as '--max-steps 100'; '' if nothing was."""
+    """Says in a line what was cut by the `limit`, such as '--max-steps 100'; '' if nothing was."""
     if not self.cut:
       return ""
     note = (
@@ -59,15 +59,19 @@ def play(
 
   Args:
     agent: acts.
-    actor_params: on the device that acts.
-    pool: new; has at most `episodes` environments.
+    actor_params: on the device that acts; its discounts are [P].
+    pool: new; its timesteps are [B, ...] with B at most `episodes`.
     episodes: how many to play.
     max_steps: of an episode.
     unroll_length: a random head is drawn anew after so many steps, as in training.
     key: all that is drawn follows from it.
     greedy: take the mode, not a sample.
     watchers: what one of them raises ends the play.
+
+  Returns:
+    The episodes, in the order in which they ended.
   """
+  # Episodes are dealt out evenly, the remainder to the first environments.
   left = np.full(pool.num_envs, episodes // pool.num_envs)
   left[: episodes % pool.num_envs] += 1
   counter = EpisodeCounter(pool.num_envs)
@@ -83,12 +87,13 @@ def play(
     timestep = as_specified(pool.recv(), pool.spec)
     t += 1
     too_long = ~timestep.first & (counter.lengths == max_steps)
+    # FIRST: the episode ended with the step before, so what was counted [B] is whole.
     ended, endless = (left > 0) & [timestep.first, too_long]
     for i in np.flatnonzero(ended | endless):
       played.append(Episode(t * pool.num_envs, *counter.so_far(i)))
     left -= ended | endless
     cut, missing = cut + int(endless.sum()), missing + int(left[endless].sum())
-    left[endless] = 0
+    left[endless] = 0  # an environment cannot be reset by us: it would go on with this episode
     counter.add(timestep)
     for watch in watchers:
       watch(timestep, len(played))
@@ -103,7 +108,7 @@ def acting(
   key: Array,
   greedy: bool = False,
 ) -> Callable[[TimeStep], np.ndarray]:
-  """A function from the timestep [B, ...] of `num_envs` environments to the actions to send them.
+  """Returns a function from timesteps [B, ...] of `num_envs` environments to the actions to send.
 
   It carries the recurrent state, and counts the steps: what it draws follows from the key. The
   other arguments are those of `play`.
@@ -112,6 +117,7 @@ def acting(
 
   def act(timestep: TimeStep) -> np.ndarray:
     nonlocal core_state, t
+    # As in training: a key a trajectory, so that a random head acts as long as it did there.
     trajectory = jax.random.fold_in(key, t // unroll_length)
     step = (timestep, core_state, trajectory, np.int32(t % unroll_length))
     action, _, _, core_state = functions.act(agent, actor_params, *step, greedy=greedy)
@@ -122,7 +128,7 @@ def acting(
 
 
 def summary(env: EnvPlugin, played: Played) -> dict[str, Any]:
-  """What the played episodes say."""
+  """Summarises episodes: statistics of raw returns, and the mean by published scores, if any."""
   returns = np.array([episode.episode_return for episode in played.episodes])
   result = {
     "mean": float(returns.mean()),

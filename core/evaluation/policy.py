@@ -1,4 +1,4 @@
-"""A trained agent as a policy, for anybody's loop: it is shown observations and says what to do."""
+"""Policies for anybody's loop: a trained agent that is shown observations and says what to do."""
 
 import contextlib
 
@@ -15,7 +15,7 @@ from .playing import acting
 
 
 class Policy:
-  """Acts as the agent does in an evaluation; call `reset`, then `act` once a step.
+  """A policy that acts as the agent does in an evaluation; call `reset`, then `act` once a step.
 
   All that it draws follows from the seed: shown the same, it does the same. It carries the
   recurrent state from step to step, and clears it where an episode starts.
@@ -56,7 +56,7 @@ class Policy:
     self._act = acting(*step)
 
   def act(self, observation: Array | TimeStep, first: bool | Array | None = None) -> np.ndarray:
-    """The action to send to the environment.
+    """Returns the action to send to the environment.
 
     Args:
       observation: [*observation], or after `reset(B)` [B, *observation]; or a TimeStep of these,
@@ -82,7 +82,7 @@ class Policy:
 
 
 def _batched(shown: TimeStep, spec: EnvSpec, batch: int | None) -> TimeStep:
-  """What was shown as the agent takes it, [B, ...]; what is [] holds of all.
+  """Returns what was shown as the agent takes it, [B, ...]; what is [] holds of all environments.
 
   Raises:
     UserError: it is not of the shape or type that the agent takes.
@@ -115,7 +115,7 @@ def _batched(shown: TimeStep, spec: EnvSpec, batch: int | None) -> TimeStep:
 def policy_of(
   workdir: Workdir, step: int | None = None, greedy: bool = False, seed: int = 0
 ) -> Policy:
-  """The agent of a checkpoint, on the first device; of many runs, the first.
+  """Loads the agent of a checkpoint, on the first device; of many runs, the first.
 
   Args:
     workdir: of the run.
@@ -127,6 +127,7 @@ def policy_of(
     UserError: there is no run or no whole checkpoint.
   """
   experiment = of_first(workdir.load().root)
+  # A plugin tells its spec through a pool alone: EnvPool knows it once it has made one.
   with contextlib.closing(experiment.env.make(evaluation_seeds(0, 1, workdir.env_seeds()))) as pool:
     spec = pool.spec
   agent = Functions(experiment.agent, spec, experiment.total_updates)

@@ -1,4 +1,4 @@
-"""Returns of different tasks on one scale."""
+"""Scores: returns of different tasks on one scale."""
 
 from typing import TypeVar
 
@@ -8,11 +8,14 @@ Returns = TypeVar("Returns", float, np.ndarray)
 
 
 def normalised(returns: Returns, reference: tuple[float, float]) -> Returns:
-  """(return - low) / (high - low): by random play and a human tester in Atari.
+  """Normalises returns to (return - low) / (high - low): random play is 0, Atari's human tester 1.
 
   Args:
-    returns: raw ones of a task.
+    returns: raw ones of a task, a number or [...].
     reference: low and high, of a `ScoredPlugin`.
+
+  Returns:
+    The scores, of the same shape.
   """
   low, high = reference
   return (returns - low) / (high - low)

@@ -1,4 +1,4 @@
-"""Videos: an episode of environment 0, frame by frame, as MP4."""
+"""Videos of an episode of environment 0, frame by frame, as MP4."""
 
 import contextlib
 import math
@@ -18,7 +18,7 @@ from ..engine import environments
 from .playing import Watch
 
 FPS = 15  # Atari's own pace, with an action every fourth frame
-LEAST_SIDE = 240  # smaller pictures are enlarged
+LEAST_SIDE = 240  # pixels; smaller pictures are enlarged
 
 
 def check_path(path: Path) -> None:
@@ -35,7 +35,7 @@ def check_path(path: Path) -> None:
 
 
 def drawable(env: EnvPlugin, asked: str) -> DrawablePlugin:
-  """The environment, if there can be videos of it.
+  """Returns the environment, if there can be videos of it.
 
   Args:
     env: to record.
@@ -54,7 +54,13 @@ def drawable(env: EnvPlugin, asked: str) -> DrawablePlugin:
 def pool_of(
   env: EnvPlugin, seeds: Sequence[int], path: Path | None
 ) -> Iterator[tuple[Environment, list[Watch]]]:
-  """A pool of new environments, and who must watch it for the video at `path`, if one is wanted."""
+  """Makes a pool, and the watchers that record a video at `path`, if one is wanted.
+
+  The video is there, whole, once the block has ended well.
+
+  Raises:
+    UserError: the environment cannot be drawn, or a package is missing.
+  """
   if path is None:
     with contextlib.closing(environments.make(env, tuple(seeds))) as pool:
       yield pool, []
@@ -66,7 +72,7 @@ def pool_of(
 
 
 class Video:
-  """Shows the first episode of environment 0; the file is whole after `close`."""
+  """A video of the first episode of environment 0; the file is whole after `close`."""
 
   def __init__(self, path: Path, pool: DrawnEnvironment):
     try:
@@ -80,7 +86,11 @@ class Video:
     self._pool, self._started, self._ended = pool, False, False
 
   def add(self, timestep: TimeStep) -> None:
-    """Adds the pool's picture of this timestep, if it is one of the first episode's."""
+    """Adds the pool's picture of this timestep, [B, ...], if it is one of the first episode's.
+
+    Raises:
+      RunError: the disk does not take it.
+    """
     self._ended |= self._started and bool(timestep.first[0])
     self._started = True
     if not self._ended:
@@ -94,7 +104,10 @@ class Video:
 
 
 def enlarged(frame: Array) -> Array:
-  """A picture of even height and width, of `LEAST_SIDE` or more; each pixel becomes a square."""
+  """Enlarges a picture, uint8 [height, width, 3], to even sides of `LEAST_SIDE` pixels or more.
+
+  Each pixel becomes a square: what the agent saw is not to be smoothed.
+  """
   factor = math.ceil(LEAST_SIDE / min(frame.shape[:2]))
   factor += any(factor * side % 2 for side in frame.shape[:2])  # MP4 stores colours of 2 x 2 pixels
   return np.repeat(np.repeat(frame, factor, 0), factor, 1)

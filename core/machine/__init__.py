@@ -1,1 +1,1 @@
-"""What a process asks of the machine: devices, other processes, seeds."""
+"""The machine under a run: devices, signals, locks, other processes, seeds."""

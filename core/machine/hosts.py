@@ -20,13 +20,13 @@ from .supervise import LOST
 
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as lost
 PATIENCE = 120  # seconds that processes are given to come
-LONG = 7 * 24 * 3600  # and that they wait for the first one's last evaluation; the lost are told
+LONG = 7 * 24 * 3600  # seconds that they wait for the first one's last evaluation; losses are told
 
-_LOSS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
+_LOST_PROCESS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
 
 
 class Asked(NamedTuple):
-  """What a process wants done after an update; done if any wants it."""
+  """Requests of a process after an update; all processes do what any wants."""
 
   stop: bool
   log: bool
@@ -34,7 +34,7 @@ class Asked(NamedTuple):
 
 
 def join(coordinator: str, num_processes: int | None, process_id: int | None) -> None:
-  """Waits until all processes of the job are there; before JAX looks for devices.
+  """Joins the job: waits until all its processes are there; before JAX looks for devices.
 
   Args:
     coordinator: 'host:port' of the first process, or 'auto': as JAX finds it in SLURM, Open MPI,
@@ -63,28 +63,35 @@ def join(coordinator: str, num_processes: int | None, process_id: int | None) ->
 
 
 def count() -> int:
-  """How many processes the job has."""
+  """Returns the number of processes of the job."""
   return jax.process_count()
 
 
 def index() -> int:
-  """Which process this is."""
+  """Returns the number of this process in the job, from 0."""
   return jax.process_index()
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes."""
+  """Says whether this is the first process: the one that writes."""
   return index() == 0
 
 
 def gather(numbers: ArrayLike) -> np.ndarray:
-  """What each process has to say, of equal length [N], by process: [P, N]; 32 bits a number."""
+  """Tells every process the numbers of all; waits for all.
+
+  Args:
+    numbers: of this process, [N] with the same N everywhere; 32 bits each.
+
+  Returns:
+    [P, N], in the order of processes.
+  """
   array = np.asarray(numbers)
   return multihost_utils.process_allgather(array) if count() > 1 else array[None]
 
 
 def first_says(answer: bool) -> bool:
-  """The first process's answer."""
+  """Returns the first process's answer to all; waits for all."""
   return bool(gather([answer])[0, 0])
 
 
@@ -99,12 +106,15 @@ def none_refused(refusal: UserError | None) -> None:
   """
   if first_says(refusal is not None):
     if count() > 1:
-      jax.distributed.shutdown()  # as below
+      jax.distributed.shutdown()  # as in `check_same`
     raise refusal or UserError("the first process of the job says why it cannot start.")
 
 
 def check_same(numbers: dict[str, int]) -> None:
-  """Checks that all processes have the same numbers, 32 bits each, by what they are of.
+  """Checks that all processes have the same numbers.
+
+  Args:
+    numbers: by what they are of, for the message; 32 bits each.
 
   Raises:
     UserError: names the first that differs.
@@ -120,7 +130,7 @@ def check_same(numbers: dict[str, int]) -> None:
 
 
 def alone(stopping: Callable[[], bool]) -> Callable[[], bool]:
-  """The function in a job of one process; in one of several nothing may stop before all agree."""
+  """Returns `stopping` in a job of one process; else one that says no, as all must agree first."""
   return stopping if count() == 1 else lambda: False
 
 
@@ -140,6 +150,7 @@ def tell(
   if count() == 1:
     return asked, list(episodes)
   wanted = Asked(asked.stop, asked.log and is_first(), asked.save and is_first())
+  # One collective of a fixed size for all of it: sizes that differ would need one more to agree.
   padded = np.zeros((capacity, 2), np.float32)
   padded[: len(episodes)] = np.reshape(episodes, (-1, 2))
   head = np.array([*wanted, len(episodes)], np.float32)
@@ -155,13 +166,14 @@ def tell(
 
 @contextlib.contextmanager
 def losses_explained() -> Iterator[None]:
-  """Within it, what a collective raises when another process is lost becomes a RunError.
+  """Makes a RunError of what a collective within it raises when another process is lost.
 
   Also where another layer has taken it for a failure of its own, as a checkpoint's being written.
   """
   try:
     yield
   except Exception as error:
-    if count() > 1 and _LOSS.search(str(error)):
+    # By its text: JAX raises the same class for every failure of a compiled program.
+    if count() > 1 and _LOST_PROCESS.search(str(error)):
       raise RunError(LOST) from error
     raise

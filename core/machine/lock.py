@@ -1,4 +1,4 @@
-"""One writer a folder: a lock that says who holds it, and that no dead process keeps.
+"""The lock of a folder, for one writer at a time: it says who holds it, and no dead process does.
 
 The kernel's own lock on the file, flock, ends with its process, by kill -9 too; and on most shared
 disks it counts on every host. Not on all: so the holder also gives a sign of life, the time of the
@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from ..api.errors import RunError, UserError
 
-BEAT = 5.0  # seconds between two signs of life
+BEAT = 5.0  # seconds between two signs of life; well below SILENCE: some may be lost
 SILENCE = 30.0  # seconds without one after which a holder counts as dead
 POLL = 0.2  # seconds between two looks
 
@@ -39,7 +39,7 @@ class Lock(NamedTuple):
 
 @contextlib.contextmanager
 def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Iterator[Lock]:
-  """Within it, no other process holds the lock `path`, a file in the folder that it is of.
+  """Holds the lock `path`, a file in the folder that it is of: no other process does meanwhile.
 
   Args:
     path: the file; made, and removed at the end.
@@ -55,6 +55,7 @@ def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Ite
     "host": socket.gethostname(),
     "pid": os.getpid(),
     "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    # Not the host's name: containers on one machine have their own, and one kernel with its locks.
     "machine": _BOOT.read_text("utf-8").strip() if _BOOT.exists() else socket.gethostname(),
     "id": secrets.token_hex(8),
   }
@@ -65,6 +66,7 @@ def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Ite
     while not ended.wait(BEAT):
       with contextlib.suppress(OSError):  # of a shared disk that is away for a moment
         os.utime(descriptor)
+        # Someone took a stopped process (SIGSTOP, a laptop's lid) for dead: it must not go on.
         found = _holder(path)
         if found and found["id"] != mine["id"]:
           rival.update(found)
@@ -87,7 +89,7 @@ def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Ite
 
 
 def _taken(path: Path, mine: dict[str, Any], advice: str, wait: float) -> int:
-  """The descriptor of the lock's file, which now names this process as the holder."""
+  """Takes the lock; the descriptor of its file, which now names this process as the holder."""
   deadline, waiting = time.monotonic() + wait, False
   while True:
     with contextlib.ExitStack() as unless_taken:
@@ -98,7 +100,9 @@ def _taken(path: Path, mine: dict[str, Any], advice: str, wait: float) -> int:
       # One of this machine has ended: the kernel would hold its lock.
       here = counts and holder is not None and holder["machine"] == mine["machine"]
       if free and (holder is None or here or not _beats(path, holder)):
-        if _same_file(path, descriptor):  # its holder has not removed it meanwhile
+        # Between our open and our flock the holder may have ended and removed the file: then what
+        # is locked has no name, and the next process would make and lock another.
+        if _same_file(path, descriptor):
           _write(path, descriptor, mine)
           unless_taken.pop_all()
           return descriptor
@@ -111,6 +115,7 @@ def _taken(path: Path, mine: dict[str, Any], advice: str, wait: float) -> int:
 
 
 def _write(path: Path, descriptor: int, mine: dict[str, Any]) -> None:
+  """Writes who holds the lock; on a full disk leaves no file that names nobody."""
   try:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(mine).encode(), 0)
@@ -120,7 +125,7 @@ def _write(path: Path, descriptor: int, mine: dict[str, Any]) -> None:
 
 
 def _flock(descriptor: int) -> tuple[bool, bool]:
-  """Whether no other process has locked the file; and whether this file system knows such locks."""
+  """Tries to lock the file; whether none else has, and whether this file system knows locks."""
   try:
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
@@ -131,7 +136,7 @@ def _flock(descriptor: int) -> tuple[bool, bool]:
 
 
 def _holder(path: Path) -> dict[str, Any] | None:
-  """What the file says of its holder; None if it has none, or is gone."""
+  """Reads what the file says of its holder; None if it has none, or is gone."""
   try:
     found = json.loads(path.read_text(encoding="utf-8"))
     return found if {"host", "pid", "since", "machine", "id"} <= found.keys() else None
@@ -140,7 +145,7 @@ def _holder(path: Path) -> dict[str, Any] | None:
 
 
 def _beats(path: Path, holder: dict[str, Any]) -> bool:
-  """Whether the holder gives a sign of life within SILENCE seconds."""
+  """Says whether the holder gives a sign of life within SILENCE seconds; waits for one."""
   _LOG.warning("%s, or was: waiting %.0f s for a sign of life.", _told(path, holder), SILENCE)
   seen, deadline = _changed(path), time.monotonic() + SILENCE
   while time.monotonic() < deadline:
@@ -151,7 +156,8 @@ def _beats(path: Path, holder: dict[str, Any]) -> bool:
 
 
 def _changed(path: Path) -> int | None:
-  """The time of the file's last change, in ns; opened anew, which shared disks answer freshly."""
+  """Returns the time of the file's last change, in ns; None if the file is gone."""
+  # Opened anew: NFS then asks the server (close-to-open), where stat may answer from a cache.
   try:
     with path.open("rb") as file:
       return os.fstat(file.fileno()).st_mtime_ns
@@ -160,6 +166,7 @@ def _changed(path: Path) -> int | None:
 
 
 def _same_file(path: Path, descriptor: int) -> bool:
+  """Says whether an open file is still the one of this name."""
   try:
     return os.path.samestat(path.stat(), os.fstat(descriptor))
   except FileNotFoundError:
@@ -167,6 +174,7 @@ def _same_file(path: Path, descriptor: int) -> bool:
 
 
 def _told(path: Path, holder: dict[str, Any] | None) -> str:
+  """Says in words who holds the lock."""
   who = "another process"
   if holder:
     who = f"process {holder['pid']} of {holder['host']}, since {holder['since']}"

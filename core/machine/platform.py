@@ -1,4 +1,4 @@
-"""What the process asks of the machine: devices, and the signals that end a run."""
+"""The platform of a process: JAX's devices, and the signals that end a run."""
 
 import contextlib
 import ctypes
@@ -14,7 +14,7 @@ from ..api.types import Device
 from . import process, variables
 
 M_ARENA_MAX = -8  # of mallopt
-ARENAS = 2
+ARENAS = 2  # of glibc's malloc
 
 
 def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
@@ -51,7 +51,7 @@ def _keep_memory_together() -> None:
 
 
 def devices(indices: Sequence[int] | None, what: str) -> list[Device]:
-  """This process's JAX devices of these indices, or all.
+  """Returns this process's JAX devices of these indices, or all.
 
   Raises:
     UserError: there is no such device, or none is asked for, or one twice.
@@ -68,9 +68,9 @@ def devices(indices: Sequence[int] | None, what: str) -> list[Device]:
 
 
 def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Device]:
-  """The devices that a batch is split over: those asked for, or as many as divide it.
+  """Returns the devices that a batch is split over: those asked for, or as many as divide it.
 
-  Of every process in turn, the same of each.
+  They are of every process of the job, in the order of processes, the same indices of each.
   """
   found = devices(indices, "train.learner_devices")
   if indices is None:
@@ -81,7 +81,7 @@ def learner_devices(indices: Sequence[int] | None, batch_size: int) -> list[Devi
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-  """Within it, Ctrl-C, SIGTERM and SIGHUP ask the run to save and end; a second Ctrl-C ends it.
+  """Makes Ctrl-C, SIGTERM and SIGHUP ask a run to save and end; a second Ctrl-C ends it at once.
 
   In a program that trains in a thread beside its main one, signals stay that program's affair.
 

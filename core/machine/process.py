@@ -19,7 +19,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SHOW_CURSOR = "\x1b[?25h"  # which a progress bar hides
 
 _ending = threading.Lock()
-_begun: int | None = None  # the process that has
+_begun: int | None = None  # id of the process that has called `begin`: a fork inherits this number
 
 
 def begin() -> None:
@@ -47,7 +47,7 @@ def end_on_signals() -> None:
 
 
 def heeded() -> list[signal.Signals]:
-  """The signals that count: not those that whoever started this process has it ignore (nohup).
+  """Lists the signals that count: not those that this process was started to ignore (nohup).
 
   Ctrl-C always does: a shell's script has what it starts in the background ignore it, but whoever
   presses it, or sends it on purpose, means all of them.
@@ -56,7 +56,7 @@ def heeded() -> list[signal.Signals]:
 
 
 def end(number: int, frame: FrameType | None = None) -> None:
-  """Handler of a signal: says so, and ends this process whatever it is doing.
+  """Handles a signal: says so, and ends this process whatever it is doing.
 
   It raises nothing: libraries catch what is raised, and Python itself drops it in a callback and
   prints it at exit.
@@ -70,14 +70,14 @@ def end(number: int, frame: FrameType | None = None) -> None:
 
 
 def _tell(text: str) -> None:
-  """Says something on stderr, from a handler: not by print, which the signal may have come amid."""
+  """Writes to stderr from a handler; not by print, amid which the signal may have come."""
   with contextlib.suppress(OSError):  # SIGHUP: the terminal may be gone
     if select.select([], [2], [], 0)[1]:  # else a pipe is full, and nobody reads it
       os.write(2, text.encode())
 
 
 def _ignore_signals() -> None:
-  """At exit, when all is done: else Python restores what kills a process without a word."""
+  """Ignores signals at exit, when all is done: else Python restores what kills without a word."""
   for number in SIGNALS:
     signal.signal(number, signal.SIG_IGN)
 
@@ -108,19 +108,20 @@ class Stop:
     self._tell(number)
 
   def heard(self, number: int) -> None:
-    """Is called at once, in the thread that listens for signals, where there is one."""
+    """Notes a signal at once, in the thread that listens for signals, where there is one."""
     self._interrupts += number == signal.SIGINT
     if self._interrupts > 1 and self._hard:
       end(number)
     self._tell(number)
 
   def _tell(self, number: int) -> None:
+    # A lock that is never released: both threads come here, and one line is enough.
     if self._told.acquire(blocking=False):
       _tell(f"\n{signal.Signals(number).name}: saving and stopping.\n")
 
 
 def _wakeups() -> int:
-  """The end of a pipe at which every signal is a byte, as soon as it has come."""
+  """Opens a pipe into which every signal writes a byte as soon as it has come; its reading end."""
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
   signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
@@ -128,7 +129,8 @@ def _wakeups() -> int:
 
 
 def _leave_wakeups_to_the_parent() -> None:
-  """Has a forked child write nothing into the pipe: its signals would end its parent."""
+  """Makes forked children write nothing into the pipe: their signals would end their parent."""
+  # Blocked from before the fork until the child has let go of the pipe: no signal comes between.
   masks: list[set[int]] = []
 
   def unblock() -> None:
@@ -143,7 +145,7 @@ def _leave_wakeups_to_the_parent() -> None:
 
 
 def _listen(wakeups: int) -> None:
-  """Does at once what cannot wait for the main thread, which may be in native code."""
+  """Handles at once what cannot wait for the main thread, which may be in native code."""
   while came := os.read(wakeups, 1):
     handler = signal.getsignal(came[0])
     if isinstance(handler, Stop):
@@ -162,7 +164,7 @@ def _open_closed_streams() -> None:
 
 
 def output(number: int, before: TextIO | None) -> TextIO:
-  """A stream to this file descriptor that never raises; else as `before`, which Python opened."""
+  """Opens a stream to a file descriptor that never raises; else it is as Python's own, `before`."""
   at_once = number == 2 or os.isatty(number) or os.environ.get("PYTHONUNBUFFERED")
   return io.TextIOWrapper(
     io.BufferedWriter(_Output(number, "w", closefd=False)),
@@ -173,10 +175,10 @@ def output(number: int, before: TextIO | None) -> TextIO:
 
 
 class _Output(io.FileIO):
-  """What is written to it is lost where that fails: training goes on when its reader does not.
+  """A file that loses what cannot be written to it: training goes on when its reader does not.
 
   Attributes:
-    failure: the first one.
+    failure: the first error; None while all has been written.
   """
 
   failure: OSError | None = None
@@ -192,7 +194,7 @@ class _Output(io.FileIO):
 
 
 def output_failure() -> str | None:
-  """Why stdout could not be written, after `begin`; a reader that is gone is no failure."""
+  """Says why stdout could not be written, after `begin`; a reader that is gone is no failure."""
   sys.stdout.flush()
   failure: OSError | None = sys.stdout.buffer.raw.failure  # type: ignore
   gone = (errno.EPIPE, errno.EIO)  # a pipe's, a terminal's

@@ -1,4 +1,4 @@
-"""Seeds of environments."""
+"""Seeding: the seeds of environments, for training and for evaluation."""
 
 from collections.abc import Container
 
@@ -6,11 +6,17 @@ import numpy as np
 
 
 def env_seeds(run_seed: int, restart: int, pool: int, num_envs: int) -> tuple[int, ...]:
-  """One seed an environment, for pool `pool` of the `restart`-th start of run `run_seed`.
+  """Draws one seed an environment, for a pool of one start of a run.
 
   SeedSequence mixes the three numbers, so neighbouring runs, restarts and pools get unrelated
   seeds. (EnvPool's own rule, seed s + i for environment i, makes runs with consecutive seeds share
   nearly all of their environments.)
+
+  Args:
+    run_seed: of the run.
+    restart: how many starts of the run came before this one.
+    pool: number of the pool among those of the run.
+    num_envs: of the pool.
 
   Returns:
     `num_envs` integers in [0, 2**31), what EnvPool accepts.
@@ -18,12 +24,13 @@ def env_seeds(run_seed: int, restart: int, pool: int, num_envs: int) -> tuple[in
   Raises:
     ValueError: `run_seed` is negative.
   """
+  # Restarts count too: environments begin anew, and must not repeat what was seen.
   words = np.random.SeedSequence(run_seed, spawn_key=(restart, pool)).generate_state(num_envs)
-  return tuple(int(word) >> 1 for word in words)
+  return tuple(int(word) >> 1 for word in words)  # 31 of 32 bits: EnvPool's seeds are signed
 
 
 def evaluation_seeds(seed: int, num_envs: int, trained: Container[int]) -> tuple[int, ...]:
-  """One seed an environment of an evaluation: different ones, and none of those `trained` in.
+  """Draws one seed an environment of an evaluation: different ones, none of those `trained` in.
 
   Raises:
     ValueError: `seed` is negative.

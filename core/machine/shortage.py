@@ -1,4 +1,4 @@
-"""Too little memory for what was asked: one message that says what to make smaller."""
+"""Shortage of memory for what was asked: one message that says what to make smaller."""
 
 import contextlib
 import errno
@@ -9,9 +9,10 @@ import jax
 
 from ..api.errors import RunError, UserError
 
-TRANSITION = 20  # bytes at least: action, reward, discount, first, version, one observed number
-END = 9  # bytes of a transition that says whether an episode ended, its return and length
-ENVIRONMENT = 1000  # bytes at least, of one on the host
+# Lower bounds, in bytes: what is refused cannot work, what is let through may still be too much.
+TRANSITION = 20  # of a trajectory: action, reward, discount, first, version, one observed number
+END = 9  # of `Ends`, a transition: whether an episode ended, its return and length
+ENVIRONMENT = 1000  # of one environment on the host
 
 
 def check(needed: int, what: str) -> None:
@@ -24,6 +25,7 @@ def check(needed: int, what: str) -> None:
   Raises:
     RunError: says how much is needed, and is there.
   """
+  # Physical memory, not what is free: caches are given up when it is needed.
   there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   if needed > there:
     raise RunError(
@@ -34,7 +36,7 @@ def check(needed: int, what: str) -> None:
 
 @contextlib.contextmanager
 def explained(smaller: str) -> Iterator[None]:
-  """Within it, an allocation that fails, of the host or a device, becomes a RunError.
+  """Makes a RunError of an allocation that fails within it, on the host or a device.
 
   Also where another layer has taken it for a failure of its own, as a checkpoint's being written.
 
@@ -52,7 +54,7 @@ def explained(smaller: str) -> Iterator[None]:
 
 
 def _shortage(error: BaseException | None) -> str | None:
-  """What an allocation that failed says, if it is at the root of an exception."""
+  """Returns what a failed allocation says, if one is at the root of an exception; else None."""
   while error is not None:
     said = " ".join(str(error).split())[:300]
     of_jax = isinstance(error, jax.errors.JaxRuntimeError)

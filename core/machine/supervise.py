@@ -1,4 +1,4 @@
-"""One process of a job of several, under a parent that outlives whatever XLA does to it.
+"""Supervision of one process of a job of several: a parent that outlives what XLA does to it.
 
 When a process of a job is lost, JAX's coordination service aborts the others from a C++ thread,
 with a page of its log. The parent, which has not imported JAX, makes that one line, exit code 1.
@@ -30,10 +30,10 @@ LOST = (
 
 
 def supervised(run: Callable[[], int]) -> int:
-  """Runs in a child process, which gets signals passed on, and dies with this one.
+  """Runs a function in a child process, which gets signals passed on, and dies with this one.
 
   Args:
-    run: to its exit code; only then may it have imported JAX.
+    run: returns an exit code; JAX is imported within it and not before, as it survives no fork.
 
   Raises:
     RunError: it was killed: by the loss of another process, or otherwise.
@@ -66,7 +66,8 @@ def supervised(run: Callable[[], int]) -> int:
 
 
 def _wait(child: int) -> int:
-  """Its status; by looking, as a signal just before a wait that blocks would lie until its end."""
+  """Waits for the child; its status."""
+  # By looking: Python handles a signal that comes just before a blocking wait only after it.
   while True:
     pid, status = os.waitpid(child, os.WNOHANG)
     if pid:
@@ -75,10 +76,10 @@ def _wait(child: int) -> int:
 
 
 def _be_child(run: Callable[[], int], parent: int, stderr: int) -> NoReturn:
-  """Runs, and ends at once: what JAX does at exit waits for processes that may be lost."""
+  """Runs in the child, and ends it at once: JAX at exit waits for processes that may be lost."""
   os.setsid()  # a Ctrl-C comes once, from the parent
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-  if os.getppid() != parent:
+  if os.getppid() != parent:  # it died between the fork and prctl, which then sends no signal
     os._exit(1)
   sys.stdout = process.output(os.dup(1), sys.stdout)
   os.dup2(stderr, 2)

@@ -1,4 +1,4 @@
-"""What environment variables say to JAX, XLA and Matplotlib, tried before a run depends on it.
+"""Environment variables of JAX, XLA and Matplotlib, tried before a run depends on what they say.
 
 Imports nothing heavy: every command begins with `try_imports`.
 """
@@ -59,7 +59,7 @@ def start_jax() -> None:
 
 @functools.cache
 def _try_flags(flags: str) -> None:
-  """Gives them to XLA in a process of their own: it ends the one in which it finds a wrong one."""
+  """Tries XLA_FLAGS in a process of their own: XLA ends the one in which it finds a wrong flag."""
   if not flags:
     return
   try:
@@ -80,6 +80,6 @@ def _try_flags(flags: str) -> None:
 
 
 def _one_line(error: object) -> str:
-  """The first line of what a library says, and no more than fits."""
+  """Returns the first line of what a library says, and no more than fits."""
   line = str(error).partition("\n")[0].partition("; supported values are")[0]
   return line if len(line) <= 300 else f"{line[:300]}..."

@@ -1,1 +1,1 @@
-"""What a run leaves behind: its files, logs, checkpoints and pictures."""
+"""Records of a run, which it leaves behind: its files, logs, checkpoints and pictures."""

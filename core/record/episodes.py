@@ -33,13 +33,14 @@ class EpisodeCounter:
 
 
 class Window(NamedTuple):
-  """The last `WINDOW` finished episodes of a run, and how many finished in all."""
+  """The last `WINDOW` finished episodes of a run, and the number of all that finished."""
 
   returns: tuple[float, ...] = ()
   lengths: tuple[int, ...] = ()
   finished: int = 0
 
   def add(self, episode: Episode) -> "Window":
+    """Returns the window after one more episode."""
     returns = (*self.returns, float(episode.episode_return))
     lengths = (*self.lengths, int(episode.length))
     return Window(returns[-WINDOW:], lengths[-WINDOW:], self.finished + 1)
@@ -47,7 +48,7 @@ class Window(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeStats:
-  """Finished episodes of every run that has any, by its number; None is the number of an only one.
+  """Finished episodes of each run, by its number; None is the number of an only run.
 
   Each run counts as much as any other, however many episodes it has finished.
   """
@@ -55,7 +56,7 @@ class EpisodeStats:
   windows: Mapping[int | None, Window] = dataclasses.field(default_factory=dict)
 
   def add(self, episodes: Sequence[Episode]) -> "EpisodeStats":
-    """The statistics after these episodes, those of a run in the order in which they finished."""
+    """Returns the statistics after more episodes; those of a run in the order they finished in."""
     windows = dict(self.windows)
     for episode in episodes:
       windows[episode.run] = windows.get(episode.run, Window()).add(episode)
@@ -63,25 +64,28 @@ class EpisodeStats:
 
   @property
   def finished(self) -> int:
-    """How many, of all runs."""
+    """The number of finished episodes of all runs together."""
     return sum(window.finished for window in self.windows.values())
 
   def of(self, run: int) -> "EpisodeStats":
-    """Of one run alone."""
+    """Returns the statistics of one run alone."""
     return EpisodeStats({run: self.windows[run]} if run in self.windows else {})
 
   def summary(self) -> dict[str, float]:
-    """Metrics of a row; means are absent, not NaN, before the first episode has finished."""
+    """Returns metrics for a row; means are absent, not NaN, until an episode has finished."""
     windows = self.windows.values()
     row: dict[str, float] = {"episodes": self.finished}
     if windows:
+      # A mean of means: a run of short episodes would else outweigh one of long ones.
       row["episode_return"] = fmean(fmean(window.returns) for window in windows)
       row["episode_length"] = fmean(fmean(window.lengths) for window in windows)
     return row
 
   def to_json(self) -> list[Any]:
+    """Returns what a checkpoint's document holds of the statistics."""
     return [[run, *window] for run, window in self.windows.items()]
 
   @classmethod
   def from_json(cls, saved: Sequence[Any]) -> "EpisodeStats":
+    """Returns the statistics that `to_json` has made a document of."""
     return cls({run: Window(tuple(r), tuple(n), finished) for run, r, n, finished in saved})

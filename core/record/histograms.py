@@ -1,4 +1,4 @@
-"""Histograms that are logged; in NumPy's form, which is JAX's too."""
+"""Histograms as they are logged and drawn; in NumPy's form, which is JAX's too."""
 
 import numpy as np
 
@@ -6,21 +6,27 @@ from ..api.types import Histogram
 
 
 def is_finite(x: Histogram) -> bool:
-  """Whether all values were."""
+  """Says whether all values were finite, from which counts [N] and edges [N + 1] were made."""
+  # NumPy and JAX span the edges from the least to the greatest value, so edges tell of both.
   return bool(np.isfinite(x.edges).all())
 
 
 def rebinned(x: Histogram, edges: np.ndarray) -> np.ndarray:
-  """Counts [M] between other edges, [M + 1]: all of a bin where its centre lies.
+  """Counts the values of a histogram between other edges: all of a bin where its centre lies.
 
-  Several histograms, [R, N], are taken together.
+  Args:
+    x: counts [N], or of several histograms, which are taken together, [R, N].
+    edges: ascending, [M + 1].
+
+  Returns:
+    Counts [M].
   """
   centres = (x.edges[..., 1:] + x.edges[..., :-1]) / 2
   return np.histogram(centres, edges, weights=x.counts)[0]
 
 
 def pooled(x: Histogram) -> Histogram:
-  """One histogram of several, [R, N]; without those that are not finite, unless none is."""
+  """Returns one histogram [N] of several [R, N]; without those not finite, unless none is."""
   finite = np.isfinite(x.edges).all(axis=-1)
   if not finite.any():
     return Histogram(x.counts[0], x.edges[0])

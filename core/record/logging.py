@@ -1,4 +1,4 @@
-"""Logging: what the training loop has to say goes to every configured writer.
+"""Logging: rows, episodes and pictures of a run go to every configured writer.
 
 Each writer has a thread and a bounded queue of its own, so that a writer is called from one thread
 only and a slow one delays neither training nor the other writers. A writer is `required` (the JSONL
@@ -57,6 +57,7 @@ class Logger:
     self.run = run
     self._start = time.monotonic() - wall_offset
     self._lanes: list[_Lane] = []
+    # Required ones first: if one cannot open, no thread of another has begun anything.
     for name, plugin in sorted(writers.items(), key=lambda item: not item[1].required):
       try:
         self._lanes.append(_Lane(name, plugin, run))
@@ -87,6 +88,7 @@ class Logger:
       elif np.size(value) != 1:
         raise ValueError(f"metric '{key}' has shape {np.shape(value)}; log scalars and histograms.")
       else:
+        # Converted here, once: in their threads writers would each wait for the device.
         numbers[key] = np.asarray(value).item()
     self._submit(lambda writer: writer.write(numbers))
     if histograms:
@@ -119,6 +121,7 @@ class Logger:
       Exception: whatever a required writer failed with, TimeoutError if it does not finish.
     """
     deadline = time.monotonic() + timeout
+    # Taken away first: a second call, as by `__exit__` after an error, finds nothing to do.
     lanes, self._lanes = self._lanes, []
     failures = [lane.finish(deadline) for lane in lanes]
     for failure in failures:
@@ -126,7 +129,7 @@ class Logger:
         raise failure
 
   def _submit(self, task: Callable[[Any], object], taker: type = object) -> None:
-    """Has something done with every writer that is a `taker`."""
+    """Queues a task for every writer that is a `taker`."""
     for lane in self._lanes:
       lane.submit(lambda writer: task(writer) if isinstance(writer, taker) else None)
 
@@ -155,11 +158,12 @@ class _Lane:
     self._failure: Exception | None = None
     self._warned: set[str] = set()
     self._queue: queue.Queue[Callable[[Any], object] | None] = queue.Queue(QUEUE_SIZE)
+    # A daemon: a writer that hangs must not keep the process from ending.
     self._thread = threading.Thread(target=self._drain, name=f"log-{name}", daemon=True)
     self._thread.start()
 
   def submit(self, task: Callable[[Any], object]) -> None:
-    """Has something done with the writer."""
+    """Queues a task for the writer's thread; raises what a required writer has failed with."""
     if self._failure is not None:
       raise self._failure
     try:
@@ -170,7 +174,13 @@ class _Lane:
       self._warn_once("slow", "is too slow, rows are dropped")
 
   def flush(self, timeout: float) -> None:
+    """Waits until the writer has done all that was queued before.
+
+    Raises:
+      TimeoutError: it has not, within so many seconds.
+    """
     done = threading.Event()
+    # Tasks are done in order, so this one is done when all before it are.
     self.submit(lambda _: done.set())
     if not done.wait(timeout) and self._failure is None:
       raise self._stuck(timeout)
@@ -193,6 +203,7 @@ class _Lane:
     return self._failure
 
   def _drain(self) -> None:
+    """Does the queued tasks in order; the body of the thread."""
     if self._writer is None:
       try:
         self._writer = self._open()
@@ -204,6 +215,7 @@ class _Lane:
     self._guard(lambda writer: writer.close())
 
   def _guard(self, task: Callable[[Any], object]) -> None:
+    """Does a task; keeps a required writer's failure for the main thread, warns of another's."""
     if self._writer is None:
       return
     try:

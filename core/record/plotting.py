@@ -1,4 +1,4 @@
-"""`selftune plot`: the return and what tunes itself against env steps, as one PNG.
+"""Pictures of runs, for `selftune plot`: return and self-tuned numbers against env steps, one PNG.
 
 A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
 `seed<number>` are one line: their mean, in a band of one standard deviation. One of many runs,
@@ -68,20 +68,21 @@ def save(figures: Mapping[Path, Any]) -> None:
 
 
 def shown(name: str, longest: int = LONGEST) -> str:
-  """A name as there is room for it in a picture: on one line, the middle left out if it is long."""
+  """Returns a name as a picture has room for it: on one line, without the middle if it is long."""
+  # Names of folders may hold bytes that are no UTF-8; fonts would fail on their surrogates.
   text = " ".join(name.encode("utf-8", "replace").decode().split())
   return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-longest // 2 :]}"
 
 
 def legend(owner: Any, lines: Sequence[Any], names: Sequence[str], **look: Any) -> None:
-  """A legend that shows names as they are: a `$` begins no formula, a leading `_` hides no line."""
+  """Draws a legend of names as they are: `$` begins no formula, a leading `_` hides no line."""
   drawn = owner.legend(lines, [""] * len(lines), frameon=False, **look)
   for text, name in zip(drawn.get_texts(), names, strict=True):
     text.set(text=shown(name), parse_math=False)
 
 
 def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
-  """Those that have a file of this name; the others are left out with a warning, unless all are."""
+  """Returns the workdirs that hold a file of this name, warning of the others; all if none does."""
   found = [workdir for workdir in workdirs if (workdir / name).is_file()]
   if found and len(found) < len(workdirs):
     lost = ", ".join(str(workdir) for workdir in workdirs if workdir not in found)
@@ -90,7 +91,7 @@ def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
 
 
 def figure(workdirs: Sequence[Path]) -> Any:
-  """The matplotlib Figure: episode return above, a panel a tuned number below.
+  """Draws the runs as a matplotlib Figure: episode return above, a panel a tuned number below.
 
   With the log step sizes of one run comes how they are distributed, where it was logged.
   """
@@ -99,6 +100,7 @@ def figure(workdirs: Sequence[Path]) -> Any:
     groups.setdefault(label, []).append(_rows(workdir))
   rows = [row for runs in groups.values() for rows in runs for row in rows]
   names = {key for row in rows for key, value in row.items() if jsonl.is_number(value)}
+  # One panel a tuned number, its heads as lines; names are eta/<number>/<head>.
   panels: dict[str, list[str]] = {}
   for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
     panels.setdefault(key.split("/")[1], []).append(key)
@@ -107,7 +109,7 @@ def figure(workdirs: Sequence[Path]) -> Any:
 
 
 def labels(workdirs: Sequence[Path]) -> list[str]:
-  """Names of the lines: equal for runs that differ only in their seed.
+  """Names the line of each run; names are equal for runs that differ only in their seed.
 
   `runs/stacx_seed0` is a run of `stacx`, and so is `runs/stacx/seed0`; a name that no other run
   shares is kept whole. Of `sweep/runs/007` it is `sweep` and the settings of that run.
@@ -120,7 +122,7 @@ def labels(workdirs: Sequence[Path]) -> list[str]:
 
 
 def _setting(workdir: Path) -> str:
-  """The folder and the settings of one of many runs: a point of a sweep, or of `@runs()`."""
+  """Labels one of many runs, a point of a sweep or of `@runs()`, by its settings; '' for others."""
   path = Path(workdir).absolute()
   whole = path.parent.parent  # of /x it is /, too
   points, table = whole / "points.jsonl", whole / "runs.csv"
@@ -139,13 +141,13 @@ def _setting(workdir: Path) -> str:
 
 
 def stem(workdir: Path) -> str:
-  """The name of a workdir without its seed: `runs/stacx_seed0` and `runs/stacx/seed0` are stacx."""
+  """Returns a workdir's name without its seed: stacx of `runs/stacx_seed0`, `runs/stacx/seed0`."""
   path = Path(workdir).absolute()
   return _SEED.sub("", path.name) or path.parent.name
 
 
 def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """A metric over the runs of a group: env steps [N], mean [N], standard deviation [N].
+  """Averages a metric over the runs of a group: env steps [N], mean [N], standard deviation [N].
 
   One run is drawn as it is; several are interpolated onto the env steps that all of them reached.
   N is 0 if some run has no finite value of it, or they have no env steps in common.
@@ -156,6 +158,7 @@ def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
   if len(series) == 1:
     steps, values = series[0].T
     return steps, values, np.zeros_like(values)
+  # Where all have values: a mean over fewer runs would jump as they drop out.
   begin, end = max(s[0, 0] for s in series), min(s[-1, 0] for s in series)
   if end < begin:
     return np.empty(0), np.empty(0), np.empty(0)
@@ -165,6 +168,7 @@ def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _rows(workdir: Path) -> list[dict[str, Any]]:
+  """Reads the rows of a run's metrics.jsonl that have env steps."""
   path = Path(workdir) / "metrics.jsonl"
   if not path.is_file():
     raise UserError(f"{path} does not exist: '{workdir}' is not the workdir of a training run.")
@@ -175,7 +179,7 @@ def _rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _histograms(workdir: Path) -> list[tuple[int, Histogram]]:
-  """Env steps, and how the log step sizes were distributed then."""
+  """Reads env steps, and the histogram of log step sizes then: counts [N], edges [N + 1]."""
   path = Path(workdir) / "histograms.jsonl"
   rows = jsonl.read(path) if path.is_file() else ()
   found = []
@@ -228,6 +232,7 @@ def _draw(
     _heads(axes, groups, keys, colours)
     if keys == [BETA] and len(histograms) > 1:
       _density(axes, histograms)
+    # It falls by orders of magnitude; a logarithm needs something above 0.
     if keys == ["metagrad_norm"] and any((y > 0).any() for y in _values(axes)):
       axes.set_yscale("log", nonpositive="mask")
     else:
@@ -248,7 +253,7 @@ def _draw(
 
 
 def line_colours(lines: int) -> list[Any]:
-  """One a line: told apart as well as can be, or where there are too many, in order."""
+  """Returns a colour a line: told apart as well as can be; of too many lines, in order."""
   from matplotlib import colormaps
 
   if lines <= COLOURS:
@@ -257,7 +262,7 @@ def line_colours(lines: int) -> list[Any]:
 
 
 def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None:
-  """A legend of many lines below all panels; the page grows by it, as far as a PNG can."""
+  """Draws a legend of many lines below all panels; the page grows by it, as far as a PNG can."""
   if len(names) > NAMED:
     _LOG.warning("the legend names the first %d of %d lines", NAMED, len(names))
     lines, names = lines[:NAMED], names[:NAMED]
@@ -268,7 +273,7 @@ def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None
 
 
 def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequence[Any]) -> None:
-  """One line a head. One run: a colour each; several: colours tell runs, dashes tell heads."""
+  """Draws a line a head: of one run by colours; of several by dashes, as colours tell the runs."""
   for own, runs in zip(colours, groups.values(), strict=True):
     for j, key in enumerate(keys):
       colour, style = (f"C{j}", "-") if len(groups) == 1 else (own, STYLES[j % len(STYLES)])
@@ -299,10 +304,10 @@ def _line(axes: Any, points: tuple[np.ndarray, np.ndarray, np.ndarray], **look: 
 
 
 def _values(axes: Any) -> list[np.ndarray]:
-  """What its lines show."""
+  """Returns the values of each line of a panel, [N] each."""
   return [np.asarray(line.get_ydata()) for line in axes.get_lines()]
 
 
 def _natural(key: str) -> list[Any]:
-  """Sorts head 10 after head 9."""
+  """Returns a key that sorts head 10 after head 9."""
   return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", key)]

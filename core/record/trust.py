@@ -1,4 +1,4 @@
-"""Modules that the configuration of a workdir imports: code that runs when it is only to be scored.
+"""Trust in code of a workdir: modules that its configuration imports run when it is only scored.
 
 A workdir may come from someone else, and a module in it with it.
 """
@@ -15,7 +15,7 @@ from ..api.errors import UserError
 def admit(
   module: str, folders: Sequence[Path], workdir: Path, config: Path, trusted: bool
 ) -> list[Path]:
-  """Says on stderr which module is about to be imported.
+  """Says on stderr which module is about to be imported, or refuses it.
 
   Args:
     module: its name.
@@ -30,7 +30,7 @@ def admit(
   Raises:
     UserError: the module lies in the workdir, which is not trusted.
   """
-  top = workdir.resolve()
+  top = workdir.resolve()  # a symbolic link must not make an inside look like an outside
   inside = lambda place: place.resolve().is_relative_to(top)
   allowed = [folder for folder in folders if trusted or not inside(folder)]
   name = module.partition(".")[0]
@@ -48,7 +48,7 @@ def admit(
 
 
 def _places(spec: ModuleSpec | None) -> list[Path]:
-  """The file of a module, or the folders of a package without one; none if it is not found."""
+  """Lists the file of a module, or the folders of a package without one; none if not found."""
   if spec is None:
     return []
   if spec.has_location and spec.origin:

@@ -1,4 +1,4 @@
-"""The files of one run: its configs, `restarts.jsonl`, logs and checkpoints."""
+"""The folder of one run: its configs, `restarts.jsonl`, logs and checkpoints."""
 
 import contextlib
 import json
@@ -19,11 +19,12 @@ from .checkpoint import Checkpointer, Restored
 
 
 def locate(text: str) -> tuple[Path, int | None]:
-  """What PATH[@STEP] names: the folder of checkpoints, and the update; None for the newest whole.
+  """Parses PATH[@STEP]: the folder of checkpoints, and the update; None for the newest whole one.
 
   PATH is a workdir, its `checkpoints`, or one of those.
   """
   name, at, step = text.rpartition("@")
+  # The last @, and digits behind it alone: a folder may have an @ in its name.
   of_step = at and step.isdecimal() and not os.path.isdir(text)  # a folder may have such a name
   path, number = (Path(name), int(step)) if of_step else (Path(text), None)
   if number is None and path.name.isdecimal() and path.parent.name == "checkpoints":
@@ -32,7 +33,7 @@ def locate(text: str) -> tuple[Path, int | None]:
 
 
 def default(config: str, seed: int) -> Path:
-  """Where a run goes that is not told where: runs/<config>_seed<seed>.
+  """Returns the folder of a run that is given none: runs/<config>_seed<seed>.
 
   Under a W&B agent it is runs/<config>_<its run's id>: the points of a sweep may share a seed.
   """
@@ -45,7 +46,7 @@ class Workdir:
   """The folder of one run; nothing is created before `create`."""
 
   def __init__(self, path: Path, trusted: bool = False):
-    """The folder.
+    """Takes the folder as it is, or is to be.
 
     Args:
       path: where it is.
@@ -56,16 +57,17 @@ class Workdir:
     self.checkpoints = path / "checkpoints"
     self.curves = path / "curves.png"
     self.videos = path / "videos"
-    self.done = path / "done"  # made by `training.finish`
+    self.done = path / "done"  # an empty file, made by `core.train.finish`
     self._config = path / "config.gin"
     self._restarts = path / "restarts.jsonl"
 
   def holds_run(self) -> bool:
+    """Says whether a run has been started here."""
     return os.path.exists(self._config)  # Path.exists raises where a folder may not be read
 
   @contextlib.contextmanager
   def alone(self) -> Iterator[Callable[[], None]]:
-    """Within it no other job trains here; makes the folder, and removes it if it stays empty.
+    """Keeps other jobs from training here; makes the folder, and removes it if it stays empty.
 
     Yields:
       A function that raises RunError if another process has taken over.
@@ -80,11 +82,11 @@ class Workdir:
           still_alone = self._locked(stack).check
         except UserError as error:
           refusal = error
-      hosts.none_refused(refusal)
+      hosts.none_refused(refusal)  # before anything else: the others would wait for the first
       yield still_alone
 
   def _locked(self, stack: contextlib.ExitStack) -> lock.Lock:
-    """The lock of this folder, until the stack unwinds."""
+    """Takes the lock of this folder until the stack unwinds."""
     missing = [p for p in (self.path, *self.path.parents) if not os.path.exists(p)]
     for folder in reversed(missing):
       stack.callback(_remove_if_empty, folder)
@@ -97,7 +99,7 @@ class Workdir:
       raise UserError(f"cannot write to {self.path}: {files.reason(error)}.{advice}") from error
 
   def load(self) -> config.Loaded:
-    """The configuration of the run.
+    """Loads the configuration of the run.
 
     Raises:
       UserError: there is no run here, or it wants code of the workdir to be run.
@@ -143,6 +145,7 @@ class Workdir:
       raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
     if resume:
       saved, wanted = identity(self.load()), identity(loaded)
+      # Both ways: a setting that only one of them has is a difference, too.
       for name in sorted(saved.keys() | wanted.keys()):
         if saved.get(name) != wanted.get(name):
           raise UserError(
@@ -152,11 +155,11 @@ class Workdir:
           )
 
   def restarts(self) -> int:
-    """How often the run has been started."""
+    """Counts the starts of the run so far, the first one too."""
     return len(files.read(self._restarts).splitlines()) if self._restarts.exists() else 0
 
   def env_seeds(self) -> set[int]:
-    """The seeds of all environments that the run has been trained in."""
+    """Returns the seeds of all environments that the run has been trained in, over all starts."""
     starts = jsonl.read(self._restarts) if self._restarts.exists() else ()
     return {seed for start in starts for seed in _integers(start.get("env_seeds"))}
 
@@ -167,12 +170,12 @@ class Workdir:
     env_steps: int,
     weights: str | None = None,
   ) -> None:
-    """Writes the configs, and what is of this start.
+    """Writes the configs, and a line on this start.
 
     Args:
       loaded: the configuration.
-      seeds: of the environments, which begin anew each time.
-      env_steps: that the run has made.
+      seeds: of the environments, by pool, which begin anew at each start.
+      env_steps: that the run has made before it.
       weights: the checkpoint that the first ones are from, if any.
 
     Raises:
@@ -188,6 +191,7 @@ class Workdir:
     files.write(self.path / "operative_config.gin", loaded.operative)
     files.write(self._config, loaded.text)
     try:
+      # A process that was killed in the middle of a line would else have this one glued to it.
       torn = self._restarts.exists() and self._restarts.read_bytes()[-1:] not in (b"", b"\n")
       with self._restarts.open("a", encoding="utf-8") as file:
         file.write("\n" * torn + json.dumps(start) + "\n")
@@ -204,7 +208,7 @@ class Workdir:
 
 
 def _integers(nested: Any) -> Iterator[int]:
-  """Those in a list of lists of any depth."""
+  """Yields the integers in a list of lists of any depth."""
   if isinstance(nested, list):
     for item in nested:
       yield from _integers(item)
@@ -213,7 +217,7 @@ def _integers(nested: Any) -> Iterator[int]:
 
 
 def _folders(text: str) -> list[str]:
-  """Where the modules that a configuration imports lie."""
+  """Lists the folders in which the modules lie that a configuration imports."""
   modules = [
     sys.modules[name] for name in re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
   ]
@@ -227,12 +231,12 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def identity(loaded: config.Loaded) -> dict[str, str]:
-  """What makes the run what it is: its bindings, but for those that a resumed run may change."""
+  """Returns the bindings that make a run what it is: all but those a resumed run may change."""
   return {name: str(value) for name, value in loaded.flat.items() if not _may_change(name)}
 
 
 def _may_change(name: str) -> bool:
-  """Whether 'scope/component.field' may differ when the run goes on: all of a writer's may."""
+  """Says whether 'scope/component.field' may differ when a run goes on: all of a writer's may."""
   component, _, field = name.split("/")[-1].partition(".")
   cls = registry.configurables()[component]
   return registry.kind_of(component) == "writer" or is_resumable(cls, field)

@@ -1,1 +1,1 @@
-"""What many runs say of agents: statistics, figures and one page."""
+"""Reports that compare agents over many runs: statistics, figures and one page."""

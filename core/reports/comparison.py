@@ -1,4 +1,4 @@
-"""Finished runs as matrices of scores: which runs are of one agent, and on which task each is.
+"""Comparison of finished runs: which are of one agent, on which task each is; matrices of scores.
 
 Runs of one agent have equal configurations, but for the seed, the environment, and what a resumed
 run may change. Environments that differ are tasks.
@@ -25,13 +25,13 @@ POINTS = 30  # of learning curves
 
 
 class Run(NamedTuple):
-  """One run, read from its workdir."""
+  """A run that was read from its workdir."""
 
   path: Path
   seed: int
   total_env_steps: int
-  agent: dict[str, str]  # bindings
-  task: dict[str, str]
+  agent: dict[str, str]  # bindings that runs of one agent share
+  task: dict[str, str]  # bindings of the environment
   env: Any
   curve: np.ndarray  # [N, 2]: env steps and raw return
 
@@ -54,7 +54,7 @@ def compare(
   evaluations: bool = False,
   trusted: bool = False,
 ) -> Comparison:
-  """Reads and groups runs.
+  """Reads runs and groups them by agent and task.
 
   Args:
     workdirs: of the runs.
@@ -78,6 +78,7 @@ def compare(
       "reference scores: give runs of one task."
     )
 
+  # Between rows by straight lines: runs log at times of their own.
   def curve(run: Run) -> np.ndarray:
     returns = np.interp(env_steps, *run.curve.T)
     return normalised(returns, run.env.reference_scores) if by_reference else returns
@@ -124,14 +125,14 @@ def _read(path: Path, evaluations: bool, trusted: bool) -> Run:
 
 
 def _components(plugin: Any) -> set[str]:
-  """The names of a plugin and of those it holds."""
+  """Returns the names of a plugin and of those it holds."""
   fields = (getattr(plugin, field.name) for field in dataclasses.fields(plugin))
   held = [value for value in fields if type(value) in configurables().values()]
   return {name_of(plugin)}.union(*map(_components, held))
 
 
 def _range(runs: Sequence[Run], at: int | None) -> tuple[float, float]:
-  """The env steps that curves begin and end at: every run has a score there."""
+  """Returns the env steps that curves begin and end at: every run has a score there."""
   lengths = {run.total_env_steps: run.path for run in runs}
   if at is None and len(lengths) > 1:
     told = ", ".join(f"{steps:,} env steps in {path}" for steps, path in lengths.items())
@@ -154,9 +155,10 @@ def _range(runs: Sequence[Run], at: int | None) -> tuple[float, float]:
 
 
 def _agents(runs: Sequence[Run]) -> dict[str, list[Run]]:
-  """Runs by the name of their agent: what the names of its workdirs begin with."""
+  """Groups runs by agent, named by what the names of its workdirs begin with."""
   groups: list[list[Run]] = []
   for run in runs:
+    # Not by a dict: a configuration is itself one, and there are few agents.
     same = [group for group in groups if group[0].agent == run.agent]
     if same:
       same[0].append(run)
@@ -171,14 +173,14 @@ def _agents(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _common(names: Sequence[str]) -> str:
-  """The words that all of the names begin with."""
+  """Returns the words that all of the names begin with."""
   words = [name.split("_") for name in names]
   same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
   return "_".join(column[0] for column in same)
 
 
 def _tasks(runs: Sequence[Run]) -> dict[Path, str]:
-  """The task of each run: what of its environment differs between runs, or if nothing, its name."""
+  """Names the task of each run: by what of its environment differs between runs, or as a whole."""
   keys = {key for run in runs for key in run.task}
   differ = sorted(key for key in keys if len({run.task.get(key) for run in runs}) > 1)
   return {
@@ -188,13 +190,13 @@ def _tasks(runs: Sequence[Run]) -> dict[Path, str]:
 
 
 def _name(env: Any) -> str:
-  """The plugin's name and what it says in words: `envpool Catch-v0`, `atari breakout paper`."""
+  """Names a plugin and what it says in words: `envpool Catch-v0`, `atari breakout paper`."""
   values = (getattr(env, field.name) for field in dataclasses.fields(env))
   return " ".join([name_of(env), *(value for value in values if isinstance(value, str))])
 
 
 def _matrix(agent: str, runs: Sequence[Run], tasks: Mapping[Path, str]) -> list[list[Run]]:
-  """The runs of an agent, [runs, M], in order of seeds."""
+  """Arranges an agent's runs as a matrix [runs, M tasks], in order of seeds."""
   columns: dict[str, dict[int, Run]] = {task: {} for task in sorted(set(tasks.values()))}
   for run in runs:
     column = columns[tasks[run.path]]
@@ -212,6 +214,7 @@ def _matrix(agent: str, runs: Sequence[Run], tasks: Mapping[Path, str]) -> list[
 
 
 def _differences(agents: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+  """Returns the bindings in which agents differ, with each agent's value."""
   keys = sorted({key for bindings in agents.values() for key in bindings})
   table = {key: {a: bindings.get(key, "") for a, bindings in agents.items()} for key in keys}
   return {key: row for key, row in table.items() if len(set(row.values())) > 1}

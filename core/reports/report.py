@@ -1,4 +1,4 @@
-"""`selftune report`: agents compared over tasks and seeds, as PNGs and one HTML page."""
+"""The report of `selftune report`: agents compared over tasks and seeds, as PNGs and HTML."""
 
 import base64
 import datetime
@@ -78,7 +78,7 @@ def report(
 
 
 def numbers(comparison: Comparison, found: Statistics) -> dict[str, Any]:
-  """What the page shows, as JSON."""
+  """Returns the numbers of the page as JSON has them."""
 
   def listed(estimates: Estimates) -> dict[str, Any]:
     return {
@@ -100,7 +100,7 @@ def numbers(comparison: Comparison, found: Statistics) -> dict[str, Any]:
 
 
 def aggregate_table(comparison: Comparison, found: Statistics) -> list[list[str]]:
-  """Header and rows: an agent, its runs a task, and each aggregate with its interval."""
+  """Returns header and rows: an agent, its runs a task, each aggregate with its interval."""
   shown = _shown(comparison)
   rows = [["agent", "runs", *(AGGREGATES[i] for i in shown)]]
   for agent, point in found.aggregates.point.items():
@@ -111,7 +111,7 @@ def aggregate_table(comparison: Comparison, found: Statistics) -> list[list[str]
 
 
 def _shown(comparison: Comparison) -> list[int]:
-  """The aggregates that mean something: raw returns have no optimum to be away from."""
+  """Returns which aggregates mean something: raw returns have no optimum to be away from."""
   return [i for i, _ in enumerate(AGGREGATES) if comparison.normalised or i < 3]
 
 
@@ -165,7 +165,7 @@ def _table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-  from matplotlib.figure import Figure  # without pyplot, as in core.plotting
+  from matplotlib.figure import Figure  # without pyplot, as in core.record.plotting
 
   page = Figure(figsize=(width, height), layout="constrained")
   axes = list(page.subplots(1, columns, squeeze=False)[0])
@@ -176,7 +176,7 @@ def _figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[An
 
 
 def _bars(axes: Any, names: Sequence[str], points: Sequence[float], intervals: Any) -> None:
-  """A row an agent, the first on top: its interval as a bar, the estimate as a line in it."""
+  """Draws a row an agent, the first on top: its interval as a bar, the estimate as a line in it."""
   axes.use_sticky_edges = False  # room beside the bars
   colours = line_colours(len(names))
   for i, (point, (low, high)) in enumerate(zip(points, intervals, strict=True)):

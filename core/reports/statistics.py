@@ -1,4 +1,4 @@
-"""What several runs say of agents, with how sure it is: rliable's statistics.
+"""Statistics of agents over several runs, with intervals: rliable's.
 
 Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice".
 Intervals are of 95 %, by a bootstrap over runs, stratified by task.
@@ -23,7 +23,7 @@ class Estimates(NamedTuple):
 
 
 class Statistics(NamedTuple):
-  """Of scores; 1 is what an optimality gap is measured from."""
+  """Statistics of scores; an optimality gap is measured from a score of 1."""
 
   aggregates: Estimates  # in order of AGGREGATES
   thresholds: np.ndarray  # [THRESHOLDS]
@@ -38,7 +38,7 @@ AGGREGATES = ("median", "IQM", "mean", "optimality gap")
 def statistics(
   scores: Mapping[str, np.ndarray], curves: Mapping[str, np.ndarray], resamples: int, seed: int = 0
 ) -> Statistics:
-  """Computes all of them; the same for equal arguments.
+  """Computes all statistics; the same for equal arguments.
 
   Args:
     scores: of each agent, [runs, tasks].
@@ -64,6 +64,7 @@ def statistics(
     return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
 
   both = np.concatenate([x.ravel() for x in scores.values()])
+  # Thresholds over all agents: profiles are compared at the same scores.
   low, high = both.min(), both.max()
   thresholds = np.linspace(low - 0.05 * (high - low), high, THRESHOLDS)  # profiles begin at 1
   names = list(scores)

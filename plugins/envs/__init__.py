@@ -1,1 +1,1 @@
-"""Batched environments."""
+"""Environments: suites on the host, and functional ones that can run on the device."""

@@ -17,7 +17,7 @@ class Game(NamedTuple):
 
 @functools.cache
 def games() -> Mapping[str, Game]:
-  """The games by snake_case name; scores as in dqn_zoo, the set MuZero and rliable use."""
+  """Returns the games by snake_case name; scores as in dqn_zoo, the set MuZero and rliable use."""
   table = resources.files("selftune").joinpath("data", "atari57.csv").read_text("utf-8")
   return {
     row["game"]: Game(row["envpool_task_id"], float(row["random_score"]), float(row["human_score"]))

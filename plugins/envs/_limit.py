@@ -27,11 +27,14 @@ class Limited:
     self.observation_space, self.action_space = pool.observation_space, pool.action_space
 
   def reset(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Starts an episode in every environment; observations [B, ...] and EnvPool's info, [B]."""
     observation, info = self._pool.reset()
     self._cut = np.zeros(len(observation), bool)
     return observation, info
 
   def send(self, actions: Array) -> None:
+    """Starts a step with actions [B, ...]; what was cut begins an episode instead."""
+    # EnvPool would go on with an episode that we cut: those are reset by name, and not stepped.
     self._begun = np.flatnonzero(self._cut).astype(np.int32)
     self._stepped = np.flatnonzero(~self._cut).astype(np.int32)
     if len(self._begun):
@@ -40,12 +43,14 @@ class Limited:
       self._pool.send(actions[self._stepped], self._stepped)
 
   def recv(self) -> Step:
+    """Waits for the step: observation [B, ...], reward, terminated, truncated [B], and info."""
     observation, reward, terminated, truncated, info = self._received()
+    # EnvPool's limit is one later, so `terminated` on the last step allowed is the task's word.
     self._cut = (info["elapsed_step"] >= self._limit) & ~terminated
     return observation, reward, terminated, truncated | self._cut, info
 
   def _received(self) -> Step:
-    """Of the environments that were stepped and of those that began an episode."""
+    """Merges what was stepped with what began an episode, in the order of environments."""
     if not len(self._begun):
       return self._pool.recv()
     observation, info = self._started

@@ -1,4 +1,4 @@
-"""EnvPool as an `Environment`: the part that every plugin built on it shares."""
+"""A pool of EnvPool as an `Environment`: the part that every plugin built on it shares."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,7 @@ Discount = Callable[[np.ndarray, Info, Info], np.ndarray]
 
 @functools.cache
 def envpool() -> ModuleType:
-  """The library. Imported on first use because it takes seconds and `selftune --help` must not."""
+  """Imports EnvPool on first use: it takes seconds, and `selftune --help` must not."""
   preload_egl()
   import envpool
 
@@ -53,7 +53,7 @@ DRAWN = {"render_mode": "rgb_array"}  # EnvPool's option of pools that can be dr
 
 
 def unknown(binding: str, name: str, known: Iterable[str]) -> str:
-  """The message for a `name` that is none of `known`: the nearest ones, or all of them."""
+  """Returns the message for a `name` that is none of `known`: the nearest ones, or all of them."""
   known = sorted(known)
   lower = {k.lower(): k for k in known}
   close = [lower[c] for c in difflib.get_close_matches(str(name).lower(), lower, n=3)]
@@ -64,13 +64,13 @@ def unknown(binding: str, name: str, known: Iterable[str]) -> str:
 
 
 def until_terminated(terminated: np.ndarray, info_tm1: Info, info_t: Info) -> np.ndarray:
-  """d_t = 0 if the task ended, else 1; a time limit is no end."""
+  """Computes discounts [B]: 0 where the task terminated, [B] bool, else 1; a limit is no end."""
   del info_tm1, info_t
   return (~terminated).astype(np.float32)
 
 
 def channels_last(frames: np.ndarray) -> Array:
-  """Images [B, C, H, W] -> [B, H, W, C]."""
+  """Turns images [B, C, H, W] into new ones [B, H, W, C]."""
   batch, channels, height, width = frames.shape
   # A plane at a time: six times faster than a copy of the transposed view.
   out = np.empty((batch, height, width, channels), frames.dtype)
@@ -140,6 +140,7 @@ class Pool:
       self._pool = Limited(self._pool, limit)
 
   def reset(self, stagger: bool = False) -> TimeStep:
+    """Starts an episode in every environment; timesteps [B, ...], FIRST also where staggered."""
     raw, self._info = self._pool.reset()
     self._done = np.zeros(self.num_envs, bool)
     observation = self._observe(raw)
@@ -169,17 +170,25 @@ class Pool:
     return observation
 
   def send(self, actions: Array) -> None:
+    """Starts a step with actions [B, ...]; EnvPool's threads make it."""
     self._pool.send(np.asarray(actions))  # EnvPool casts
 
   def recv(self) -> TimeStep:
+    """Waits for the step; its timesteps, [B, ...], of which nothing is written to again."""
     observation, reward, terminated, truncated, info = self._pool.recv()
     discount = self._discount(terminated, self._info, info)
+    # A row is FIRST if the row before it ended an episode: EnvPool does not say so itself.
     first, self._done, self._info = self._done, terminated | truncated, info
     reward[first], discount[first] = 0, 1  # in place: EnvPool's arrays are fresh at each call
     self._shown = self._observe(observation)
     return TimeStep(self._shown, reward, discount, first)
 
   def draw(self) -> Array:
+    """Returns the picture of environment 0, uint8 [height, width, 3].
+
+    Raises:
+      UserError: EnvPool has none of this task.
+    """
     if self._draw is not None:
       return self._draw(self._shown[0])
     try:

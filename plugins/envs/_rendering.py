@@ -1,4 +1,4 @@
-"""MuJoCo's pictures from EnvPool: whether this machine can draw them, and how well it does."""
+"""Rendering of MuJoCo's pictures by EnvPool: in turn, checked, and faster where that is enough."""
 
 import contextlib
 import functools
@@ -23,7 +23,7 @@ _PROBE_SECONDS = 120  # for what takes three
 
 
 class InTurn:
-  """Pools that draw, with one thread each, as one that draws while no other in the process does.
+  """A pool that draws while no other in this process does; its own pool has one thread.
 
   Where several threads draw at once, Mesa's software driver ends the process with a segmentation
   fault, often within a minute. As with other pools a step runs between `send` and `recv`.
@@ -35,9 +35,12 @@ class InTurn:
     self._step: Future[TimeStep]
 
   def reset(self, stagger: bool = False) -> TimeStep:
+    """Starts an episode in every environment; timesteps [B, ...]."""
     return _turns().submit(self._pool.reset, stagger).result()
 
   def send(self, actions: Array) -> None:
+    """Queues a step with actions [B, ...] behind those of the other pools."""
+
     def step() -> TimeStep:
       self._pool.send(actions)
       return self._pool.recv()
@@ -45,9 +48,11 @@ class InTurn:
     self._step = _turns().submit(step)
 
   def recv(self) -> TimeStep:
+    """Waits for the step; its timesteps, [B, ...]."""
     return self._step.result()
 
   def draw(self) -> Array:
+    """Returns the picture of environment 0, uint8 [height, width, 3]."""
     return _turns().submit(self._pool.draw).result()
 
   def close(self) -> None:
@@ -57,7 +62,7 @@ class InTurn:
 
 @functools.cache
 def _turns() -> ThreadPoolExecutor:
-  return ThreadPoolExecutor(1, "drawing")
+  return ThreadPoolExecutor(1, "drawing")  # one thread for the process: that is what makes turns
 
 
 def check(binding: str, task: str, options: Mapping[str, Any]) -> None:
@@ -83,7 +88,7 @@ def check(binding: str, task: str, options: Mapping[str, Any]) -> None:
 
 @functools.cache
 def _failure(task: str, options: tuple[tuple[str, Any], ...]) -> str:
-  """The last thing that EnvPool said; nothing if there was a frame."""
+  """Tries to draw a frame; the last thing that EnvPool said if there was none, else ''."""
   draw = (
     f"from {_pool.__name__} import envpool; "
     f"envpool().make({task!r}, 'gymnasium', num_envs=1, **{dict(options)!r}).reset()"
@@ -106,7 +111,7 @@ def _failure(task: str, options: tuple[tuple[str, Any], ...]) -> str:
 
 @contextlib.contextmanager
 def fast_models(task: str) -> Iterator[str]:
-  """A copy of EnvPool's models without shadows and antialiasing, as `base_path`.
+  """Makes a copy of EnvPool's models without shadows and antialiasing, as `base_path`.
 
   On a CPU 5 to 12 times as many frames a second; the physics is the same. EnvPool has no option for
   it, but reads the models while a pool is made, within this context.

@@ -19,13 +19,13 @@ EPISODE = 1000  # steps
 
 
 def run(*arguments: Any) -> None:
-  """Gymnasium's worker, deaf to Ctrl-C: the parent gets that too, saves, and ends the workers."""
+  """Runs Gymnasium's worker, deaf to Ctrl-C: the parent gets it too, saves, and ends workers."""
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   async_vector_env._async_worker(*arguments)
 
 
 def observation_size(domain: str, challenges: Challenges) -> int:
-  """D, the entries of the flat observation."""
+  """Returns D, the number of entries of the flat observation."""
   constraints = 0
   if challenges.safety and challenges.safety_observed:
     constraints = safety.count(domain, challenges.limit_action_change)
@@ -51,12 +51,14 @@ class Block(gymnasium.Env):
   def __init__(
     self, domain: str, challenges: Challenges, seeds: tuple[int, ...], rows: int, ahead: int
   ):
-    """Args:
-    domain: of the suite.
-    challenges: to apply.
-    seeds: one an environment, at most `rows`.
-    rows: K of the spaces; what has no environment is 0.
-    ahead: steps by which the first episode is shorter, where `reset` gets the option `stagger`.
+    """Takes what the block is to hold; its environments are loaded by the first `reset`.
+
+    Args:
+      domain: of the suite.
+      challenges: to apply.
+      seeds: one an environment, at most `rows`.
+      rows: K of the spaces; what has no environment is 0.
+      ahead: steps by which the first episode is shorter, where `reset` gets the option `stagger`.
     """
     self._ahead = ahead
     self._domain, self._challenges, self._seeds, self._rows = domain, challenges, seeds, rows
@@ -67,6 +69,7 @@ class Block(gymnasium.Env):
     self._environments: list[Any] = []
 
   def _load(self) -> None:
+    # Here, not at the top: dm_control takes a second, and the parent never needs it.
     from . import _rwrl_physics as physics
     from ._rwrl_tasks import Sensors
 
@@ -102,9 +105,11 @@ class Block(gymnasium.Env):
     ]
 
   def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict]:
+    """Starts an episode in every environment; observations and rewards [K, D + 1], and no info."""
     del seed
     if not self._environments:
       self._load()
+    # Before the reset: it loads the model anew, and with it the state.
     for i, perturb in enumerate(self._perturbations):
       perturb(self._environments[i].physics, self._generators[i])
     for environment in self._environments:
@@ -115,7 +120,11 @@ class Block(gymnasium.Env):
     return self._observation(x, reward, self._constraints(None), np.zeros_like(reward)), {}
 
   def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
-    """The observation is [K, D + 1], the reward last; all episodes of the block end together."""
+    """Makes a step with actions [K, A]; all episodes of the block end together.
+
+    Returns:
+      Observations with the reward last, [K, D + 1]; 0, False, whether the episodes are cut, {}.
+    """
     it = self._challenges
     x = action[: len(self._environments)]
     for stage in self._action_stages:
@@ -130,17 +139,20 @@ class Block(gymnasium.Env):
     seen, raw = self._sensors.read()
     constraints = self._constraints(change)
     reward = raw
+    # Mixed before the delay, so that both objectives come equally late.
     if it.multiobj_weight > 0:
       holding = constraints.mean(axis=1, keepdims=True)
       reward = (1 - it.multiobj_weight) * raw + it.multiobj_weight * holding
     reward = self._reward_delay(reward, self._draws)
     observation = self._observation(seen, raw, constraints, reward)
+    # Gymnasium has one reward and one end a block: ours are in the observation.
     return observation, 0.0, False, self._steps == EPISODE, {}
 
   def _constraints(self, change: np.ndarray | None) -> np.ndarray:
-    """[K, C] 1 where a constraint holds, no columns without safety; `change` of actions, [K, A].
+    """Returns 1 where a constraint holds, [K, C]; no columns without safety.
 
-    At a reset actions have not changed.
+    Args:
+      change: of actions since the last step, [K, A]; None at a reset: they have not changed.
     """
     it, limits = self._challenges, domains()[self._domain].safety
     if not it.safety:
@@ -157,8 +169,17 @@ class Block(gymnasium.Env):
   def _observation(
     self, x: np.ndarray, raw: np.ndarray, constraints: np.ndarray, reward: np.ndarray
   ) -> np.ndarray:
-    """The pipeline of the suite's observation `x` [K, n]; `raw` [K, 1] is its reward, `reward` what
-    is reported."""
+    """Runs the suite's observation through its stages.
+
+    Args:
+      x: as the suite has it, [K, n].
+      raw: its reward, [K, 1].
+      constraints: 1 where one holds, [K, C].
+      reward: the one that is reported, [K, 1].
+
+    Returns:
+      Observation and reward of every row, float32 [rows, D + 1].
+    """
     it = self._challenges
     for stage in self._sensor_stages:
       x = stage(x, self._draws)

@@ -1,4 +1,4 @@
-"""dm_control's environments as the Real-World RL suite uses them, and their perturbation.
+"""Physics of the Real-World RL suite: dm_control's environments, and their perturbation.
 
 Only workers import this: dm_control takes a second to load.
 """
@@ -20,7 +20,7 @@ Edit = tuple[str, str, str]  # path of an element in the XML, its attribute, the
 
 
 def load(domain: str, seed: int) -> control.Environment:
-  """The plain task of a domain. Without textures: they are most of compiling, and of the memory."""
+  """Loads the plain task of a domain, without textures: most of the time to compile, and memory."""
   environment = suite.load(domain, domains()[domain].task, task_kwargs={"random": seed})
   if domain == "quadruped":
     task = environment.task
@@ -30,7 +30,7 @@ def load(domain: str, seed: int) -> control.Environment:
 
 
 def _start_upright(task: Any, physics: Any) -> None:
-  """Turned about the vertical at random, raised by 1 cm until nothing touches the ground."""
+  """Places the quadruped: turned about the vertical at random, raised by 1 cm until it is clear."""
   azimuth = task.random.uniform(0, 2 * np.pi)
   height, touching = 0.0, True
   while touching:
@@ -46,7 +46,7 @@ def _start_upright(task: Any, physics: Any) -> None:
 
 
 def _stock(domain: str) -> ElementTree.Element:
-  """The XML of a domain's plain task."""
+  """Returns the XML of a domain's plain task, without textures."""
   if domain == "quadruped":
     xml = quadruped.make_model(floor_size=10)  # metres that one can walk in an episode
   else:
@@ -71,7 +71,7 @@ def _without_textures(xml: str | bytes) -> ElementTree.Element:
 
 
 class Perturbation:
-  """Changes one parameter of the physics at the start of every n-th episode, the first included.
+  """A change of one parameter of the physics at the start of every n-th episode, the first too.
 
   Draws N(0, std^2) each time, and for 'uniform' one more number.
   """
@@ -98,7 +98,7 @@ class Perturbation:
 
 
 def parameter(domain: str, challenges: Challenges) -> Parameter:
-  """The perturbed parameter, with what was set in place of the suite's own numbers."""
+  """Returns the perturbed parameter, with what was set in place of the suite's own numbers."""
   assert challenges.perturb is not None
   known = domains()[domain].parameters[challenges.perturb]
   given = {name: getattr(challenges, f"perturb_{name}") for name in Parameter._fields}
@@ -108,7 +108,7 @@ def parameter(domain: str, challenges: Challenges) -> Parameter:
 def next_value(
   scheduler: str, p: Parameter, value: float, sign: float, random: np.random.RandomState
 ) -> tuple[float, float]:
-  """The parameter's next value, and the next direction of 'saw_wave'.
+  """Draws the parameter's next value, and the next direction of 'saw_wave'.
 
   'saw_wave' takes the change for the value, as the suite does.
   """

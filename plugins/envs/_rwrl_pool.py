@@ -1,4 +1,4 @@
-"""The Real-World RL suite as an `Environment`: blocks of environments in worker processes."""
+"""A pool of the Real-World RL suite: blocks of environments in worker processes."""
 
 import contextlib
 import functools
@@ -20,7 +20,7 @@ from ._rwrl_block import EPISODE, Block, observation_size, run
 from ._rwrl_settings import Challenges, domains
 
 _WORKER_MODULES = [f"{__package__}._rwrl_block", f"{__package__}._rwrl_physics"]
-_LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")  # bytes
+_LONGEST_TMPDIR = 107 - len("/pymp-12345678/listener-12345678")  # bytes; Unix sockets' paths: 107
 _WORKER_VARIABLES = {
   "OMP_NUM_THREADS": "1",  # one process a core: NumPy's own threads would only compete
   "OPENBLAS_NUM_THREADS": "1",
@@ -72,28 +72,37 @@ class Pool:
     self._ended = np.zeros(n, bool)
 
   def reset(self, stagger: bool = False) -> TimeStep:
-    """Staggered, the first episodes of blocks end at different steps, those of one together."""
+    """Starts an episode in every environment; timesteps [B, ...].
+
+    Staggered, the first episodes of blocks end at different steps, those of one together.
+
+    Raises:
+      RunError: a worker died or failed.
+    """
     reset = functools.partial(self._blocks.reset, options={"stagger": stagger})
     observation, _ = self._call(reset)
     return self._timestep(observation, ~self._ended)
 
   def send(self, actions: Array) -> None:
+    """Starts a step with actions [B, A] in all workers; raises as `reset`."""
+    # The last block may have fewer environments: zeros for rows that have none.
     padded = np.zeros(self._blocks.action_space.shape or ())
     padded.reshape(-1, padded.shape[-1])[: self.num_envs] = actions
     self._call(functools.partial(self._blocks.step_async, padded))
 
   def recv(self) -> TimeStep:
+    """Waits for the step of all workers; its timesteps, [B, ...]; raises as `reset`."""
     first = self._ended
     observation, _, _, self._ended, _ = self._call(self._blocks.step_wait)
     return self._timestep(observation, first)
 
   def _timestep(self, observation: np.ndarray, first: np.ndarray) -> TimeStep:
-    """Rows of what the blocks observe; `first` is of each block."""
+    """Returns timesteps [B, ...] of what blocks observe, [N, K, D + 1]; `first` is [N]."""
     rows = observation.reshape(-1, observation.shape[-1])[: self.num_envs]
     return TimeStep(
       rows[:, :-1].copy(),  # the workers write to it again
       rows[:, -1].copy(),
-      np.ones(self.num_envs, np.float32),
+      np.ones(self.num_envs, np.float32),  # episodes are cut and never end, so no discount is 0
       np.repeat(first, self._rows)[: self.num_envs],
     )
 
@@ -124,7 +133,7 @@ class Pool:
 
 @contextlib.contextmanager
 def _short_paths() -> Iterator[None]:
-  """Within it temporary files are in /tmp, if TMPDIR is too long for the paths of sockets.
+  """Puts temporary files into /tmp within it, if TMPDIR is too long for the paths of sockets.
 
   `multiprocessing` makes a folder for its sockets when it starts its first server, and keeps it.
   """
@@ -145,7 +154,7 @@ def _fate(exitcode: int) -> str:
 
 @contextlib.contextmanager
 def _deaf() -> Iterator[None]:
-  """Within it, processes are started that a terminal or scheduler cannot end along with this one.
+  """Starts processes within it that a terminal or scheduler cannot end along with this one.
 
   This one is told too, saves, and ends the workers; multiprocessing's own end when it is gone.
   """
@@ -161,7 +170,7 @@ def _deaf() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _variables(values: dict[str, str]) -> Iterator[None]:
-  """The environment variables of processes that are started within it."""
+  """Sets environment variables for processes that are started within it."""
   before = {name: os.environ.get(name) for name in values}
   os.environ.update(values)
   try:

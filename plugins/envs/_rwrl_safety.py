@@ -24,7 +24,8 @@ Limits = Mapping[str, Any]
 
 
 def _cartpole(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
-  """slider_pos, slider_accel, balance_velocity."""
+  """Returns which of slider_pos, slider_accel and balance_velocity hold."""
+  # The limit on velocity is for a pole near the top: it has to be fast to get there.
   near_top = physics.pole_angle_cosine()[0] > np.cos((1 - c) / 0.5 + limit["balance_angle"])
   fast = abs(physics.angular_vel()[0]) > limit["balance_velocity"] * c
   return (
@@ -35,8 +36,9 @@ def _cartpole(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
 
 
 def _walker(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
-  """joint_angle (holds while any joint is above its low and any below its high limit, as in the
-  suite), joint_velocity, dangerous_fall, torso_upright."""
+  """Returns which of joint_angle, joint_velocity, dangerous_fall and torso_upright hold."""
+  # As in the suite, joint_angle holds while ANY joint is above its low, and any below its high,
+  # limit: scores would not compare with a stricter reading.
   data = physics.named.data
   angles = np.array([data.qpos[joint][0] for joint in _WALKER_JOINTS])
   low, high = (c * np.deg2rad(limit[f"joint_angle_{end}_deg"]) for end in ("low", "high"))
@@ -49,7 +51,7 @@ def _walker(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
 
 
 def _quadruped(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
-  """joint_angle, joint_velocity, upright, foot_force."""
+  """Returns which of joint_angle, joint_velocity, upright and foot_force hold."""
   # The free root joint comes first, 7 positions and 6 velocities; the rest are hinges.
   forces = [physics.named.data.sensordata[f"force_toe_{toe}"] for toe in _QUADRUPED_TOES]
   return (
@@ -61,7 +63,7 @@ def _quadruped(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
 
 
 def _humanoid(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
-  """joint_angle, joint_velocity, upright, dangerous_fall, foot_force."""
+  """Returns which of joint_angle, joint_velocity, upright, dangerous_fall and foot_force hold."""
 
   def touch(*parts: str) -> float:
     return max(physics.named.data.sensordata[f"{part}_touch"][0] for part in parts)
@@ -84,14 +86,14 @@ _CONSTRAINTS: Mapping[str, tuple[int, Callable[[Any, Limits, float], tuple[bool,
 
 
 def count(domain: str, limit_action_change: bool) -> int:
-  """C, the number of constraints of a domain."""
+  """Returns C, the number of constraints of a domain."""
   return _CONSTRAINTS[domain][0] + limit_action_change
 
 
 def satisfied(
   domain: str, physics: Any, limit: Limits, c: float, change: np.ndarray | None
 ) -> tuple[bool, ...]:
-  """Which constraints hold, [C].
+  """Returns which constraints hold, [C] bool.
 
   Args:
     domain: of the suite.

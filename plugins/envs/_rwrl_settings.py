@@ -1,4 +1,4 @@
-"""What the Real-World RL suite is made of: its challenges, domains and levels.
+"""Settings of the Real-World RL suite: its challenges, domains and levels.
 
 Workers import this, so it imports nothing heavy. The numbers are in `data/rwrl.json`.
 """
@@ -30,7 +30,7 @@ Fault = tuple[float, int]  # probability to set in, per entry and step; steps th
 @configurable("rwrl_challenges")
 @dataclasses.dataclass(frozen=True)
 class Challenges:
-  """What makes a task of the Real-World RL suite hard; each is off by default.
+  """Challenges that make a task of the Real-World RL suite hard; each is off by default.
 
   Delays are in control steps, noise in standard deviations (absolute, whatever an entry's range).
   A pair is (probability, steps): each entry that works is hit with this probability, and then
@@ -104,7 +104,7 @@ class Domain(NamedTuple):
 
 @functools.cache
 def domains() -> Mapping[str, Domain]:
-  """The four domains by name, with the combined challenges of each at every level."""
+  """Returns the four domains by name, with the combined challenges of each at every level."""
   text = resources.files("selftune").joinpath("data", "rwrl.json").read_text("utf-8")
   data = json.loads(text)
   found = {}

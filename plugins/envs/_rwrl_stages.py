@@ -23,16 +23,16 @@ class Draws:
     self._generators = generators
 
   def normal(self, size: int) -> np.ndarray:
-    """[K, size] of N(0, 1)."""
+    """Draws N(0, 1), [K, size]."""
     return np.array([generator.standard_normal(size) for generator in self._generators])
 
   def bernoulli(self, probability: float, size: int) -> np.ndarray:
-    """[K, size] bool, equal to `binomial(1, probability)` but eight times faster."""
+    """Draws bools [K, size], equal to `binomial(1, probability)` but eight times faster."""
     uniform = np.array([generator.random_sample(size) for generator in self._generators])
     return _hits(uniform, probability)
 
   def bernoulli_of(self, rows: np.ndarray, probability: float) -> np.ndarray:
-    """[K] bool; only the generators where `rows` draw, the others say False."""
+    """Draws bools [K] with the generators where `rows`, [K] bool; the others say False."""
     uniform = np.ones(len(rows))
     for row in map(int, np.flatnonzero(rows)):
       uniform[row] = self._generators[row].random_sample()
@@ -45,30 +45,32 @@ def _hits(uniform: np.ndarray, probability: float) -> np.ndarray:
 
 
 class Delay:
-  """The n-th output is the (n - steps)-th input; before that, the first input."""
+  """A delay: the n-th output is the (n - steps)-th input; before that, the first input."""
 
   def __init__(self, steps: int):
     self._queue = collections.deque(maxlen=steps + 1)
 
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+    """Takes the newest input [K, n]; returns that of `steps` calls ago, [K, n]."""
     del draws
     self._queue.extend([x] if self._queue else [x] * (self._queue.maxlen or 1))
     return self._queue[0]
 
 
 class Noise:
-  """Adds N(0, std^2), then clips to the bounds, [n] each, if there are any."""
+  """Noise: adds N(0, std^2), then clips to the bounds, [n] each, if there are any."""
 
   def __init__(self, std: float, bounds: tuple[np.ndarray, np.ndarray] | None = None):
     self._std, self._bounds = std, bounds
 
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+    """Returns x [K, n] with noise, [K, n]."""
     x = x + self._std * draws.normal(x.shape[1])
     return x if self._bounds is None else np.clip(x, *self._bounds)
 
 
 class _Spells:
-  """Which entries are faulty: one that works is hit with a probability, for some steps."""
+  """Spells of faults: an entry that works is hit with a probability, for some steps."""
 
   def __init__(self, fault: Fault):
     self._probability, self._steps = fault
@@ -76,6 +78,7 @@ class _Spells:
 
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
     left = np.zeros(x.shape, int) if self._left is None else self._left
+    # All entries draw, faulty ones in vain: the stream of draws is then the suite's.
     left[draws.bernoulli(self._probability, x.shape[1]) & (left == 0)] = self._steps
     faulty = left > 0
     self._left = left - faulty
@@ -83,30 +86,32 @@ class _Spells:
 
 
 class Dropped:
-  """Faulty entries read 0."""
+  """A stage in which faulty entries read 0."""
 
   def __init__(self, fault: Fault):
     self._faulty = _Spells(fault)
 
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+    """Returns x [K, n] with 0 where it is faulty."""
     return np.where(self._faulty(x, draws), 0.0, x)
 
 
 class Stuck:
-  """Faulty entries read what this stage put out for them last time."""
+  """A stage in which faulty entries read what it put out for them last time."""
 
   def __init__(self, fault: Fault):
     self._faulty = _Spells(fault)
     self._last: np.ndarray | None = None
 
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+    """Returns x [K, n] with what came out last time where it is faulty."""
     last = x if self._last is None else self._last
     self._last = np.where(self._faulty(x, draws), last, x)
     return self._last
 
 
 class Repetition:
-  """With a probability, an action is executed for some steps instead of the ones that follow."""
+  """A stage that at times executes an action for some steps instead of those that follow."""
 
   def __init__(self, repetition: Fault):
     self._probability, self._steps = repetition
@@ -114,9 +119,11 @@ class Repetition:
     self._held = np.empty(0)
 
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+    """Returns the actions to execute, [K, A], of those that were chosen, [K, A]."""
     if self._left is None:
       self._left, self._held = np.zeros(len(x), int), x
     free = self._left == 0
+    # Unlike the faults of entries, only a free environment draws, as in the suite.
     begins = draws.bernoulli_of(free, self._probability)
     self._held = np.where(free[:, None], x, self._held)
     self._left = np.where(begins, self._steps - 1, np.maximum(self._left - 1, 0))
@@ -124,5 +131,5 @@ class Repetition:
 
 
 def dummies(x: np.ndarray, number: int, draws: Draws) -> np.ndarray:
-  """Appends `number` entries of N(0, 1)."""
+  """Appends `number` entries of N(0, 1) to x [K, n]; [K, n + number]."""
   return np.concatenate((x, draws.normal(number)), axis=1) if number else x

@@ -1,4 +1,4 @@
-"""Observations and rewards of the Real-World RL suite's tasks, of all environments of a block.
+"""Tasks of the Real-World RL suite: observations and rewards of all environments of a block.
 
 dm_control takes them one environment at a time and looks names up at every call, which on the small
 domains is most of a step. Here what they depend on is copied out of MuJoCo's memory, a row an
@@ -22,7 +22,7 @@ _XX, _XZ, _ZX, _ZZ = 0, 2, 6, 8
 
 
 class Task(NamedTuple):
-  """What a domain's task is made of."""
+  """The functions that a domain's task consists of."""
 
   views: Callable[[Any], Views]  # of a physics
   observation: Callable[[Readings], np.ndarray]  # -> [K, n]
@@ -30,13 +30,13 @@ class Task(NamedTuple):
 
 
 class Sensors:
-  """What a task shows of K environments of a domain."""
+  """The sensors of K environments of a domain: observations and rewards of its task."""
 
   def __init__(self, domain: str, environments: Sequence[Any]):
     self._task, self._environments = _TASKS[domain], environments
 
   def attach(self) -> None:
-    """To be called when models may have been reloaded: that moves MuJoCo's memory."""
+    """Looks MuJoCo's memory up; to be called when models may have been reloaded, which moves it."""
     views = [self._task.views(environment.physics) for environment in self._environments]
     sizes = [view.size for view in views[0].values()]
     ends = np.cumsum(sizes)
@@ -46,7 +46,7 @@ class Sensors:
     self._readings = {name: self._rows[:, end - size : end] for name, size, end in columns}
 
   def read(self) -> tuple[np.ndarray, np.ndarray]:
-    """Observations [K, n] in the suite's order, and rewards [K, 1], both new arrays."""
+    """Reads observations [K, n] in the suite's order, and rewards [K, 1], both new arrays."""
     for row, views in zip(self._rows, self._views, strict=True):
       np.concatenate(views, out=row)
     return self._task.observation(self._readings), self._task.reward(self._readings)[:, None]
@@ -62,6 +62,7 @@ def _cartpole_observation(it: Readings) -> np.ndarray:
 
 
 def _cartpole_reward(it: Readings) -> np.ndarray:
+  # cartpole.Balance, not sparse: a product, so that all of it must be good at once.
   upright = (it["pole"][:, _ZZ] + 1) / 2
   centered = (1 + tolerance(it["cart"][:, 0], margin=2)) / 2
   control = tolerance(it["control"][:, 0], margin=1, value_at_margin=0, sigmoid="quadratic")
@@ -87,6 +88,7 @@ def _walker_observation(it: Readings) -> np.ndarray:
 
 
 def _walker_reward(it: Readings) -> np.ndarray:
+  # walker.PlanarWalker at walking speed.
   stand, speed = walker._STAND_HEIGHT, walker._WALK_SPEED
   standing = tolerance(it["height"][:, 0], (stand, np.inf), margin=stand / 2)
   upright = (1 + it["upright"][:, 0]) / 2
@@ -116,6 +118,7 @@ def _quadruped_observation(it: Readings) -> np.ndarray:
 
 
 def _quadruped_reward(it: Readings) -> np.ndarray:
+  # quadruped.Move.
   speed = quadruped._WALK_SPEED
   forwards = it["torso_velocity"][:, 0]
   move = tolerance(forwards, (speed, np.inf), margin=speed, value_at_margin=0.5, sigmoid="linear")
@@ -153,6 +156,7 @@ def _humanoid_observation(it: Readings) -> np.ndarray:
 
 
 def _humanoid_reward(it: Readings) -> np.ndarray:
+  # humanoid.Humanoid; walking has no direction, so the speed is that in the plane.
   stand, speed = humanoid._STAND_HEIGHT, humanoid._WALK_SPEED
   standing = tolerance(it["height"][:, 0], (stand, np.inf), margin=stand / 4)
   upright = tolerance(
@@ -169,7 +173,7 @@ def _body(physics: Any, name: str) -> int:
 
 
 def _sensor(physics: Any, name: str, size: int) -> np.ndarray:
-  """The sensor's first numbers, and those of the sensors behind it."""
+  """Returns a view of `size` numbers: a sensor's, and those of the sensors behind it."""
   start = int(physics.model.sensor_adr[physics.model.name2id(name, "sensor")])
   return physics.data.sensordata[start : start + size]
 

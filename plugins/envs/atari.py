@@ -1,4 +1,4 @@
-"""The Atari benchmark."""
+"""The Atari benchmark: 57 games, from EnvPool."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ class Atari:
 
   @property
   def reference_scores(self) -> tuple[float, float]:
-    """Of a random policy and of the human tester."""
+    """The scores of a random policy and of the human tester."""
     game = games()[self.game]
     return game.random_score, game.human_score
 
@@ -93,13 +93,14 @@ class Atari:
 def _until_game_over(
   terminated: np.ndarray, info_tm1: _pool.Info, info_t: _pool.Info
 ) -> np.ndarray:
-  """d_t = 0 if the game is over, on the last step of the time limit too, else 1."""
+  """Computes discounts [B]: 0 where the game is over, on the limit's last step too, else 1."""
+  # EnvPool's `terminated` is False where the limit falls on the end; its info tells them apart.
   return _pool.until_terminated(terminated | info_t["terminated"].astype(bool), info_tm1, info_t)
 
 
 def _until_life_lost(
   terminated: np.ndarray, info_tm1: _pool.Info, info_t: _pool.Info
 ) -> np.ndarray:
-  """d_t = 0 if the game is over or a life was lost, else 1."""
+  """Computes discounts [B]: 0 where the game is over or a life was lost, else 1."""
   lost = info_t["lives"] < info_tm1["lives"]
   return _until_game_over(terminated | lost, info_tm1, info_t)

@@ -1,4 +1,4 @@
-"""The DeepMind Control Suite."""
+"""The DeepMind Control Suite, from EnvPool."""
 
 import contextlib
 import dataclasses
@@ -60,12 +60,12 @@ _KEYS = {
 }
 
 
-EPISODE_LENGTH = 1000
+EPISODE_LENGTH = 1000  # control steps
 VIDEO_SIZE = 240  # height and width of the pictures of environments seen as features
 
 
 def observation_keys() -> dict[str, dict[str, tuple[str, ...]]]:
-  """Domain -> task -> the keys of its observation: all 51 tasks of dm_control."""
+  """Returns the keys of observations by domain and task: all 51 tasks of dm_control."""
   return {
     domain: {task: tuple(keys.split()) for names, keys in tasks.items() for task in names.split()}
     for domain, tasks in _KEYS.items()
@@ -192,9 +192,10 @@ class DMControl:
   def _id(self) -> str:
     """EnvPool's name of the task: 'humanoid_CMU', 'run' is HumanoidCMURun-v1."""
     words = f"{self.domain}_{self.task}".split("_")
+    # Not title(): CMU keeps its capitals.
     return "".join(word[0].upper() + word[1:] for word in words) + "-v1"
 
 
 def _concatenate(parts: Sequence[np.ndarray]) -> np.ndarray:
-  """Float64 [B, ...] each -> float32 [B, D]."""
+  """Flattens and joins parts of an observation, float64 [B, ...] each, to float32 [B, D]."""
   return np.concatenate([part.reshape(len(part), -1) for part in parts], 1, dtype=np.float32)

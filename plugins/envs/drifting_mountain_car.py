@@ -1,4 +1,4 @@
-"""Mountain car seen through features that drift, beside features that are noise."""
+"""Drifting mountain car: seen through features that drift, beside features that are noise."""
 
 import dataclasses
 from typing import NamedTuple
@@ -16,10 +16,12 @@ from .mountain_car import State as Car
 
 TILINGS, TILES = 16, 10
 INFORMATIVE = TILINGS * TILES**2
-FAR = 2**30
+FAR = 2**30  # draws; within int32 when a step's are added
 
 
 class State(NamedTuple):
+  """The car, the signs of its features, and when the next one flips."""
+
   car: Car
   signs: Array  # [INFORMATIVE] float32, 1 or -1
   until: Array  # [] int32, draws of a feature until one flips,
@@ -48,15 +50,18 @@ class DriftingMountainCar:
     return EnvSpec(observation, self._car.spec.action)
 
   def init(self, key: Array) -> tuple[State, TimeStep]:
+    """Starts the first episode: the state, and its FIRST timestep with features [1600 + noise]."""
     car_key, gap_key, key = jax.random.split(key, 3)
     car, timestep = self._car.init(car_key)
     signs = jnp.ones(INFORMATIVE, jnp.float32)
     key, noise = _noise(key, self.noise)
     gap, flips = _gap(gap_key, self.drift)
+    # The gap counts draws from the first on, `until` those that come before it.
     state = State(car, signs, gap - 1, flips, key)
     return state, _observe(state, timestep, noise)
 
   def step(self, state: State, action: Array) -> tuple[State, TimeStep]:
+    """Makes a step with an action []; also at a reset every sign may flip, and noise is drawn."""
     car, timestep = self._car.step(state.car, action)
     state = _flip(state._replace(car=car), self.drift)
     key, noise = _noise(state.key, self.noise)
@@ -72,6 +77,7 @@ class DriftingMountainCar:
 
 
 def _observe(state: State, timestep: TimeStep, noise: Array) -> TimeStep:
+  """Returns the car's timestep with signed tiles and noise as its observation, [1600 + noise]."""
   low, high = jnp.array([[LEAST, -MAX_SPEED], [GREATEST, MAX_SPEED]], jnp.float32)
   active = active_tiles((timestep.observation - low) / (high - low), TILINGS, TILES)
   tiles = binary_features(active, TILINGS, TILES**2, jnp.float32)
@@ -79,7 +85,7 @@ def _observe(state: State, timestep: TimeStep, noise: Array) -> TimeStep:
 
 
 def _noise(key: Array, size: int) -> tuple[Array, Array]:
-  """The next key, and `size` fair bits as float32: one call of the generator gives all of it."""
+  """Draws the next key, and `size` fair bits as float32 [size]: by one call of the generator."""
   kind = jax.random.key_impl(key)
   (own,) = jax.random.key_data(key).shape  # words of a key: 2 of threefry's, 4 of rbg's
   words = jax.random.bits(key, (own + -(-size // 32),), jnp.uint32)
@@ -110,7 +116,14 @@ def _flip(state: State, drift: Array | float) -> State:
 
 
 def _gap(key: Array, drift: Array | float) -> tuple[Array, Array]:
-  """Draws up to and with the next that flips: geometric, at least 1; or FAR, if none flips yet."""
+  """Draws the number of draws to the next flip, [] int32, from 1 to FAR; and whether it flips, [].
+
+  Args:
+    key: of the draw.
+    drift: the probability of a flip, [].
+  """
+  # Inverse transform of the geometric distribution: ceil(log(1 - u) / log(1 - p)). A drift of 0
+  # makes 0 / 0 or infinity: FAR. FAR draws without a flip are drawn again from there, without bias.
   u = jax.random.uniform(key, (), jnp.float32)
   trials = jnp.ceil(jnp.log1p(-u) / jnp.log1p(-jnp.asarray(drift)))
   trials = jnp.clip(jnp.nan_to_num(trials, nan=FAR), 1, FAR)

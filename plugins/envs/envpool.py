@@ -1,4 +1,4 @@
-"""EnvPool's small tasks."""
+"""The small tasks of EnvPool: classic control, toy text, Box2D."""
 
 import dataclasses
 import math
@@ -78,6 +78,7 @@ class EnvPool:
       )
 
   def _check_limit(self, limit: int, default: int):
+    """Raises UserError for a time limit that EnvPool would not keep."""
     if limit < 1:
       raise UserError(
         f"envpool.max_episode_steps = {limit} must be at least 1, or None for the limit of "
@@ -90,7 +91,7 @@ class EnvPool:
       )
 
   def _limit(self) -> int | None:
-    """The time limit, if there is one."""
+    """Returns the time limit in steps, if there is one."""
     default = _pool.envpool().make_spec(self.task).config.max_episode_steps
     limit = default if self.max_episode_steps is None else self.max_episode_steps
     return None if limit >= _UNLIMITED else limit
@@ -122,13 +123,14 @@ class EnvPool:
 
 
 def _plane(observation: Array) -> Array:
-  """[H, W] of numbers in [0, 1], such as Catch's, as a grey picture."""
+  """Draws numbers in [0, 1], [H, W], such as Catch's, as a grey picture, uint8 [H, W, 3]."""
   return np.repeat((255 * np.asarray(observation)).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:
-  """What agents see of observations like `raw`, and the function from the one to the other."""
+  """Returns the spec of what agents see, and the function to it from observations like `raw`."""
   if raw.dtype == np.uint8 or not np.issubdtype(raw.dtype, np.integer):
+    # As they come: EnvPool's arrays are fresh at each call.
     return specs.Array(raw.shape, raw.dtype), lambda x: x
   assert isinstance(raw, specs.BoundedArray), raw
   low, high = int(np.min(raw.minimum)), int(np.max(raw.maximum))

@@ -1,4 +1,4 @@
-"""Mountain car as pure functions."""
+"""Mountain car as a functional environment."""
 
 import dataclasses
 from typing import Any, Literal, NamedTuple
@@ -11,11 +11,13 @@ from dm_env import specs
 from ...core.api import Array, Count, Environment, EnvSpec, TimeStep, register
 from ._functional import Pool
 
-LEAST, GOAL, GREATEST, MAX_SPEED = -1.2, 0.5, 0.6, 0.07
+LEAST, GOAL, GREATEST, MAX_SPEED = -1.2, 0.5, 0.6, 0.07  # positions; change of one a step
 Cut = Literal["terminal", "bootstrap"]
 
 
 class State(NamedTuple):
+  """The state of one car and its episode."""
+
   position: Array  # [] float32
   velocity: Array  # [] float32
   steps: Array  # [] int32, of the episode
@@ -41,6 +43,7 @@ class MountainCar:
     return EnvSpec(specs.Array((2,), np.float32), specs.DiscreteArray(3))
 
   def init(self, key: Array) -> tuple[State, TimeStep]:
+    """Starts the first episode: the state, and its FIRST timestep; the observation is [2]."""
     position, key = _start(key)
     zero = jnp.zeros((), jnp.int32)
     still = jnp.zeros((), jnp.float32)
@@ -48,6 +51,7 @@ class MountainCar:
     return state, TimeStep(_observe(state), still, 1 + still, zero == 0)
 
   def step(self, state: State, action: Array) -> tuple[State, TimeStep]:
+    """Makes a step with an action [] in {0, 1, 2}; after an end, starts an episode instead."""
     first = state.done
     position, velocity = move(state.position, state.velocity, action)
     # At most one pass. `vmap` takes both branches of a `cond` at every step, but it enters a loop
@@ -61,6 +65,7 @@ class MountainCar:
     goal = ~first & (position >= GOAL)
     cut = steps >= self.max_steps
     new = State(position, velocity, steps, goal | cut, key)
+    # A cut ends the episode in any case; the discount says whether learning bootstraps.
     ended = goal | cut if self.cut == "terminal" else goal
     reward, discount = (x.astype(jnp.float32) for x in (jnp.where(first, 0, -1), ~ended))
     return new, TimeStep(_observe(new), reward, discount, first)
@@ -70,15 +75,25 @@ class MountainCar:
 
 
 def move(position: Array, velocity: Array, action: Array) -> tuple[Array, Array]:
-  """Gym's dynamics (Moore 1990): the next position and velocity."""
+  """Moves the car by Gym's dynamics (Moore 1990).
+
+  Args:
+    position: [...].
+    velocity: [...], of position a step.
+    action: [...] int: 0 pushes left, 1 does not, 2 pushes right.
+
+  Returns:
+    The next position and velocity, [...] each.
+  """
   velocity += 0.001 * (action - 1).astype(velocity.dtype) - 0.0025 * jnp.cos(3 * position)
   velocity = jnp.clip(velocity, -MAX_SPEED, MAX_SPEED)
   position = jnp.clip(position + velocity, LEAST, GREATEST)
+  # The wall on the left stops the car; on the right is the goal, which ends the episode before.
   return position, jnp.where((position == LEAST) & (velocity < 0), 0.0, velocity)
 
 
 def _start(key: Array) -> tuple[Array, Array]:
-  """A first position, and the next key."""
+  """Draws a first position, [], and the next key."""
   key, start = jax.random.split(key)
   return jax.random.uniform(start, (), jnp.float32, -0.6, -0.4), key
 

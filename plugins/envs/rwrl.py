@@ -1,4 +1,4 @@
-"""The Real-World RL suite."""
+"""The Real-World RL suite: four domains of dm_control, made hard."""
 
 import dataclasses
 from typing import Literal
@@ -62,6 +62,7 @@ class Rwrl:
 
 
 def _changed(challenges: Challenges) -> list[str]:
+  """Lists the fields that are not at their defaults."""
   names = (field.name for field in dataclasses.fields(Challenges))
   return [name for name in names if getattr(challenges, name) != getattr(NO_CHALLENGES, name)]
 

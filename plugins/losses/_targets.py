@@ -1,4 +1,4 @@
-"""The recursion that all correctors share."""
+"""The backward recursion that every corrector shares; they differ in rho and c alone."""
 
 import jax
 import jax.numpy as jnp
@@ -32,25 +32,38 @@ def corrected_targets(
   Returns:
     Targets [T, B]; the derivative flows through gamma, lambda_, rho and c.
   """
+  # Reward and discount of x are those of t + 1 already, so index t of each array is one transition.
   discount = gamma * x.discount
   value_tm1, value_t = x.value[:-1], x.value[1:]
-  delta = rho * (x.reward + discount * value_t - value_tm1)
+  delta = rho * (x.reward + discount * value_t - value_tm1)  # Algorithm 1, line 7
 
   def backward(carry, inputs):
     error, greatest = carry  # of the products that begin at t + 1, the empty one too
     delta, trace, mask = inputs
+    # min(), not a rescaled product: a trace below the bound keeps its bits and its derivative.
     trace = jnp.minimum(trace, MAX_TRACE / greatest)
-    error = mask * (delta + trace * error)
+    # The mask is outside the sum: an auto-reset step neither has an error nor passes one on.
+    error = mask * (delta + trace * error)  # line 11
     return (error, jnp.maximum(mask * trace * greatest, 1)), error
 
   none = jnp.zeros_like(delta[0])
   traces = discount * lambda_ * c
   _, errors = jax.lax.scan(backward, (none, none + 1), (delta, traces, x.mask), reverse=True)
   target = value_tm1 + errors
-  target_t = jnp.concatenate([target[1:], x.value[-1:]])
+  target_t = jnp.concatenate([target[1:], x.value[-1:]])  # e_T = 0, so v_T = V(x_T)
+  # Line 20 bootstraps from v_{t+1} itself; RLax's leaky V-trace mixes lambda into it.
   return Targets(target, rho * (x.reward + discount * target_t - value_tm1))
 
 
 def clipped_by(ratio: Array, limit: Scalar) -> Array:
-  """1 where a ratio exceeds the limit by more than rounding, as on policy it may not; else 0."""
+  """Says which importance ratios a limit clips, for a metric.
+
+  Args:
+    ratio: importance ratios, [T, B].
+    limit: rho_bar, [].
+
+  Returns:
+    [T, B]: 1 where the ratio exceeds the limit, else 0.
+  """
+  # On policy the ratio is 1 up to rounding, and rho_bar is 1: that must not count as clipped.
   return (ratio > limit * (1 + 1e-5)).astype(ratio.dtype)

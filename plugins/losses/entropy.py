@@ -16,5 +16,10 @@ class Entropy:
   cost: NotNegative = tunable(0.01, SCALE, "g_e")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    """Computes -g_e H and the entropy in nats, [T, B] each, from policies [T, B, A].
+
+    Raises:
+      UserError: the policy's entropy has no closed form (a squashed Gaussian's).
+    """
     entropy = x.distribution.entropy(x.policy)
     return -self.cost * entropy, {"entropy": entropy}

@@ -17,5 +17,6 @@ class ImportanceSampling:
   lambda_: Fraction = tunable(1.0, UNIT, "λ")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
-    ratio = jnp.exp(x.log_is)
+    """Computes Targets [T, B] from one head's inputs, [T, B]; it has no metrics."""
+    ratio = jnp.exp(x.log_is)  # finite: core has capped log_is
     return corrected_targets(x, self.gamma, self.lambda_, ratio, ratio), {}

@@ -17,5 +17,6 @@ class LambdaReturn:
   lambda_: Fraction = tunable(1.0, UNIT, "λ")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    """Computes Targets [T, B] from one head's inputs, [T, B]; it has no metrics."""
     one = jnp.ones_like(x.log_is)
     return corrected_targets(x, self.gamma, self.lambda_, one, one), {}

@@ -41,9 +41,12 @@ class LeakyVTrace:
   c_bar: Positive = tunable(1.0, POSITIVE, "c̄")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    """Computes Targets [T, B] from one head's inputs, [T, B], and where rho was clipped, [T, B]."""
     ratio = jnp.exp(x.log_is)
+    # Products, so that one tunable moves both (STACX) and two move them apart (Figure 5b).
     rho_bar, c_bar = self.truncation * self.rho_bar, self.truncation * self.c_bar
     alpha_rho, alpha_c = self.alpha * self.alpha_rho, self.alpha * self.alpha_c
+    # Eq. 5: what exceeds the bound leaks through in part, for less bias and more variance.
     rho = (1 - alpha_rho) * ratio + alpha_rho * jnp.minimum(rho_bar, ratio)
     c = (1 - alpha_c) * ratio + alpha_c * jnp.minimum(c_bar, ratio)
     clipped = clipped_by(ratio, rho_bar)

@@ -16,5 +16,10 @@ class NormalKL:
   cost: NotNegative = tunable(0.01, SCALE, "g_e")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    """Computes g_e KL and the KL in nats, [T, B] each, from policies [T, B, A].
+
+    Raises:
+      UserError: actions are discrete, so there is no normal to compare with.
+    """
     kl = x.distribution.normal_kl(x.policy)
     return self.cost * kl, {"normal_kl": kl}

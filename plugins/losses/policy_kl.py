@@ -17,5 +17,6 @@ class PolicyKL:
   cost: NotNegative = tunable(1.0, SCALE, "g_kl")
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
+    """Computes g_kl KL and the KL in nats, [T, B] each, from policies [T, B, A]."""
     kl = x.distribution.kl(x.policy, x.reference)
     return self.cost * kl, {"kl": kl}

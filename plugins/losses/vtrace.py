@@ -29,6 +29,7 @@ class VTrace:
   c_bar: Positive = tunable(1.0, POSITIVE, "c̄")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    """Computes Targets [T, B] from one head's inputs, [T, B], and where rho was clipped, [T, B]."""
     ratio = jnp.exp(x.log_is)
     rho, c = jnp.minimum(self.rho_bar, ratio), jnp.minimum(self.c_bar, ratio)
     clipped = clipped_by(ratio, self.rho_bar)

@@ -1,4 +1,4 @@
-"""What the two forms of AC(lambda), dense and sparse, have in common."""
+"""Parts that the two forms of AC(lambda), dense and sparse, have in common."""
 
 from typing import Protocol
 
@@ -28,8 +28,13 @@ def clipped(reward: Array, limit: float | None) -> Array:
 
 
 def continues(first: Array, discount: Array) -> Array:
-  """Whether traces go on in a timestep, [...] bool.
+  """Says whether traces go on in a timestep, [...] bool.
 
   They do not where an episode starts, nor where one ended though play goes on.
+
+  Args:
+    first: [...] bool, the timestep starts an episode.
+    discount: [...] float32, without gamma, of the transition into the timestep.
   """
+  # Discount 0 without FIRST is a lost life of Atari: what came before is not to be credited.
   return ~first & (discount > 0)

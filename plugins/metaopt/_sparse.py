@@ -56,7 +56,7 @@ class Span(NamedTuple):
 
 
 class Carry(NamedTuple):
-  """What a step of a block changes."""
+  """The state that a step of a block changes."""
 
   run: RunState  # without parameters and meta state
   span: Span
@@ -71,13 +71,20 @@ def as_matrix(params: PyTree) -> Array:
 
 
 def as_params(matrix: Array) -> PyTree:
+  """The inverse of `as_matrix`, from [1 + A, F]."""
   return {"value": matrix[:1], "policy": matrix[None, 1:]}
 
 
 def products(span: Span, sums: Array, shared: Array) -> Array:
-  """(w, z, h) phi, [3, 1 + A], of features with these sums and these shared features."""
+  """Computes (w, z, h) phi, [3, 1 + A], without w, z or h.
+
+  Args:
+    span: of the block.
+    sums: (w_0, z_0, h_0) phi, [3, 1 + A].
+    shared: how many features phi shares with each phi_k met so far, [T].
+  """
   w_0, z_0, h_0 = sums
-  start = jnp.stack([w_0, jnp.zeros_like(w_0), h_0])
+  start = jnp.stack([w_0, jnp.zeros_like(w_0), h_0])  # z has no constant part: z_0 comes with s_z
   return start + span.scale[:, None] * z_0[None] + span.coefficients @ shared
 
 
@@ -88,34 +95,42 @@ def block(
   active: Callable[[RunState], Array],
   state: RunState,
 ) -> tuple[RunState, Ends, Metrics]:
-  """`STEPS` iterations of one run, equal to as many of `core.runs.iteration.iterate`, no metrics.
+  """Makes `STEPS` iterations of one run, equal to as many of `core.runs.iteration.iterate`.
+
+  It gives no metrics.
 
   Args:
     ac: the meta-optimiser; its tuner is a `ScalarTuner`.
     fns: its network has `active`.
-    env: acts in it.
-    active: whether a run is still going.
-    state: of the run, with one environment.
+    env: the environment that it acts in.
+    active: says of a run whether it is still going, [] bool.
+    state: of the run, with one environment, [1, ...].
+
+  Returns:
+    The state after them, and the episodes that ended, [STEPS, 1].
   """
   network = fns.network
   assert network.active is not None
   online, tuned = state.learner.meta_state, state.learner.meta_state.tuner
   flat_w, unravel = ravel_pytree(state.learner.params)
+  # A constant step size has no h: zeros stand in for it, and what becomes of them is dropped.
   flat_h = jnp.zeros_like(flat_w) if isinstance(tuned.h, tuple) else tuned.h
   w, z, h = (as_matrix(unravel(x)) for x in (flat_w, online.trace, flat_h))
   start = (w, z, h)
 
+  # Within a block nothing else reads the matrices, and of each this reads K of F columns.
   def sums(features):
     return jnp.stack([jnp.sum(x[:, features], axis=-1) for x in start])
 
   features = network.active(state.timestep.observation[0])
   span = Span(
-    scale=jnp.array([0.0, 1.0, 0.0], w.dtype),
+    scale=jnp.array([0.0, 1.0, 0.0], w.dtype),  # w = w_0, z = z_0, h = h_0
     coefficients=jnp.zeros((3, w.shape[0], STEPS), w.dtype),
     met=jnp.full((STEPS, features.size), -1, features.dtype),
     sums=sums(features),
     shared=jnp.zeros(STEPS, w.dtype),
   )
+  # The matrices stay out of the carry: `unless_ended` selects over all of it, at every step.
   small = state._replace(learner=state.learner._replace(params=(), meta_state=()))
   carry = Carry(small, span, tuned.rule, jnp.vdot(z, z), jnp.vdot(z, h))
   # The keys that core.runs.iteration.act and Functions.act would draw with.
@@ -145,16 +160,31 @@ def step(
   t: Array,
   key: Array,
 ) -> tuple[Carry, Ends]:
-  """Step t of a block: acts, steps the environment, and learns if there was a transition."""
+  """Makes step t of a block: acts, steps the environment, and learns if there was a transition.
+
+  Args:
+    ac: the meta-optimiser.
+    fns: the agent.
+    env: the environment.
+    sums: from active features [K] to (w_0, z_0, h_0) phi, [3, 1 + A].
+    carry: what the steps before have made.
+    t: which step of the block, [] int32.
+    key: of the action.
+
+  Returns:
+    The new carry, and the episodes that ended, [1].
+  """
   run, span, active = carry.run, carry.span, fns.network.active
   assert active is not None
   phi = products(span, span.sums, span.shared)
-  sample = fns.distribution.sample(key, phi[:1, 1:])
+  sample = fns.distribution.sample(key, phi[:1, 1:])  # row w without the value: the logits
   env_state, timestep = jax.vmap(env.step)(run.env, fns.distribution.to_action(sample))
   timestep = as_specified(timestep, env.spec, jnp.asarray)
   features, next_features = active(run.timestep.observation[0]), active(timestep.observation[0])
   met = jnp.where((jnp.arange(STEPS) == t)[:, None], features[None], span.met)
+  # Group by group: an index is active in the group that it lies in, or nowhere.
   shared = jnp.sum(met == next_features[None], axis=-1).astype(phi.dtype)
+  # Sums are of the block's start, so this step's learning, which changes the span, leaves them.
   next_sums = sums(next_features)
   next_phi = products(span, next_sums, shared)
 
@@ -187,22 +217,22 @@ def learn(
   next_phi: Array,
   overlap: tuple[int, Array],
 ) -> tuple[Carry, Array]:
-  """One update of AC(lambda) and its tuner.
+  """Makes one update of AC(lambda) and its tuner (Algorithm 1 of Metatrace, lines 5 to 15).
 
   Args:
     ac: the meta-optimiser; its tuner is a `ScalarTuner`.
     distribution: of the policy.
     carry: before it.
-    t: step of the block.
-    sample: the action.
-    timestep: what it led to.
+    t: which step of the block, [] int32.
+    sample: the action, [...].
+    timestep: that it led to, [1, ...].
     phi: (w, z, h) phi_t, [3, 1 + A].
     next_phi: (w, z, h) phi_{t + 1}, [3, 1 + A].
-    overlap: phi_t' phi_t and phi_{t + 1}' phi_t.
+    overlap: phi_t' phi_t and phi_{t + 1}' phi_t, [] each.
 
   Returns:
-    The new span, rule and products; and delta, and what is added to w and h for each number of the
-    trace, [2].
+    The new span, rule and products; and [2]: delta, and what is added to w and h together for each
+    number of the trace, which is not finite if either is.
   """
   phi_w, phi_z, phi_h = phi
   next_w, next_z, next_h = next_phi
@@ -213,10 +243,12 @@ def learn(
   decay = ac.gamma * ac.lambda_ * running
   reward = clipped(timestep.reward[0], ac.max_abs_reward)
   delta = reward + discount * next_w[0] - phi_w[0]
-  # The gradients of U and of the entropy are these, times phi_t.
+  # The gradients of U (line 6) and of the entropy are these, times phi_t.
   grad_u = jnp.concatenate([one, jax.grad(distribution.log_prob)(policy, sample) / 2])
   bonus = jnp.concatenate([none, ac.entropy * jax.grad(distribution.entropy)(policy)])
 
+  # z <- decay z + grad_u phi', so every product of z with itself, h and phi follows from those of
+  # before: |a x + b|^2 = a^2 |x|^2 + 2 a <x, b> + |b|^2, and <b, x> = grad_u' (x phi).
   u_u = overlap[0] * jnp.vdot(grad_u, grad_u)
   z_z = decay**2 * carry.z_z + 2 * decay * jnp.vdot(grad_u, phi_z) + u_u
   z_h = decay * carry.z_h + jnp.vdot(grad_u, phi_h)
@@ -228,7 +260,7 @@ def learn(
     u_h=jnp.vdot(grad_u, phi_h),
     bonus_h=jnp.vdot(bonus, phi_h),
     trace_h=z_h,
-    trace_delta=discount * next_z[0] - phi_z[0],
+    trace_delta=discount * next_z[0] - phi_z[0],  # delta depends on the value's row alone
     u_u=u_u,
   )
   assert isinstance(ac.tuner, ScalarTuner)
@@ -236,10 +268,11 @@ def learn(
   rule, alpha = checks.tuner(checks.who(ac.tuner), adapted, carry.rule, delta)
 
   along_w = alpha * delta  # w and h change by so much of the trace
-  along_h = alpha * (delta + discount * next_h[0] - phi_h[0])
+  along_h = alpha * (delta + discount * next_h[0] - phi_h[0])  # line 14
   span, hot = carry.span, (jnp.arange(STEPS) == t)[None]
   q_w, q_z, q_h = span.coefficients
   s_w, s_z, s_h = span.scale
+  # The trace of this step first, then w and h along it: the span's form of line 5 and line 14.
   q_z = decay * q_z + jnp.where(hot, grad_u[:, None], 0)
   s_z = decay * s_z
   own = jnp.where(hot, (alpha * bonus)[:, None], 0)
@@ -247,22 +280,23 @@ def learn(
     coefficients=jnp.stack([q_w + along_w * q_z + own, q_z, q_h + along_h * q_z + own]),
     scale=jnp.stack([s_w + along_w * s_z, s_z, s_h + along_h * s_z]),
   )
-  z_h += along_h * z_z + alpha * jnp.vdot(bonus, phi_z)
+  z_h += along_h * z_z + alpha * jnp.vdot(bonus, phi_z)  # <z | h> with the new h
   changes = jnp.stack([delta, along_w + along_h])
   return Carry(carry.run, span, rule, z_z, z_h), changes
 
 
 def written_out(span: Span, start: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-  """w, z and h, [1 + A, F], after the block.
+  """Returns w, z and h, [1 + A, F] each, after the block.
 
   Args:
     span: at its end.
-    start: w_0, z_0 and h_0.
+    start: w_0, z_0 and h_0, [1 + A, F] each.
   """
   w_0, z_0, h_0 = start
   k = span.met.shape[1]
   tile = jnp.arange(w_0.shape[1], dtype=span.met.dtype).reshape(1, k, -1)
   phi = (span.met[:, :, None] == tile).astype(w_0.dtype).reshape(STEPS, -1)
+  # HIGHEST: TF32 would round w, z and h, where the same steps made one by one do not.
   w, z, h = jnp.einsum("vot,tf->vof", span.coefficients, phi, precision=jax.lax.Precision.HIGHEST)
   s_w, s_z, s_h = span.scale
   return w_0 + s_w * z_0 + w, s_z * z_0 + z, h_0 + s_h * z_0 + h

@@ -76,6 +76,11 @@ class AcLambda:
   groups: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
   def check(self, components: Components) -> None:
+    """Checks the settings; it takes any agent.
+
+    Raises:
+      ValueError: one of `groups` is no range.
+    """
     del components  # it tunes step sizes only
     for name, (start, stop) in self.groups.items():
       if not 0 <= start < stop:
@@ -84,6 +89,11 @@ class AcLambda:
         )
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> Online:
+    """Returns the meta state before the first step: z = 0, [N], and the tuner's state.
+
+    Raises:
+      ValueError: batches are not [1 + 1, 1]: one transition of one stream.
+    """
     del fns
     if batch.action.shape[:2] != (1, 1):
       t, b = batch.action.shape[:2]
@@ -91,7 +101,7 @@ class AcLambda:
         f"ac_lambda learns from one transition of one stream, not from {t} of {b}: write "
         "train.unroll_length = 1 and train.num_envs = 1"
       )
-    params, _ = ravel_pytree(state.params)
+    params, _ = ravel_pytree(state.params)  # one vector: a tuner's dot products are over all of it
     tuner = checks.arrays(
       checks.who(self.tuner), "its first state", self.tuner.init(self.alpha, params)
     )
@@ -100,10 +110,17 @@ class AcLambda:
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
   ) -> tuple[LearnerState, Metrics]:
+    """Learns from one transition [1 + 1, 1] (Algorithm 1 of Metatrace, lines 5 to 15).
+
+    Returns:
+      The new state; it is the old one where an episode has begun. Metrics []: the TD error and the
+      norm of the parameters.
+    """
     params, unravel = ravel_pytree(state.params)
     x = self.inputs(fns, state.params, state.meta_state.trace, batch)
     old = state.meta_state.tuner
     tuner, alpha = checks.tuner(checks.who(self.tuner), self.tuner.update(old, x), old, params)
+    # The tuner comes first: this step is made with the alpha that it ends with (line 15).
     params += alpha * (x.trace * x.delta + x.bonus)
     new = state._replace(params=unravel(params), meta_state=Online(x.trace, tuner))
     valid = ~batch.timestep.first[1, 0]  # else there was no transition: a new episode has begun
@@ -113,30 +130,47 @@ class AcLambda:
   def fused(
     self, fns: AgentFns, env: FunctionalEnvironment, active: Callable[[RunState], Array]
   ) -> Iteration | None:
-    """A form whose cost does not depend on the number of features, where they are sparse."""
+    """Returns a form whose cost does not depend on the number of features, if they are sparse.
+
+    It makes `_sparse.STEPS` iterations of a run with one environment, [1, ...], at a time.
+
+    Args:
+      fns: the agent.
+      env: one environment.
+      active: says of a run whether it is still going, [] bool.
+
+    Returns:
+      The iteration; None where the network has no binary features, the tuner more than one step
+      size, or the agent more than one head.
+    """
     one_head = len(fns.gamma({})) == 1
     if fns.network.active is None or not isinstance(self.tuner, ScalarTuner) or not one_head:
       return None
     return functools.partial(block, self, fns, env, active)
 
   def inputs(self, fns: AgentFns, params: PyTree, trace: Array, batch: Trajectory) -> TunerInputs:
-    """Everything that one step depends on.
+    """Computes everything that one step depends on (lines 5 and 6).
 
     Args:
       fns: give network and distribution.
-      params: of the network, N numbers.
+      params: of the network, a tree of N numbers.
       trace: z of the previous step, [N].
       batch: one transition, [1 + 1, 1].
+
+    Returns:
+      The TD error and its gradients, vectors [N].
     """
     step_t, step_tp1 = (jax.tree.map(lambda x, i=i: x[i : i + 1], batch.timestep) for i in range(2))
-    heads = jnp.zeros(1)
+    heads = jnp.zeros(1)  # discounts [P] of one head; without an objective they are of no use
 
     def now(params):
       out, core = fns.network.unroll(params, step_t, batch.core_state, heads)
       return (out.value[0, 0, 0], out.policy[0, 0, 0]), core
 
+    # One forward pass serves grad V, grad U and grad H: they differ in the cotangents alone.
     (value, policy), pull_back, core = jax.vjp(now, params, has_aux=True)
 
+    # `core` is a constant here: a recurrent network is differentiated through one step only.
     def then(params):
       return fns.network.unroll(params, step_tp1, core, heads)[0].value[0, 0, 0]
 
@@ -149,7 +183,7 @@ class AcLambda:
       return ravel_pytree(pull_back((value_part, policy_part))[0])[0]
 
     reward = clipped(step_tp1.reward[0, 0], self.max_abs_reward)
-    discount = self.gamma * step_tp1.discount[0, 0].astype(value.dtype)
+    discount = self.gamma * step_tp1.discount[0, 0].astype(value.dtype)  # 0: V of an end is 0
     running = continues(step_t.first, step_t.discount)[0, 0].astype(value.dtype)
     grad_u = gradient(one, d_log_prob / 2)
     decay = self.gamma * self.lambda_ * running
@@ -157,7 +191,7 @@ class AcLambda:
       delta=reward + discount * next_value - value,
       decay=decay,
       trace=decay * trace + grad_u,
-      trace_tm1=running * trace,
+      trace_tm1=running * trace,  # not decayed: AutoTIDBD wants z as it was
       grad_u=grad_u,
       grad_v=gradient(one, none),
       grad_next=ravel_pytree(pull_next(discount)[0])[0],
@@ -165,7 +199,7 @@ class AcLambda:
     )
 
   def describe(self, state: LearnerState) -> Described:
-    """Step sizes, as beta = log alpha, and norms of traces.
+    """Returns what is logged of a state: log step sizes beta and norms of traces, [] each.
 
     `beta` is the histogram over all parameters, `beta/<name>` the mean over an array of them, and
     `beta/<name>/<group>` over one of `groups` in it.
@@ -183,6 +217,7 @@ class AcLambda:
     if beta.ndim == 0:
       return rows
     rows["beta"] = Histogram(*jnp.histogram(beta, BINS))
+    # beta has the layout of the parameters, so their tree gives its parts their names.
     _, unravel = ravel_pytree(state.params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(unravel(beta)):
       name = jax.tree_util.keystr(path, simple=True, separator="/")

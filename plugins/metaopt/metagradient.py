@@ -72,12 +72,18 @@ class Metagradient:
   outer_batch: Literal["same", "next"] = "same"
 
   def check(self, components: tunables.Components) -> None:
+    """Checks the patterns of `tune` and `eta_init_of` against the agent's plugins.
+
+    Raises:
+      ValueError: a pattern matches nothing, or a term is twice in `outer_losses`.
+    """
     self._starts_given(self._tuned(components))
     names = [name_of(term) for term in self.outer_losses]
     if len(set(names)) < len(names):
       raise ValueError(f"outer_losses holds one twice: {', '.join(names)}.")
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
+    """Returns the meta state before the first update; `batch` gives shapes, [T+1, B]."""
     tuned = self._tuned(fns.components)
     start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
     start |= self._starts_given(tuned)
@@ -86,6 +92,7 @@ class Metagradient:
     }
     previous: Previous | tuple[()] = ()
     if self.outer_batch == "next" and tuned:
+      # Zeros in the shapes of a batch: the state's structure may not change at the first update.
       empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
       previous = Previous(state.params, state.opt_state, empty)
     return MetaState(etas, self._adam().init(etas), previous)
@@ -93,12 +100,14 @@ class Metagradient:
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
   ) -> tuple[LearnerState, Metrics]:
+    """Updates theta and eta on a batch [T+1, B] (Algorithm 2, lines 10 to 15); metrics are []."""
     if isinstance(state.meta_state.previous, Previous):
       return self._step_next(fns, state, batch)
     values = self.values(fns, state.meta_state)
     grads, metrics, reference = inner_gradient(fns, state.params, values, batch)
     metrics["grad_norm"] = optax.tree.norm(grads)
     if not values:
+      # Nothing is tuned: the same operations as `fixed`, so that the two agree to the bit.
       params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
       return state._replace(params=params, opt_state=opt_state), metrics
     gradient, params, opt_state, outer = self._metagradient(
@@ -111,16 +120,23 @@ class Metagradient:
     )
 
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
+    """Returns zeta(eta) by name (line 10): [P], or [1] of the optimiser's tunables."""
     return tunables.transform(meta_state.etas, self._tuned(fns.components))
 
   def _step_next(self, fns, state, batch):
-    """Tunes eta by what the previous update did to the loss on this batch, then updates theta."""
+    """Tunes eta by what the previous update did to the loss on this batch, then updates theta.
+
+    Args and returned values are those of `step`.
+    """
     old, previous = state.meta_state, state.meta_state.previous
+    # The previous update is made again, from where it began and at the learning rate it had then:
+    # the derivatives of an update do not outlive the call that made it.
     before = state._replace(
       params=previous.params, opt_state=previous.opt_state, step=state.step - 1
     )
     values = self.values(fns, old)
     grads, _, _ = inner_gradient(fns, before.params, values, previous.batch)
+    # The KL of the outer loss is to the policies before that update, on the batch that judges it.
     reference = fns.accumulate(
       lambda t: ((), (), fns.inner_loss(before.params, values, t)[1][1]), batch
     )[2]
@@ -145,25 +161,39 @@ class Metagradient:
     )
 
   def _metagradient(self, fns, state, grads, inner_batch, outer_batch, reference):
-    """grad_eta L_outer(OPT(theta, g(theta, eta))), without differentiating a gradient.
+    """Computes grad_eta L_outer(OPT(theta, g(theta, eta))), without differentiating a gradient.
 
-    With v = grad_theta' L_outer, and w = v pulled back through OPT to the gradient g,
+    theta' depends on eta directly and through g, so with v = grad_theta' L_outer, and with
+    w = (d OPT / d g)' v, which is v pulled back through OPT to the gradient g,
 
-        grad_eta = (d OPT / d eta)' v + grad_eta < grad_theta L_inner(theta, eta), w >
+        grad_eta = (d OPT / d eta)' v + (d g / d eta)' w
+                 = (d OPT / d eta)' v + grad_eta < grad_theta L_inner(theta, eta), w >
 
     and the last bracket is the derivative of L_inner along w: one forward-mode pass, whose
     derivative by eta enters the network only where the discount is embedded in it. In all 8/3 of
     the cost of the inner gradient, and every pass runs over micro-batches and devices on its own.
 
+    Args:
+      fns: the agent.
+      state: theta, its opt_state and eta, before the update.
+      grads: g(theta, eta) on the inner batch, a tree like theta.
+      inner_batch: that the update is made on, [T+1, B].
+      outer_batch: that the outer loss is taken on, [T+1, B].
+      reference: policies before the update, [K, Po, T, B/K, A].
+
     Returns:
-      The metagradient by name; theta', its opt_state; metrics.
+      The metagradient by name, [P] or [1]; theta', its opt_state; metrics [].
     """
     etas, tuned = state.meta_state.etas, self._tuned(fns.components)
 
     def optimise(grads, etas):
+      # Line 12: theta'(g, eta). eta is an argument of its own, as a tuned learning rate reaches
+      # theta' past g; theta and opt_state are constants.
       values = tunables.transform(etas, tuned)
       return fns.optimizer_step(state.params, grads, state.opt_state, state.step, values)
 
+    # vjp, not grad: v is known only once theta' is. The second moment is inside, so w holds its
+    # part of the derivative, (d OPT / d g)' v; opt_state is an output that nothing differentiates.
     params, pull_back, opt_state = jax.vjp(optimise, grads, etas, has_aux=True)
     gamma = fns.gamma(tunables.transform(etas, tuned))
     extra_terms = {name_of(term): term for term in self.outer_losses}
@@ -171,27 +201,32 @@ class Metagradient:
     def outer_gradient(trajectory, reference):
       grad = jax.grad(fns.outer_loss, has_aux=True)
       grads, metrics = grad(params, gamma, extra_terms, reference, trajectory)
-      return grads, metrics, ()
+      return grads, metrics, ()  # v, lines 13 and 14: the KL is one of the extra terms
 
     outer_grads, metrics, _ = fns.accumulate(outer_gradient, outer_batch, reference)
-    direction, direct = pull_back(outer_grads)
+    direction, direct = pull_back(outer_grads)  # w, and (d OPT / d eta)' v
 
     def along_direction(etas, trajectory):
       values = tunables.transform(etas, tuned)
       loss = lambda params: fns.inner_loss(params, values, trajectory)[0]
+      # < grad_theta L_inner, w >. Forward mode: what depends on eta then comes behind the network,
+      # and the backward pass by eta below need not go through it.
       return jax.jvp(loss, (state.params,), (direction,))[1]
 
+    # w is a constant of this pass, so the derivative by eta is that of the bracket's left side.
     mixed, _, _ = fns.accumulate(
       lambda trajectory: (jax.grad(along_direction)(etas, trajectory), (), ()), inner_batch
     )
     return jax.tree.map(jnp.add, direct, mixed), params, opt_state, metrics
 
   def _tuned_by(self, gradient: dict[str, Array], meta_state: MetaState) -> MetaState:
+    """Moves eta by Adam along a metagradient by name (Algorithm 2, line 15)."""
     updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
     etas: Any = optax.apply_updates(meta_state.etas, updates)
     return meta_state._replace(etas=etas, opt_state=opt_state)
 
   def _metrics(self, fns: AgentFns, gradient: dict[str, Array], etas: dict[str, Array]) -> Metrics:
+    """Returns metrics of what is tuned, [] each, by head; `eta/...` is the value, not eta."""
     values = tunables.transform(etas, self._tuned(fns.components))
     metrics = {
       f"{kind}/{name}/{p}": x
@@ -205,7 +240,7 @@ class Metagradient:
     return tunables.select(tunables.collect(components), self.tune)
 
   def _starts_given(self, tuned: dict[str, tunables.Tunable]) -> dict[str, float]:
-    """The initial etas that `eta_init_of` says, by name."""
+    """Returns the initial etas that `eta_init_of` says, by name."""
     start: dict[str, float] = {}
     for pattern, eta in self.eta_init_of.items():
       start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)

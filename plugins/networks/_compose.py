@@ -1,4 +1,4 @@
-"""Composes a torso, a recurrent core if there is one, and heads to a network."""
+"""Composition of a network from a torso, a recurrent core if there is one, and heads."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -22,14 +22,19 @@ def compose(
   gamma_embedding: GammaEmbedding,
   compute_dtype: ComputeDtype,
 ) -> Network:
-  """A network whose parameters are `{'torso': ..., 'lstm': ..., 'heads': ...}`.
+  """Builds a network whose parameters are `{'torso': ..., 'lstm': ..., 'heads': ...}`.
 
   Time and batch are flattened to one axis before the torso: a convolution mapped over time is many
   times slower on CPU. The core alone runs over time; FIRST clears its state.
 
   Args:
     torso: [N, *observation] -> [N, D]; builds Haiku modules; sees bytes divided by 255.
+    spec: of one environment.
+    policy_size: A, the number of distribution parameters of the policy.
+    total_heads: how many heads the parameters hold; fewer may be evaluated.
     lstm: units of an LSTM between torso and heads; None for none, and a core state of ().
+    gamma_embedding: whether heads see their discounts, see `_heads.heads`.
+    compute_dtype: of torso and core; the parameters stay float32.
   """
   torso_fn = hk.without_apply_rng(hk.transform(torso))
   lstm_fn = None if lstm is None else _lstm(lstm)
@@ -48,10 +53,11 @@ def compose(
     torso_key, heads_key = jax.random.split(key)
     x = jnp.zeros((1, *spec.observation.shape), jnp.float32)
     params = {"torso": torso_fn.init(torso_key, x)}
+    # Shapes alone: running a residual network on zeros would compile it once more.
     features = jax.eval_shape(torso_fn.apply, params["torso"], x)
     x = jnp.zeros(features.shape, features.dtype)
     if lstm_fn is not None:
-      lstm_key = jax.random.fold_in(torso_key, 1)
+      lstm_key = jax.random.fold_in(torso_key, 1)  # not split: torso and heads start as without it
       params["lstm"] = lstm_fn.init(lstm_key, x[None], jnp.zeros((1, 1), bool), initial_state(1))
       x = jnp.zeros((1, lstm))
     return params | {"heads": heads_fn.init(heads_key, x, jnp.zeros(total_heads))}
@@ -69,6 +75,7 @@ def compose(
         cast(params["lstm"]), x.reshape(*time_batch, -1), timestep.first, cast(core_state)
       )
       x = x.reshape(-1, x.shape[-1])
+      # The state that is carried on keeps its dtype, else the next unroll is another program.
       core_state = jax.tree.map(lambda new, old: new.astype(old.dtype), state, core_state)
     out = heads_fn.apply(params["heads"], x, gamma)  # casts its own: some of it is never rounded
     out = jax.tree.map(lambda y: y.reshape(y.shape[0], *time_batch, *y.shape[2:]), out)
@@ -78,7 +85,10 @@ def compose(
 
 
 def _lstm(units: int) -> hk.Transformed:
-  """(x [T, B, D], first [T, B], state) -> [T, B, units], state; FIRST clears the state."""
+  """An LSTM over time: (x [T, B, D], first [T, B], state) -> [T, B, units], state.
+
+  FIRST clears the state before the step, so nothing of one episode reaches the next.
+  """
 
   def unroll(x: jax.Array, first: jax.Array, state: hk.LSTMState) -> Any:
     return hk.dynamic_unroll(hk.ResetCore(hk.LSTM(units)), (x, first), state)
@@ -87,13 +97,19 @@ def _lstm(units: int) -> hk.Transformed:
 
 
 def working_dtype(params: PyTree, compute_dtype: ComputeDtype) -> jnp.dtype:
-  """What a network computes in: 'float32' is the parameters' own dtype, whatever it is."""
+  """Returns what a network computes in: 'float32' is the parameters' own dtype, whatever it is.
+
+  Args:
+    params: a tree of arrays of one dtype, [...] each.
+    compute_dtype: as configured.
+  """
+  # Under 64 bits, as in tests of gradients, 'float32' must not round.
   own = jax.tree.leaves(params)[0].dtype
   return own if compute_dtype == "float32" else jnp.dtype(compute_dtype)
 
 
 def as_input(observation: Array, dtype: jnp.dtype) -> jax.Array:
-  """Observations as floats; bytes, which only images have, are scaled to [0, 1]."""
+  """Returns observations [...] as floats; bytes, which only images have, are scaled to [0, 1]."""
   x = jnp.asarray(observation).astype(dtype)
   return x / 255 if observation.dtype == jnp.uint8 else x
 

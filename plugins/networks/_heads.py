@@ -17,7 +17,7 @@ EMBEDDING = 16
 def heads(
   x: Array, gamma: Array, *, total: int, policy_size: int, gamma_embedding: GammaEmbedding
 ) -> HeadOut:
-  """The first `len(gamma)` of `total` heads (STAC, Table 2); called inside a Haiku transform.
+  """Evaluates the first `len(gamma)` of `total` heads (STAC, Table 2), in a Haiku transform.
 
     h_p = relu(W_p [x, E_p gamma_p] + b_p),   policy_p or value_p = U_p h_p + c_p
 
@@ -32,6 +32,9 @@ def heads(
   Args:
     x: [N, D] output of the torso or core.
     gamma: [P] discounts of the heads to evaluate.
+    total: how many heads the parameters hold.
+    policy_size: A, the number of distribution parameters.
+    gamma_embedding: 'none', or whether E is 'shared' or one 'per_head'.
 
   Returns:
     policy [P, N, policy_size] and value [P, N], in the parameters' dtype, float32.
@@ -44,6 +47,7 @@ def heads(
     raise ValueError(f"gamma holds {count} discounts, but the network was built with {total} heads")
 
   def parameter(name: str, shape: tuple[int, ...], init: hk.initializers.Initializer) -> Array:
+    # One draw a head: an initialiser that saw the leading axis would take it for a fan-in.
     def independent(shape, dtype):
       return jnp.stack([init(shape[1:], dtype) for _ in range(shape[0])])
 
@@ -62,7 +66,7 @@ def heads(
       return 0.0
     e = gamma[:, None] * embedding  # [P, EMBEDDING]
     w = parameter(f"{name}_gamma_w", (EMBEDDING, HIDDEN), hk.initializers.VarianceScaling())
-    return jnp.einsum("pe,peh->ph", e, w)[:, None, :]
+    return jnp.einsum("pe,peh->ph", e, w)[:, None, :]  # the same for all N
 
   def mlp(name: str, out: int, scale: float) -> Array:
     hidden = jax.nn.relu(linear(x, f"{name}_hidden", HIDDEN) + embedded(name))

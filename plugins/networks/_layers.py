@@ -12,7 +12,7 @@ FEW = 8  # with fewer input channels than this, two pixels are convolved as one
 def conv2d(
   x: Array, name: str, channels: int, size: int, stride: int = 1, padding: str = "SAME"
 ) -> Array:
-  """Convolution with a bias, [N, H, W, C] -> [N, H', W', channels]; within a Haiku transform.
+  """Convolves with a bias, [N, H, W, C] -> [N, H', W', channels]; within a Haiku transform.
 
   Parameters `{name}_w` [size, size, C, channels] and `{name}_b` [channels], initialised as those of
   `hk.Conv2D`.
@@ -29,7 +29,9 @@ def conv2d(
 
 
 def _paired(x: Array, w: Array) -> Array:
-  """Convolution 3x3 of pairs of neighbours in a row, seen as one pixel of twice the channels.
+  """Convolves 3x3 pairs of neighbours in a row, seen as one pixel of twice the channels.
+
+  [N, H, W, C] with [3, 3, C, O] -> [N, H, W, O], for even W.
 
   After one column of padding, the outputs (2k, 2k+1) need the columns 2k ... 2k+3: the pairs k and
   k+1. A quarter of the kernel is zeros, yet on CPU a stack of frames (4 channels) takes a third of
@@ -38,6 +40,7 @@ def _paired(x: Array, w: Array) -> Array:
   n, height, width, c = x.shape
   out = w.shape[-1]
   x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).reshape(n, height + 2, width // 2 + 1, 2 * c)
+  # Output 2k sees columns 2k to 2k + 2 of the four, output 2k + 1 the other three.
   left, right = (jnp.pad(w, ((0, 0), (i, 1 - i), (0, 0), (0, 0))) for i in (0, 1))
   pairs = jnp.concatenate([left, right], -1).reshape(3, 2, 2 * c, 2 * out)
   return convolve(x, pairs, padding="VALID").reshape(n, height, width, out)

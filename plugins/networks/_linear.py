@@ -1,4 +1,4 @@
-"""Value and policy that are linear in given features."""
+"""Networks whose value and policy are linear in given features."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ def linear_network(
   heads: int,
   active: Callable[[Array], Array] | None = None,
 ) -> Network:
-  """Value and policy parameters of every head are linear in the features, all weights 0 at first.
+  """Builds a network linear in the features, all weights 0 at first, without bias.
 
   The parameters are `value` [P, size] and `policy` [P, A, size].
 
@@ -37,7 +37,7 @@ def linear_network(
   ) -> tuple[HeadOut, PyTree]:
     value, policy = (params[name][: len(gamma)] for name in ("value", "policy"))
     x = features(timestep.observation, value.dtype)
-    exact = jax.lax.Precision.HIGHEST
+    exact = jax.lax.Precision.HIGHEST  # TF32 would differ from sums over active features
     return HeadOut(
       policy=jnp.einsum("tbf,paf->ptba", x, policy, precision=exact),
       value=jnp.einsum("tbf,pf->ptb", x, value, precision=exact),

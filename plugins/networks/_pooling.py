@@ -11,15 +11,19 @@ from jax import Array
 
 
 def max_pool(x: Array) -> Array:
-  """Maximum over 3x3 windows with stride 2, padded as SAME: [N, H, W, C] -> [N, H/2, W/2, C].
+  """Takes maxima over 3x3 windows, stride 2, padded as SAME: [N, H, W, C] -> [N, H/2, W/2, C].
 
   Sizes are rounded up. Equal maxima of a window send the whole derivative to the first in
   row-major order, as XLA does.
   """
+  # Columns first: a tie goes to the first row, and in it to the first column: row-major order.
   return _max_along(_max_along(x, 2), 1)
 
 
 def _max_along(x: Array, axis: int) -> Array:
+  """Takes maxima over windows of three along one axis, with stride 2."""
+
+  # custom_jvp, not custom_vjp: the metagradient is forward mode over this.
   @jax.custom_jvp
   def maximum(x: Array) -> Array:
     a, b, c = _windows(x, axis, -jnp.inf)
@@ -30,6 +34,7 @@ def _max_along(x: Array, axis: int) -> Array:
     a, b, c = _windows(primals[0], axis, -jnp.inf)
     da, db, dc = _windows(tangents[0], axis, 0.0)
     ab = jnp.maximum(a, b)
+    # >=, so that of equal ones the first has it all: maximum's own derivative would share it.
     tangent = jnp.where(ab >= c, jnp.where(a >= b, da, db), dc)  # linear: it has a transpose
     return jnp.maximum(ab, c), tangent
 

@@ -35,6 +35,7 @@ class ImpalaResnet:
   compute_dtype: ComputeDtype = "float32"
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    """Builds the network for images [H, W, C]; its pooling halves them in each block."""
     check_image(spec, "impala_resnet", smallest=1)
     pool = {"fast": max_pool, "xla": _xla_max_pool, "stride": lambda x: x}[self.pooling]
     stride = 2 if self.pooling == "stride" else 1
@@ -43,6 +44,7 @@ class ImpalaResnet:
       for block, channels in enumerate(self.channels):
         x = pool(conv2d(x, f"block_{block}_in", channels, 3, stride))
         for unit in range(2):
+          # ReLU before each convolution, so that the sum itself is never cut off.
           y = conv2d(jax.nn.relu(x), f"block_{block}_unit_{unit}_a", channels, 3)
           x = x + conv2d(jax.nn.relu(y), f"block_{block}_unit_{unit}_b", channels, 3)
       return jax.nn.relu(x).reshape(x.shape[0], -1)

@@ -1,4 +1,4 @@
-"""Linear network."""
+"""The network without layers: value and policy linear in the observation."""
 
 import dataclasses
 import math
@@ -14,6 +14,8 @@ class Linear:
   """Value and policy linear in the flattened observation, without bias; all weights 0 at first."""
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    """Builds the network for observations of any shape."""
+
     def features(observation, dtype):
       return as_input(observation, dtype).reshape(*observation.shape[:2], size)
 

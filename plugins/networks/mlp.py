@@ -1,4 +1,4 @@
-"""Multi-layer perceptron."""
+"""The multi-layer perceptron of control tasks."""
 
 import dataclasses
 import math
@@ -27,6 +27,8 @@ class Mlp:
   compute_dtype: ComputeDtype = "float32"
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    """Builds the network for observations of any shape."""
+
     def torso(x: Array) -> Array:
       x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
       return hk.nets.MLP(self.hidden, activation=jax.nn.relu, activate_final=True)(x)

@@ -25,7 +25,8 @@ class NatureCnn:
   compute_dtype: ComputeDtype = "float32"
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
-    check_image(spec, "nature_cnn", smallest=36)
+    """Builds the network for images [H, W, C]."""
+    check_image(spec, "nature_cnn", smallest=36)  # 36 leaves one pixel after the third
 
     def torso(x: Array) -> Array:
       for i, (channels, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):

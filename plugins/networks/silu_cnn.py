@@ -12,7 +12,7 @@ from ._layers import conv2d
 
 
 def dsilu(x: jax.Array) -> jax.Array:
-  """The derivative of SiLU as an activation (Elfwing et al. 2018): s(x) (1 + x (1 - s(x)))."""
+  """Applies dSiLU (Elfwing et al. 2018): s(x) (1 + x (1 - s(x))), SiLU's derivative; [...]."""
   s = jax.nn.sigmoid(x)
   return s * (1 + x * (1 - s))
 
@@ -27,12 +27,14 @@ class SiluCnn:
   """
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
-    check_image(spec, "silu_cnn", smallest=20)
+    """Builds the network for images [H, W, C]."""
+    check_image(spec, "silu_cnn", smallest=20)  # 20 leaves one pixel after the second
 
     def forward(x: jax.Array) -> jax.Array:
       for i, (channels, size, stride) in enumerate(((16, 8, 4), (32, 4, 2))):
         x = jax.nn.silu(conv2d(x, f"conv_{i}", channels, size, stride, padding="VALID"))
       x = dsilu(hk.Linear(256)(x.reshape(x.shape[0], -1)))
+      # Value and policy of every head in one product; they share all below it.
       out = hk.Linear(heads * (1 + policy_size), w_init=jnp.zeros, name="heads")(x)
       return out.reshape(-1, heads, 1 + policy_size)
 

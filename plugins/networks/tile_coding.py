@@ -1,4 +1,4 @@
-"""Tile coding, and a linear network on it."""
+"""The network that is linear in tile-coded features."""
 
 import dataclasses
 
@@ -38,6 +38,11 @@ class TileCoding:
       raise ValueError(f"tiles = {self.tiles} must be at least 2.")
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+    """Builds the network for observations [D] between the bounds.
+
+    Raises:
+      ValueError: observations have another shape.
+    """
     shape = spec.observation.shape
     if shape != (len(self.low),):
       raise ValueError(
@@ -49,6 +54,7 @@ class TileCoding:
     def active(observation: Array) -> Array:
       axes = (1,) * (observation.ndim - 1)
       low, high = (jnp.asarray(x, jnp.float32).reshape(*axes, -1) for x in (self.low, self.high))
+      # In float32 whatever the parameters' dtype: the tile of a point must not depend on it.
       x = jnp.clip((jnp.asarray(observation, jnp.float32) - low) / (high - low), 0, 1)
       return active_tiles(x, self.tilings, self.tiles)
 

@@ -1,4 +1,4 @@
-"""No tuning: the baseline."""
+"""The tuner that tunes nothing: the baseline."""
 
 import dataclasses
 
@@ -14,22 +14,29 @@ class ConstantStep:
   """Tunes nothing: the step size stays what it was."""
 
   def init_rule(self, alpha: Scalar, like: Array) -> Array:
-    return _scalar.log(alpha, like)
+    """Returns beta = log alpha, []."""
+    return _scalar.log_alpha(alpha, like)
 
   def adapt(self, rule: Array, x: Dots) -> tuple[Array, Array]:
+    """Returns beta as it is, and alpha, [] each."""
     del x
     return rule, jnp.exp(rule)
 
+  # Its own `init` and `update`: nothing depends on h, and () spares its N numbers.
   def init(self, alpha: Scalar, params: Array) -> _scalar.State:
+    """Returns the state: beta = log alpha, [], and no h."""
     return _scalar.State(self.init_rule(alpha, params), ())
 
   def update(self, state: _scalar.State, x: TunerInputs) -> tuple[_scalar.State, Array]:
+    """Returns the state as it is, and alpha, []."""
     del x
     return state, jnp.exp(state.rule)
 
   def beta(self, state: _scalar.State) -> Array:
+    """Returns the log step size, []."""
     return state.rule
 
   def metrics(self, state: _scalar.State) -> Metrics:
+    """Returns no metrics; where a tuner has some, they are []."""
     del state
     return {}

@@ -1,4 +1,4 @@
-"""Scalar Metatrace."""
+"""Scalar Metatrace: one step size for all parameters."""
 
 import dataclasses
 from typing import NamedTuple
@@ -11,7 +11,9 @@ from ._metatrace import Beta, ascend, effective_step, start
 
 
 class Rule(NamedTuple):
-  shared: Beta
+  """The scalars that scalar Metatrace adapts."""
+
+  shared: Beta  # [] each
   u: Array  # [] effective step size
 
 
@@ -31,20 +33,24 @@ class Metatrace(_scalar.OneStepSize):
   normalised: bool = True
 
   def init_rule(self, alpha: Scalar, like: Array) -> Rule:
-    beta = _scalar.log(alpha, like)
+    """Returns the scalars before the first step, [] each (lines 1 and 3)."""
+    beta = _scalar.log_alpha(alpha, like)
     return Rule(start(beta), jnp.zeros_like(beta))
 
   def adapt(self, rule: Rule, x: Dots) -> tuple[Rule, Array]:
+    """Returns the scalars after lines 7 to 13, and alpha of line 15, [] each."""
     b = ascend(rule.shared, x.u_h, x.bonus_h, x.delta, x.decay, self.mu, self.normalised)
     u = rule.u
     if self.normalised:
-      u, log_m = effective_step(u, jnp.exp(b.beta) * x.u_u, x.decay)
-      b = b._replace(beta=b.beta - log_m)
+      u, log_m = effective_step(u, jnp.exp(b.beta) * x.u_u, x.decay)  # lines 11 and 12
+      b = b._replace(beta=b.beta - log_m)  # line 13: for good, not for this step alone
     return Rule(b, u), jnp.exp(b.beta)
 
   def beta(self, state: _scalar.State) -> Array:
+    """Returns the log step size, []."""
     return state.rule.shared.beta
 
   def metrics(self, state: _scalar.State) -> Metrics:
+    """Returns u, v and the norm of h, [] each."""
     rule = state.rule
     return {"u": rule.u, "v": rule.shared.v, "h_norm": jnp.linalg.norm(state.h)}

@@ -1,4 +1,4 @@
-"""NOSID, for actor-critic."""
+"""NOSID for actor-critic: SID, normalised by a hard maximum."""
 
 import dataclasses
 from typing import Literal, NamedTuple
@@ -10,6 +10,8 @@ from . import _scalar
 
 
 class Rule(NamedTuple):
+  """The scalars that NOSID adapts."""
+
   beta: Array  # []
   largest: Array  # [] the hard maximum that the steps of beta are divided by
 
@@ -35,20 +37,26 @@ class Nosid(_scalar.OneStepSize):
   normaliser: Literal["delta", "step"] = "delta"
 
   def init_rule(self, alpha: Scalar, like: Array) -> Rule:
-    beta = _scalar.log(alpha, like)
+    """Returns the scalars before the first step, [] each."""
+    beta = _scalar.log_alpha(alpha, like)
     return Rule(beta, jnp.zeros_like(beta))
 
   def adapt(self, rule: Rule, x: Dots) -> tuple[Rule, Array]:
+    """Returns the scalars after a step, and alpha, [] each."""
     step = x.delta * x.trace_h + x.bonus_h
     size = jnp.abs(x.delta if self.normaliser == "delta" else step)
-    largest = jnp.maximum(rule.largest, size)
+    largest = jnp.maximum(rule.largest, size)  # never forgets, unlike Metatrace's v
     beta = rule.beta + self.mu * step / jnp.where(largest > 0, largest, 1)
+    # AlphaBound: w + alpha z delta moves delta by alpha delta <z | grad delta>; alpha above
+    # 1 / |<z | grad delta>| would carry it past 0. Where they are orthogonal nothing binds.
     overlap = jnp.abs(x.trace_delta)
     beta = jnp.where(overlap > 0, jnp.minimum(beta, -jnp.log(overlap)), beta)
     return Rule(beta, largest), jnp.exp(beta)
 
   def beta(self, state: _scalar.State) -> Array:
+    """Returns the log step size, []."""
     return state.rule.beta
 
   def metrics(self, state: _scalar.State) -> Metrics:
+    """Returns the hard maximum and the norm of h, [] each."""
     return {"v": state.rule.largest, "h_norm": jnp.linalg.norm(state.h)}

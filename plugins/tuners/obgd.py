@@ -1,4 +1,4 @@
-"""ObGD."""
+"""ObGD: a step size that is bounded anew at every step."""
 
 import dataclasses
 from typing import NamedTuple
@@ -9,6 +9,8 @@ from ...core.api import Array, Metrics, Positive, Scalar, TunerInputs, register
 
 
 class State(NamedTuple):
+  """The step size as configured, and as it was bounded."""
+
   alpha: Array  # [] as configured
   bounded: Array  # [] of the last step
 
@@ -26,17 +28,22 @@ class ObGD:
   kappa: Positive = 2.0
 
   def init(self, alpha: Scalar, params: Array) -> State:
+    """Returns the state before the first step: alpha, [], twice."""
     alpha = jnp.asarray(alpha, params.dtype)
     return State(alpha, alpha)
 
   def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
+    """Returns the state after a step and alpha_t, [], from the trace [N]."""
+    # alpha max(|delta|, 1) |z|_1 bounds the effective step size; kappa is the margin below 1.
     size = jnp.maximum(jnp.abs(x.delta), 1) * jnp.sum(jnp.abs(x.trace))
     bounded = state.alpha / jnp.maximum(state.alpha * self.kappa * size, 1)
     return State(state.alpha, bounded), bounded
 
   def beta(self, state: State) -> Array:
+    """Returns the log of the last bounded step size, []."""
     return jnp.log(state.bounded)
 
   def metrics(self, state: State) -> Metrics:
+    """Returns no metrics; where a tuner has some, they are []."""
     del state
     return {}

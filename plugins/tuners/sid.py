@@ -1,4 +1,4 @@
-"""SID, for actor-critic."""
+"""SID for actor-critic: stochastic meta-descent on the log step size."""
 
 import dataclasses
 
@@ -21,14 +21,19 @@ class Sid(_scalar.OneStepSize):
   mu: NotNegative = 2**-16
 
   def init_rule(self, alpha: Scalar, like: Array) -> Array:
-    return _scalar.log(alpha, like)
+    """Returns beta = log alpha, []."""
+    return _scalar.log_alpha(alpha, like)
 
   def adapt(self, rule: Array, x: Dots) -> tuple[Array, Array]:
+    """Returns beta after a step, and alpha, [] each."""
+    # mu multiplies delta, whose scale is the rewards': a useful mu depends on the problem.
     beta = rule + self.mu * (x.delta * x.trace_h + x.bonus_h)
     return beta, jnp.exp(beta)
 
   def beta(self, state: _scalar.State) -> Array:
+    """Returns the log step size, []."""
     return state.rule
 
   def metrics(self, state: _scalar.State) -> Metrics:
+    """Returns the norm of h, []."""
     return {"h_norm": jnp.linalg.norm(state.h)}

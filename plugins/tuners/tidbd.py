@@ -1,4 +1,4 @@
-"""TIDBD, for actor-critic."""
+"""TIDBD for actor-critic: temporal-difference IDBD, a step size for each parameter."""
 
 import dataclasses
 from typing import NamedTuple
@@ -10,6 +10,8 @@ from . import _scalar
 
 
 class State(NamedTuple):
+  """Log step sizes, and the memory of past updates."""
+
   beta: Array  # [N]
   h: Array  # [N]
 
@@ -29,18 +31,23 @@ class Tidbd:
   mu: NotNegative = 2**-10
 
   def init(self, alpha: Scalar, params: Array) -> State:
-    beta = jnp.full_like(params, _scalar.log(alpha, params))
+    """Returns the state before the first step: beta = log alpha, [N], and h = 0."""
+    beta = jnp.full_like(params, _scalar.log_alpha(alpha, params))
     return State(beta, jnp.zeros_like(params))
 
   def update(self, state: State, x: TunerInputs) -> tuple[State, Array]:
+    """Returns the state after a step and its step sizes, [N], from vectors [N]."""
+    # Semi-gradient: delta's derivative is taken for -grad U, its bootstrap held fixed.
     beta = state.beta + self.mu * x.delta * x.grad_u * state.h
     alpha = jnp.exp(beta)
-    keep = jnp.maximum(1 - alpha * x.grad_u * x.trace, 0)
+    keep = jnp.maximum(1 - alpha * x.grad_u * x.trace, 0)  # [.]^+: an overshoot forgets, at most
     h = state.h * keep + alpha * (x.trace * x.delta + x.bonus)
     return State(beta, h), alpha
 
   def beta(self, state: State) -> Array:
+    """Returns the log step sizes, [N]."""
     return state.beta
 
   def metrics(self, state: State) -> Metrics:
+    """Returns the norm of h, []."""
     return {"h_norm": jnp.linalg.norm(state.h)}

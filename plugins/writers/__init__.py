@@ -1,1 +1,1 @@
-"""Writers: where metrics go."""
+"""Writers: the logs that metrics, episodes and pictures go to."""

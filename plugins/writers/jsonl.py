@@ -1,4 +1,4 @@
-"""The history of every run: files of JSON objects, one a line, in its workdir."""
+"""The JSON-lines writer: the history of every run, one object a line, in its workdir."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,8 @@ class Jsonl:
     workdir = Path(run.workdir)
     files.make_folder(workdir)
     for name in (METRICS, EPISODES, EVALUATIONS, HISTOGRAMS):
-      jsonl.truncate(workdir / name, run.resumed_at or -1)  # anew: what is there goes
+      # -1 of a new run: a folder without a checkpoint may hold rows of one that was killed.
+      jsonl.truncate(workdir / name, run.resumed_at or -1)
     opened = _Files(workdir)
     for name in (METRICS, EPISODES):
       opened.append(name, "")
@@ -39,7 +40,7 @@ class Jsonl:
 
 
 class _Files:
-  """Opened for each write alone: of a thousand runs, all at once would be too many."""
+  """The files of a log, opened for each write alone: those of a thousand runs would be too many."""
 
   def __init__(self, workdir: Path) -> None:
     self._workdir = workdir
@@ -60,7 +61,7 @@ class _Files:
       self.append(HISTOGRAMS, line)
 
   def close(self) -> None:
-    """Nothing is held."""
+    """Does nothing: no file is held open."""
 
   def append(self, name: str, text: str) -> None:
     """Writes to a file, or makes it; raises RunError if the disk does not take it."""
@@ -71,7 +72,7 @@ class _Files:
 
 @contextlib.contextmanager
 def _explained(path: Path) -> Iterator[None]:
-  """Around a write: what is wrong with the disk becomes a RunError."""
+  """Makes a RunError of what is wrong with the disk, around a write."""
   try:
     yield
   except OSError as error:
@@ -81,5 +82,6 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _row(e: Episode) -> Mapping[str, float]:
+  """Returns an episode as a row; `return` is raw, `length` in transitions."""
   row = {"env_steps": e.env_steps, "return": float(e.episode_return), "length": e.length}
   return row if e.run is None else row | {"run": e.run}

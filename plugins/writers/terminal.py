@@ -1,4 +1,4 @@
-"""The progress of a run on stderr."""
+"""The terminal writer: the progress of a run on stderr."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Weights & Biases."""
+"""The Weights & Biases writer."""
 
 import dataclasses
 import logging
@@ -88,6 +88,8 @@ def _init(mode: str, options: dict[str, Any]) -> Any:
 
 
 class _Run:
+  """An open run of W&B."""
+
   def __init__(self, run: Any) -> None:
     self._run, self._env_steps = run, 0.0
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: the whole state of training; asynchronous, atomic, verified.
+"""The checkpointer of a run: saves the whole state of training; asynchronous, atomic, verified.
 
 A checkpoint is a directory `<directory>/<update>`, which Orbax writes under a temporary name and
 renames once it is whole. It does not sync to the disk before the rename, so the newest may still be
@@ -52,7 +52,16 @@ class Checkpointer:
   """
 
   def __init__(self, directory: Path, max_to_keep: int = 3, keep_every: int | None = None):
-    """Keeps the newest `max_to_keep`; of the rest the first, and one every `keep_every` updates."""
+    """Takes the folder of the checkpoints.
+
+    Args:
+      directory: of the checkpoints; need not be there.
+      max_to_keep: the newest so many are kept.
+      keep_every: of the rest the first is kept, and one every so many updates; None keeps none.
+
+    Raises:
+      UserError: too few are kept, or Orbax could not read them back from such a folder.
+    """
     if max_to_keep < 2:
       raise UserError(
         f"max_to_keep = {max_to_keep}: keep 2 checkpoints or more, so that one which a crash "
@@ -69,14 +78,20 @@ class Checkpointer:
 
     An update that has a checkpoint already is left alone.
 
+    Args:
+      step: updates made.
+      state: a tree of arrays [...], on devices of any process of the job.
+      host: counters of the host, as JSON has them.
+
     Raises:
       RunError: this checkpoint cannot be written, or the previous one could not.
       UserError: the directory holds checkpoints that were not restored.
       TypeError: `host` is not JSON.
     """
-    self.wait()
+    self.wait()  # one at a time: a disk that is too slow shows here, not as memory that fills
     host = json.loads(json.dumps(dict(host)))  # a copy, and fails here if it must
     writer = self._writer or self._open_writer(step)
+    # The first process's view counts: a shared disk may show the others an older listing.
     if hosts.first_says(step in self.all_steps()):
       return
     what = packed(state, host)
@@ -88,13 +103,19 @@ class Checkpointer:
       raise ValueError(f"update {step} comes before the last one saved, {self.all_steps()[-1]}")
 
   def restore(self, like: PyTree, step: int | None = None, only: str = "") -> Restored | None:
-    """The newest checkpoint that is whole, or that of `step`; None if there are none at all.
+    """Reads the newest checkpoint that is whole, or that of `step`.
 
-    Of arrays whose path does not begin with `only`, those of `like` are returned.
+    After this, the next `save` removes the checkpoints newer than the one restored: they are
+    damaged, or were given up by asking for an older one.
 
-    `like` gives structure, shapes, dtypes and shardings: of concrete arrays, or of
-    `jax.ShapeDtypeStruct`. After this, the next `save` removes the checkpoints newer than the one
-    restored: they are damaged, or were given up by asking for an older one.
+    Args:
+      like: gives structure, shapes [...], dtypes and shardings: concrete arrays, or
+        `jax.ShapeDtypeStruct`.
+      step: the update; None for the newest whole one.
+      only: of arrays whose path does not begin with this, those of `like` are returned.
+
+    Returns:
+      The checkpoint; None if there are none at all.
 
     Raises:
       UserError: every checkpoint is damaged; there is none of `step`; or it is of another agent.
@@ -111,16 +132,18 @@ class Checkpointer:
     for candidate in reversed(steps) if step is None else [step]:
       path = self.directory / str(candidate)
       try:
+        # The document first: a difference is told before gigabytes are read.
         host, entries = read_document(self.directory, candidate)
         entries = {name: entry for name, entry in entries.items() if name.startswith(only)}
         difference = first_difference(entries, wanted)
         arrays = {} if difference else read_arrays(self.directory, candidate, entries)
       except Exception as error:  # a torn file may raise anything: in Orbax, JSON or the sums
+        # Evaluation reads beside training: what vanished while it was read is no damage.
         if self.all_steps() != steps:  # a run has saved, and removed old ones, meanwhile
           return self.restore(like, step, only)
         damaged.append(f"{path} ({_reason(error)})")
         continue
-      if difference:
+      if difference:  # no older one can fit better: say so, instead of going back to it
         raise UserError(f"{path} was written by another agent: {difference}")
       leaves |= {name: to_device(arrays[name], entries[name], x) for name, x in wanted.items()}
       self._last = candidate
@@ -130,7 +153,7 @@ class Checkpointer:
     raise UserError("no checkpoint is whole: " + ", ".join(damaged))
 
   def all_steps(self) -> list[int]:
-    """The updates that have a checkpoint, ascending; damaged ones too, unfinished ones not.
+    """Lists the updates that have a checkpoint, ascending; damaged ones too, unfinished ones not.
 
     Whatever else lies in the directory is passed over.
 
@@ -163,6 +186,8 @@ class Checkpointer:
       self._writer = None
 
   def _open_writer(self, step: int) -> Any:
+    """Opens Orbax for writing, and removes the checkpoints that were given up."""
+    # All of them if nothing was restored: then they are another run's.
     newer = [old for old in self.all_steps() if self._last is None or old > self._last]
     if newer and self._last is None:
       raise UserError(
@@ -205,7 +230,7 @@ class Checkpointer:
 
 
 def _check_name(directory: Path) -> None:
-  """Refuses addresses, and folders from which Orbax could not read back what it has written.
+  """Refuses addresses, and folders from which Orbax could not read back what it wrote to them.
 
   Raises:
     UserError: says what is wrong with the name.
@@ -222,7 +247,7 @@ def _check_name(directory: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-  """What is wrong with the disk; or the first line of an error, cut: Orbax's run over pages."""
+  """Says what is wrong with the disk; or gives the first line of an error: Orbax's fill pages."""
   for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
     if os.strerror(number) in str(error):
       return files.reason(OSError(number, os.strerror(number)))

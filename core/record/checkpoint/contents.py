@@ -1,4 +1,4 @@
-"""What a checkpoint holds, in Orbax's files: the arrays by their path in the state, and a document.
+"""The contents of a checkpoint in Orbax's files: arrays by their path in the state; a document.
 
 The document is JSON: the host's counters, and shape, dtype and CRC-32 of every array. Orbax notices
 files that are missing or short, but not every changed byte: hence the sums.
@@ -23,7 +23,7 @@ from ...api.types import PyTree
 
 
 class Entry(NamedTuple):
-  """What the document says of one array."""
+  """The document's entry on one array."""
 
   shape: list[int]  # of the data; a typed key's data has one axis more than the key
   dtype: str
@@ -33,7 +33,7 @@ class Entry(NamedTuple):
 
 @functools.cache
 def orbax() -> Any:
-  """Orbax, imported at first use (0.6 s), without its log: what matters of it is raised.
+  """Imports Orbax at first use (0.6 s), without its log: what matters of it is raised.
 
   After one read or write has failed, the others that were under way have nobody to report to, and
   each would print a traceback: by asyncio's log, or as an exception of a callback.
@@ -48,17 +48,22 @@ def orbax() -> Any:
 
 
 def flatten(tree: PyTree) -> dict[str, Any]:
-  """Leaves by their path: `params['torso']['w']`."""
+  """Returns the leaves of a tree, of any shape [...], by their path: `params['torso']['w']`."""
   leaves, _ = jax.tree.flatten_with_path(tree)
   return {jax.tree_util.keystr(path).removeprefix("."): leaf for path, leaf in leaves}
 
 
 def packed(state: PyTree, host: Mapping[str, Any]) -> Any:
-  """A state and the host's counters as Orbax saves them; views of the state's memory."""
+  """Packs a state and the host's counters as Orbax saves them; views of the state's memory.
+
+  Args:
+    state: a tree of arrays [...].
+    host: the counters.
+  """
   arrays, entries = _to_host(state)
   described = {name: entry._asdict() for name, entry in entries.items()}
   document = {"host": host, "arrays": described}
-  document["crc32"] = _document_sum(document)
+  document["crc32"] = _document_crc32(document)
   ocp = orbax()
   return ocp.args.Composite(
     state=ocp.args.StandardSave({name: a for name, a in arrays.items() if a.size}),
@@ -67,14 +72,14 @@ def packed(state: PyTree, host: Mapping[str, Any]) -> Any:
 
 
 def to_device(array: np.ndarray, entry: Entry, like: Any) -> jax.Array:
-  """An array that was read, where `like` is or is to be."""
+  """Moves an array [...] that was read to where `like` is or is to be."""
   if entry.impl is None:
     return jax.device_put(array, like.sharding)
   return jax.random.wrap_key_data(jax.device_put(array, like.sharding), impl=entry.impl)
 
 
 def first_difference(entries: dict[str, Entry], wanted: dict[str, Any]) -> str:
-  """What is the first leaf that is not the same in the checkpoint; "" if all are."""
+  """Says which leaf is the first to differ between checkpoint and state; "" if none does."""
   for name, leaf in wanted.items():
     if name not in entries:
       return f"it has no {name}"
@@ -87,33 +92,35 @@ def first_difference(entries: dict[str, Entry], wanted: dict[str, Any]) -> str:
 
 
 def read_document(directory: Path, step: int) -> tuple[dict[str, Any], dict[str, Entry]]:
-  """The host's counters, and what each array must be.
+  """Reads the document of a checkpoint: the host's counters, and an entry on each array.
 
   Raises:
     Exception: it is torn, in whatever way.
   """
   ocp = orbax()
   document = _read(directory, step, document=ocp.args.JsonRestore())["document"]
-  if document["crc32"] != _document_sum(document):
+  if document["crc32"] != _document_crc32(document):
     raise ValueError("the document does not match its checksum")
   entries = {name: Entry(**entry) for name, entry in document["arrays"].items()}
   return document["host"], entries
 
 
 def read_arrays(directory: Path, step: int, entries: dict[str, Entry]) -> dict[str, np.ndarray]:
-  """The arrays of these entries; raises as `read_document`."""
+  """Reads the arrays of these entries, [...] each, by path; raises as `read_document`."""
   ocp = orbax()
   arrays = _read(directory, step, state=ocp.args.StandardRestore())["state"]
   for name, entry in entries.items():
     if 0 in entry.shape:  # Orbax does not store empty arrays
       arrays[name] = np.zeros(entry.shape, np.uint32 if entry.impl else entry.dtype)
-    if _sum(arrays[name]) != entry.crc32:
+    if _crc32(arrays[name]) != entry.crc32:
       raise ValueError(f"{name} does not match its checksum")
   return arrays
 
 
 def _to_host(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
+  """Copies a state to the host, by path, with an entry on each array."""
   leaves = flatten(state)
+  # Orbax saves no typed keys: their words, and the name of the generator in the entry.
   data = {name: jax.random.key_data(x) if _is_key(x) else x for name, x in leaves.items()}
   # What is split over processes they give each other: each then has the whole.
   arrays = jax.device_get(
@@ -126,7 +133,7 @@ def _to_host(state: PyTree) -> tuple[dict[str, np.ndarray], dict[str, Entry]]:
   for name, leaf in leaves.items():
     impl = str(jax.random.key_impl(leaf)) if _is_key(leaf) else None
     array = arrays[name]
-    entries[name] = Entry(list(array.shape), str(leaf.dtype), _sum(array), impl)
+    entries[name] = Entry(list(array.shape), str(leaf.dtype), _crc32(array), impl)
   return arrays, entries
 
 
@@ -141,11 +148,12 @@ def _read(directory: Path, step: int, **items: Any) -> Any:
     return reader.restore(step, args=ocp.args.Composite(**items))
 
 
-def _sum(array: np.ndarray) -> int:
+def _crc32(array: np.ndarray) -> int:
+  # As bytes [N]: a buffer of bfloat16 has no format that zlib knows, one of 0-d none to view.
   return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def _document_sum(document: Mapping[str, Any]) -> int:
+def _document_crc32(document: Mapping[str, Any]) -> int:
   """CRC-32 of the document without its own `crc32`."""
   content = {key: value for key, value in document.items() if key != "crc32"}
   return zlib.crc32(json.dumps(content, sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""Figures 1 to 5: mountain car, return against episodes for every alpha_0, a panel each mu."""
+"""Figures 1 to 5 of Metatrace: mountain car, return by episode for every alpha_0 and mu."""
 
 import functools
 from typing import Any
@@ -24,7 +24,13 @@ MUS = {  # method -> powers of mu, negated, of Figures 2 to 5
 
 
 def figure(method: str, time: str, beside: str | None = None) -> Figure:
-  """Of one method, and trained beside it without being drawn, another for comparison."""
+  """Returns the figure of one method.
+
+  Args:
+    method: a key of `METHODS`.
+    time: that the figure takes, measured.
+    beside: a method that is trained too and not drawn: the claims compare with it.
+  """
   cells = [cell("none")]
   cells += [cell(m, p) for m in (method, beside) if m in MUS for p in MUS[m]]
   return Figure(
@@ -38,13 +44,14 @@ def figure(method: str, time: str, beside: str | None = None) -> Figure:
 
 
 def by_alpha(result: Result) -> dict[float, np.ndarray]:
-  """Returns [repeats, E] by alpha_0, the greatest first."""
+  """Groups a cell's returns by alpha_0, the greatest first: [repeats, E] each."""
+  # The runs of a cell lie along R, as runs.csv has them; which alpha_0 is whose is in its rows.
   alphas = np.array([float(row["ac_lambda.alpha"]) for row in result.settings])
   return {a: result.returns[alphas == a] for a in sorted(set(alphas), reverse=True)}
 
 
 def draw(method: str, results: list[Result]) -> Any:
-  """Figures 1 to 5: a curve each alpha_0, a panel each mu of one method."""
+  """Draws a curve each alpha_0, a panel each mu of one method (Figures 1 to 5)."""
   shown = of_method(results, method)
   columns = min(2, len(shown))
   made, grid = page(-(-len(shown) // columns), columns)
@@ -59,16 +66,17 @@ def draw(method: str, results: list[Result]) -> Any:
 
 
 def spread(result: Result) -> float:
-  """Standard deviation over alpha_0 of the mean return of all episodes."""
+  """Returns the standard deviation over alpha_0 of the mean return of all episodes."""
   return float(np.std([returns.mean() for returns in by_alpha(result).values()]))
 
 
 def mean_return(result: Result) -> float:
+  """Returns the mean over all episodes, alpha_0 and repeats."""
   return float(result.returns.mean())
 
 
 def claims(method: str, results: list[Result]) -> list[str]:
-  """Figures 1 to 5: how much alpha_0 matters, which mu are useful, which alpha_0 still learn."""
+  """Says how much alpha_0 matters, which mu are useful, and which alpha_0 still learn."""
   baseline, tuned = of_method(results, "none")[0], of_method(results, method)
   lines = [f"no tuning: spread over alpha_0 {spread(baseline):.1f}, {largest(baseline)}"]
   if method == "none":
@@ -87,7 +95,7 @@ def claims(method: str, results: list[Result]) -> list[str]:
 
 
 def compare(tuned: list[Result], beside: list[Result]) -> list[str]:
-  """A method beside another: their useful mu, and how far apart they are where mu are equal."""
+  """Compares two methods: their useful mu, and how far apart they are where mu are equal."""
   lines = []
   for results in (tuned, beside):
     best = max(results, key=mean_return)
@@ -103,6 +111,7 @@ def compare(tuned: list[Result], beside: list[Result]) -> list[str]:
 
 
 def largest(result: Result) -> str:
-  """Which alpha_0 is the largest that still learns."""
+  """Says which alpha_0 is the largest that still learns."""
+  # From the greatest down, as `by_alpha` has them.
   learned = [alpha for alpha, returns in by_alpha(result).items() if final(returns) > LEARNS]
   return f"largest alpha_0 that learns {power(learned[0])}" if learned else "none learns"

@@ -1,4 +1,4 @@
-"""Figures 8 and 9: Atari, return against learning steps for every alpha_0."""
+"""Figures 8 and 9 of Metatrace: Atari, return against learning steps for every alpha_0."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ QUICK = (
   "train.total_env_steps = 600",
   "atari.max_episode_steps = 150",
 )
-MU = 0.001
+MU = 0.001  # section 5.3
 SMOOTHED = 40  # episodes
 LAST = 100  # episodes that say which alpha_0 is best
 
 
 def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cell:
-  """One method in one game: a run each alpha_0 and seed, all in one pool."""
+  """Returns the cell of one method in one game: a run each alpha_0 and seed, all in one pool."""
   tuner = METHODS[method][0]
   mu = () if method == "none" else (f"{tuner}.mu = {MU}",)
   bindings = (
@@ -38,7 +38,7 @@ def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cel
 
 
 def draw(results: list[Result]) -> Any:
-  """A panel each cell: a curve each alpha_0, the mean over its seeds.
+  """Draws a panel each cell: a curve each alpha_0, the mean over its seeds.
 
   Those of a tuner have the best constant step size of the game as well.
   """
@@ -63,7 +63,8 @@ def draw(results: list[Result]) -> Any:
 
 
 def curve(result: Result, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-  """Learning steps, and the mean over the runs of an alpha_0 of their smoothed returns there."""
+  """Averages the smoothed returns of an alpha_0's runs: learning steps [200], return [200]."""
+  # Against steps and not episodes, as in the paper: games of better play last longer.
   runs = [
     (np.cumsum(lengths), smooth(returns, SMOOTHED)) for returns, lengths in played(result, alpha)
   ]
@@ -72,12 +73,12 @@ def curve(result: Result, alpha: float) -> tuple[np.ndarray, np.ndarray]:
 
 
 def final(result: Result, alpha: float) -> float:
-  """Mean return of the last episodes of the runs of an alpha_0."""
+  """Returns the mean return of the last episodes of the runs of an alpha_0."""
   return float(np.mean([returns[-LAST:].mean() for returns, _ in played(result, alpha)]))
 
 
 def played(result: Result, alpha: float) -> list[tuple[np.ndarray, np.ndarray]]:
-  """Returns and lengths of the episodes of each run of an alpha_0; they differ in number.
+  """Selects returns [E] and lengths [E] of each run of an alpha_0; E differs between runs.
 
   A diverged run ends in as many episodes as it missed, each of one step.
   """
@@ -87,7 +88,7 @@ def played(result: Result, alpha: float) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def claims(results: list[Result]) -> list[str]:
-  """How much alpha_0 matters, and the best one, of every cell."""
+  """Says of every cell how much alpha_0 matters, and which is best."""
   lines = []
   for result in results:
     last = {alpha: final(result, alpha) for alpha in by_alpha(result)}
@@ -101,6 +102,7 @@ def claims(results: list[Result]) -> list[str]:
 
 
 def figure(about: str, runs: int, cells: list[Cell]) -> Figure:
+  """Returns a figure of these cells, with so many runs in all."""
   cost = Cost(runs, 12_500_000, "not yet measured", "GPU")
   return Figure(about, cost, tuple(cells), bound(cells, QUICK), draw, claims)
 

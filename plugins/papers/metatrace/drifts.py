@@ -1,4 +1,4 @@
-"""Figures 6 and 7: drifting mountain car, a curve each method or each mu."""
+"""Figures 6 and 7 of Metatrace: drifting mountain car, a curve each method or each mu."""
 
 import itertools
 from collections.abc import Sequence
@@ -21,9 +21,11 @@ BETA_MU = 2.0**-10
 
 
 def cells(drifts: Sequence[float], methods: Sequence[str]) -> tuple[Cell, ...]:
+  """Returns the grid of drifts, methods and, of tuners, mu."""
   made = []
   for drift, method in itertools.product(drifts, methods):
     powers = (None,) if method == "none" else MUS
+    # Figure 7 shows 1,000 episodes at one drift, Figure 6 fewer at all: they share those cells.
     shorter = () if drift == SWEPT else (f"runs.episodes = {EPISODES}",)
     for one in (cell(method, power, drift) for power in powers):
       made.append(one._replace(bindings=(*one.bindings, *shorter)))
@@ -31,14 +33,14 @@ def cells(drifts: Sequence[float], methods: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def best(results: Sequence[Result], method: str, drift: float) -> Result:
-  """Of a method's mu, the best by the mean return of the last 100 episodes."""
+  """Selects the best of a method's mu by the mean return of the last 100 episodes."""
   columns = [(r, r.cell.columns) for r in results]
   found = [r for r, c in columns if (c["tuner"], c["drift"]) == (method, drift)]
   return max(found, key=lambda r: final(r.returns))
 
 
 def draw_drifts(results: list[Result]) -> Any:
-  """Figure 6: the best mu of every method, a panel each drift."""
+  """Draws the best mu of every method, a panel each drift (Figure 6)."""
   made, grid = page(2, 2)
   for axes, drift in zip(grid.flat, DRIFTS, strict=True):
     for method in SHOWN:
@@ -50,7 +52,7 @@ def draw_drifts(results: list[Result]) -> Any:
 
 
 def claim_drifts(results: list[Result]) -> list[str]:
-  """Figure 6: the order of the methods early and late, each at its best mu."""
+  """Says the order of the methods early and late, each at its best mu (Figure 6)."""
   lines = []
   for drift in DRIFTS:
     returns = {method: best(results, method, drift).returns for method in SHOWN}
@@ -65,13 +67,14 @@ def claim_drifts(results: list[Result]) -> list[str]:
 
 
 def ranking(scores: dict[str, float]) -> str:
+  """Lists names and scores, the best first."""
   return ", ".join(
     f"{name} {scores[name]:.1f}" for name in sorted(scores, key=lambda n: -scores[n])
   )
 
 
 def draw_sweeps(results: list[Result]) -> Any:
-  """Figure 7: left every mu, right the mean beta of kinds of weights at mu = 2^-10."""
+  """Draws left every mu, right the mean beta of kinds of weights at mu = 2^-10 (Figure 7)."""
   made, grid = page(3, 2)
   for (left, right), method in zip(grid, SHOWN[1:], strict=True):
     for result in of_method(results, method):
@@ -88,13 +91,15 @@ def draw_sweeps(results: list[Result]) -> Any:
 
 
 def betas(result: Result) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """Episodes of a run, and mean beta over the runs, by kind of weight (one for a scalar tuner)."""
+  """Returns episodes of a run [N] and mean beta over the runs [N], by kind of weight."""
+  # A scalar tuner has one beta for all kinds: the mean.
   episodes = result.metrics["episodes"] / len(result.settings)
   kinds = GROUPS if f"beta/{GROUPS[0]}" in result.metrics else ["mean"]
   return {kind: (episodes, result.metrics[f"beta/{kind}"]) for kind in kinds}
 
 
 def claim_sweeps(results: list[Result]) -> list[str]:
+  """Says how far beta of informative features ends above that of noise (Figure 7)."""
   lines = []
   for result in results:
     found = betas(result) if result.cell.columns["mu"] == BETA_MU else {}
@@ -111,6 +116,7 @@ def claim_sweeps(results: list[Result]) -> list[str]:
 
 
 def figure(about: str, cells: tuple[Cell, ...], draw: Any, claims: Any, time: str) -> Figure:
+  """Returns a figure of cells of 20 runs each."""
   cost = Cost(20 * len(cells), 201_000, time, "CPU")
   return Figure(about, cost, cells, bound(cells, QUICK), draw, claims)
 

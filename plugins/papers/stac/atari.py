@@ -1,4 +1,4 @@
-"""Figures 2 and 4c, and what sections 4.3, 9.3 and 9.5 report: agents on Atari, seeds 0 to 2."""
+"""STAC on Atari, seeds 0 to 2: Figures 2 and 4c, and the results of sections 4.3, 9.3 and 9.5."""
 
 import functools
 import itertools
@@ -28,7 +28,7 @@ QUICK = (  # 18 s of CPU time a cell, most of it compilation
 
 
 class Grid(NamedTuple):
-  """The agents of a figure, and what the paper says of them."""
+  """A grid: the agents of a figure, and what the paper says of them."""
 
   about: str
   agents: tuple[str, ...]
@@ -100,6 +100,7 @@ GRIDS = {
 
 
 def cell(agent: str, game: str, seed: int) -> Cell:
+  """Returns the run of an agent in a game; figures that share it train it once."""
   variant = VARIANTS[agent]
   bindings = (*variant.bindings, f"atari.game = {game!r}", f"train.seed = {seed}")
   columns = {"agent": agent, "task": game, "seed": seed}
@@ -107,11 +108,12 @@ def cell(agent: str, game: str, seed: int) -> Cell:
 
 
 def grid(agents: Iterable[str], tasks: Iterable[str], seeds: Iterable[int]) -> tuple[Cell, ...]:
+  """Returns the cells of every agent, game and seed."""
   return tuple(cell(*point) for point in itertools.product(agents, tasks, seeds))
 
 
 def score(game: str, returns: Any) -> Any:
-  """Human-normalised return in percent: 0 is random play and 100 the human tester."""
+  """Normalises returns, a number or [...], to percent: 0 is random play, 100 the human tester."""
   it = games()[game]
   return 100 * (returns - it.random_score) / (it.human_score - it.random_score)
 
@@ -125,7 +127,7 @@ SCALE = scores.Scale(
 
 
 def figure(key: str) -> Figure:
-  """The figure of a grid."""
+  """Returns the figure of a grid."""
   it = GRIDS[key]
   cells = grid(it.agents, games() if it.tasks is None else it.tasks, SEEDS)
   ordered = claim_order if key == "alpha" else scores.claims
@@ -141,7 +143,8 @@ def figure(key: str) -> Figure:
 
 
 def claim_order(scale: scores.Scale, said: str, results: list[Result]) -> list[str]:
-  """The scores, and how often the head that acts has α_ρ >= α_c where they are tuned apart."""
+  """Says the scores, and how often the head that acts has α_ρ >= α_c where they are tuned apart."""
+  # Head 0 acts; all logged rows of all runs count alike.
   apart = [r.metrics for r in results if r.cell.columns["agent"] == "stacx_split_alpha"]
   rho, c = (
     np.concatenate([m[f"eta/leaky_vtrace.alpha_{of}/0"] for m in apart]) for of in ("rho", "c")

@@ -1,4 +1,4 @@
-"""Figure 3: DM Control from features and from pixels, and the Real-World RL challenge."""
+"""Figure 3 of STAC: DM Control from features and from pixels, and the Real-World RL challenge."""
 
 import functools
 import itertools
@@ -111,6 +111,7 @@ SUITES = {
 
 
 def cell(key: str, agent: str, task: str, seed: int) -> Cell:
+  """Returns the run of an agent on a task of a suite."""
   suite, words = SUITES[key], task.split()
   chosen = (f"{field} = {word!r}" for field, word in zip(suite.fields, words, strict=True))
   return Cell(
@@ -125,7 +126,7 @@ SCALE = scores.Scale("mean return", lambda task, returns: returns, np.mean, {})
 
 
 def figure(key: str) -> Figure:
-  """The panel of a suite."""
+  """Returns the panel of a suite as a figure."""
   suite = SUITES[key]
   cells = tuple(cell(key, *point) for point in itertools.product(AGENTS, suite.tasks, SEEDS))
   task, bindings = suite.quick

@@ -1,4 +1,4 @@
-"""What a grid of agents, tasks and seeds says: scores, their aggregate, learning curves."""
+"""Scores of a grid of agents, tasks and seeds: tables, aggregates, learning curves."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ POINTS = 200  # of a learning curve
 
 
 class Scale(NamedTuple):
-  """How returns of tasks become one number."""
+  """A scale, on which the returns of several tasks become one number."""
 
   unit: str
   score: Callable[[str, Any], Any]  # task, raw return -> score
@@ -21,7 +21,7 @@ class Scale(NamedTuple):
 
 
 def by_agent(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
-  """Agent -> task -> the runs of its seeds."""
+  """Groups results by agent, then by task: the runs of its seeds."""
   found: dict[str, dict[str, list[Result]]] = {}
   for result in results:
     columns = result.cell.columns
@@ -30,7 +30,7 @@ def by_agent(results: Sequence[Result]) -> dict[str, dict[str, list[Result]]]:
 
 
 def table(scale: Scale, results: list[Result]) -> list[Mapping[str, Any]]:
-  """A row a run: its agent, task and seed, and its return and score over the last 100 episodes."""
+  """Returns a row a run: agent, task and seed; return and score over the last 100 episodes."""
   rows = []
   for result in results:
     raw, task = final(result.returns), result.cell.columns["task"]
@@ -41,7 +41,7 @@ def table(scale: Scale, results: list[Result]) -> list[Mapping[str, Any]]:
 
 
 def aggregate(scale: Scale, tasks: Mapping[str, list[Result]]) -> float:
-  """Of the tasks' scores, each the mean over its seeds."""
+  """Aggregates the scores of an agent's tasks, each the mean over its seeds."""
   of_tasks = [
     np.mean([scale.score(t, final(r.returns)) for r in runs]) for t, runs in tasks.items()
   ]
@@ -49,11 +49,11 @@ def aggregate(scale: Scale, tasks: Mapping[str, list[Result]]) -> float:
 
 
 def curve(scale: Scale, tasks: Mapping[str, list[Result]]) -> tuple[np.ndarray, np.ndarray]:
-  """Env steps [POINTS] that all runs have a score at, and the aggregate there, [POINTS].
+  """Returns env steps [POINTS] that all runs have a score at, and the aggregate there, [POINTS].
 
   Both are empty where some run has no score, or they have no env steps in common.
   """
-  series = {task: [scored(run) for run in runs] for task, runs in tasks.items()}
+  series = {task: [logged_returns(run) for run in runs] for task, runs in tasks.items()}
   every = [one for runs in series.values() for one in runs]
   if min(len(steps) for steps, _ in every) == 0:
     return np.empty(0), np.empty(0)
@@ -66,15 +66,15 @@ def curve(scale: Scale, tasks: Mapping[str, list[Result]]) -> tuple[np.ndarray, 
   return steps, scale.over_tasks(of_tasks, axis=0)
 
 
-def scored(result: Result) -> tuple[np.ndarray, np.ndarray]:
-  """Env steps and mean raw return of the last 100 episodes, [N] each, of rows that have one."""
+def logged_returns(result: Result) -> tuple[np.ndarray, np.ndarray]:
+  """Returns env steps and mean raw return of the last 100 episodes, [N] each, where logged."""
   returns = result.metrics.get("episode_return", np.empty(0))
   steps = result.metrics["env_steps"][: len(returns)]
   return steps[~np.isnan(returns)], returns[~np.isnan(returns)]
 
 
 def draw(scale: Scale, results: list[Result]) -> Any:
-  """Left the aggregate against env steps, right a bar an agent at the end."""
+  """Draws left the aggregate against env steps, right a bar an agent at the end."""
   from matplotlib.figure import Figure as Page
 
   agents = by_agent(results)
@@ -92,7 +92,7 @@ def draw(scale: Scale, results: list[Result]) -> Any:
 
 
 def claims(scale: Scale, said: str, results: list[Result]) -> list[str]:
-  """What the paper says; each agent's aggregate, beside the paper's if it has one; the order."""
+  """Says what the paper says; each agent's aggregate, beside the paper's if any; the order."""
   agents = by_agent(results)
   scores = {name: aggregate(scale, tasks) for name, tasks in agents.items()}
   lines = [f"the paper: {said}"]

@@ -1,4 +1,4 @@
-"""Figure 5: where the tuned numbers go in training, a line a head."""
+"""Figure 5 of STAC: the tuned numbers in the course of training, a line a head."""
 
 import functools
 from typing import Any
@@ -7,7 +7,7 @@ import numpy as np
 
 from ....core.api import Cost, Figure, Result, bound
 from .atari import ENV_STEPS, QUICK, TIME, cell
-from .scores import scored
+from .scores import logged_returns
 
 TUNED = "eta/"  # metrics of tuned values begin with it: eta/<component>.<field>/<head>
 COLOURS = ("tab:blue", "tab:orange", "magenta")  # of heads, as in the paper: the first one acts
@@ -24,7 +24,7 @@ ABOUT = {
 
 
 def figure(agent: str) -> Figure:
-  """Of one run, seed 1 as in the paper."""
+  """Returns the figure of one run, seed 1 as in the paper."""
   cells = (cell(agent, "jamesbond", 1),)
   return Figure(
     ABOUT[agent],
@@ -38,7 +38,7 @@ def figure(agent: str) -> Figure:
 
 
 def values(result: Result) -> dict[str, list[np.ndarray]]:
-  """Tuned number, 'component.field' -> its values by head, [N] each."""
+  """Returns the values [N] of each tuned number, 'component.field', by head."""
   found: dict[str, list[np.ndarray]] = {}
   heads = sorted(key for key in result.metrics if key.startswith(TUNED))  # fewer than ten heads
   for key in heads:
@@ -47,7 +47,7 @@ def values(result: Result) -> dict[str, list[np.ndarray]]:
 
 
 def draw(results: list[Result]) -> Any:
-  """A panel a number, and one of the return."""
+  """Draws a panel a number, and one of the return."""
   from matplotlib.figure import Figure as Page
 
   (result,) = results
@@ -61,7 +61,7 @@ def draw(results: list[Result]) -> Any:
     axes.set(title=name, xlabel="env steps")
     axes.legend(fontsize=7)
   last, *unused = panels
-  last.plot(*scored(result), color="black", lw=1.2)
+  last.plot(*logged_returns(result), color="black", lw=1.2)
   last.set(title="return", xlabel="env steps")
   for axes in unused:
     axes.set_axis_off()
@@ -69,7 +69,7 @@ def draw(results: list[Result]) -> Any:
 
 
 def claims(said: str, results: list[Result]) -> list[str]:
-  """What the paper says; the first and last value of every number, by head."""
+  """Says what the paper says; the first and last value of every number, by head."""
   lines = [f"the paper: {said}"]
   for name, heads in values(results[0]).items():
     moved = ", ".join(f"{line[0]:.4f} -> {line[-1]:.4f}" for line in heads)
@@ -78,7 +78,7 @@ def claims(said: str, results: list[Result]) -> list[str]:
 
 
 def table(results: list[Result]) -> list[dict[str, Any]]:
-  """A row a logged row: env steps, return, and every tuned number."""
+  """Returns a row a logged row: env steps, return, and every tuned number."""
   metrics = results[0].metrics
   names = ["env_steps", "episode_return", *(name for name in metrics if name.startswith(TUNED))]
   there = [name for name in names if name in metrics]

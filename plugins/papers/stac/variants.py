@@ -1,4 +1,4 @@
-"""The agents of the STAC paper: packaged experiments, and what is bound on top of them."""
+"""Variants of the agents of the STAC paper: packaged experiments, with bindings on top."""
 
 import math
 from typing import NamedTuple
@@ -17,20 +17,22 @@ class Variant(NamedTuple):
 
 
 def tune(*patterns: str) -> tuple[str, ...]:
+  """Returns the binding that tunes what matches these patterns."""
   return (f"metagradient.tune = {patterns!r}",)
 
 
 def embedded(kind: str) -> str:
+  """Returns the binding that embeds the discount: 'shared' or 'per_head'."""
   return f"impala_resnet.gamma_embedding = {kind!r}"
 
 
 def eta(value: float) -> float:
-  """The unconstrained number whose sigmoid is `value`."""
+  """Returns the unconstrained number whose sigmoid is `value`."""
   return round(math.log(value / (1 - value)), 6)
 
 
 def name(value: float) -> str:
-  """A number as names of cells have it: 0.992 is 0992."""
+  """Returns a number as names of cells have it: 0.992 is 0992."""
   return f"{value:g}".replace(".", "")
 
 
