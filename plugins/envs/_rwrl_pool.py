@@ -4,6 +4,7 @@ import contextlib
 import functools
 import math
 import multiprocessing
+import multiprocessing.util
 import os
 import signal
 import tempfile
@@ -70,6 +71,9 @@ class Pool:
       raise RunError(f"the workers of rwrl cannot be started: {error}.") from error
     self.pids = [process.pid for process in self._blocks.processes]
     self._ended = np.zeros(n, bool)
+    # A pool that nobody closes: Python would send its workers SIGTERM, to which they are deaf, and
+    # wait for ever. This comes before.
+    multiprocessing.util.Finalize(None, _kill, (self._blocks,), exitpriority=0)
 
   def reset(self, stagger: bool = False) -> TimeStep:
     """Starts an episode in every environment; timesteps [B, ...].
@@ -121,14 +125,19 @@ class Pool:
 
   def close(self) -> None:
     """Ends the workers at once, a step in flight or not; they hold nothing to save."""
-    self._blocks.closed = True  # its own way waits for replies, also of workers that have died
-    for process in self._blocks.processes:
-      process.kill()
-    for process in self._blocks.processes:
-      process.join()
+    _kill(self._blocks)
     for pipe in self._blocks.parent_pipes:
       if pipe is not None:
         pipe.close()
+
+
+def _kill(blocks: async_vector_env.AsyncVectorEnv) -> None:
+  """Ends the workers of the blocks, those too that have ended."""
+  blocks.closed = True  # its own way waits for replies, also of workers that have died
+  for process in blocks.processes:
+    process.kill()
+  for process in blocks.processes:
+    process.join()
 
 
 @contextlib.contextmanager
