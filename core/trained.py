@@ -1,7 +1,7 @@
 """A run in Python, for notebooks and programs: its settings, tables, plot, scores and policy."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from .api import jsonl
 from .api.errors import UserError
 from .evaluation.evaluate import evaluate
 from .evaluation.policy import Policy, policy_of
-from .record import plotting
+from .record import metrics, plotting
 from .record.workdir import Workdir, default
 
 if TYPE_CHECKING:
@@ -36,12 +36,12 @@ class Run:
   @property
   def metrics(self) -> "DataFrame":
     """Rows of metrics.jsonl as it is now, one every `train.log_seconds`."""
-    return self._table("metrics.jsonl")
+    return self._table("metrics.jsonl", metrics.read)
 
   @property
   def episodes(self) -> "DataFrame":
     """Rows of episodes.jsonl as it is now, one a finished episode."""
-    return self._table("episodes.jsonl")
+    return self._table("episodes.jsonl", jsonl.read)
 
   def evaluate(
     self, episodes: int = 100, greedy: bool = False, seed: int = 0, video: Path | str | None = None
@@ -60,13 +60,13 @@ class Run:
     """
     return plotting.figure([self.workdir])
 
-  def _table(self, name: str) -> "DataFrame":
+  def _table(self, name: str, read: Callable[[Path], Iterable[Mapping[str, Any]]]) -> "DataFrame":
     import pandas as pd  # here, for it takes its time and not everybody wants a table
 
     path = self.workdir / name
     if not path.is_file():
       raise UserError(f"{path} does not exist: it is written by @jsonl() among train.writers.")
-    return pd.DataFrame(jsonl.read(path))
+    return pd.DataFrame(read(path))
 
 
 def train(

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from selftune.core.api import jsonl
 from selftune.core.api.errors import RunError, UserError
-from selftune.core.record import plotting
+from selftune.core.record import metrics, plotting
 
 
 def write_rows(workdir, rows):
@@ -30,7 +30,7 @@ def stacx_rows(offset=0.0):
     "entropy.cost",
   )
   for step in (100, 200, 300):
-    etas = {f"eta/{n}/{h}": 0.9 - h / 10 - step / 1e4 for n in names for h in range(3)}
+    etas = {f"tuned/{n}/{h}": 0.9 - h / 10 - step / 1e4 for n in names for h in range(3)}
     row = {"env_steps": step, "metagrad_norm": 0.1 * step, **etas}
     yield row if step == 100 else {**row, "episode_return": step + offset}  # none finished by 100
 
@@ -48,6 +48,22 @@ def test_stacx_has_a_panel_a_tunable_and_a_line_a_head(tmp_path):
   np.testing.assert_array_equal(top.get_lines()[0].get_xydata(), [[200, 200], [300, 300]])
   head_2 = panels[0].get_lines()[2]
   np.testing.assert_allclose(head_2.get_xydata(), [[100, 0.69], [200, 0.68], [300, 0.67]])
+
+
+def test_a_run_before_tuned_values_were_named_so_is_drawn_alike(tmp_path):
+  """Then `eta/` was the value and `eta_raw/` eta; a run may be resumed since."""
+  old = [
+    {"env_steps": 1, "eta/a.b/0": 0.9, "eta_raw/a.b/0": 2.2, "u": 3.0},
+    {"env_steps": 2, "tuned/a.b/0": 0.8, "eta/a.b/0": 1.4, "u": 4.0},
+  ]
+  run = write_rows(tmp_path / "run", old)
+  assert list(metrics.read(run / "metrics.jsonl")) == [
+    {"env_steps": 1, "tuned/a.b/0": 0.9, "eta/a.b/0": 2.2, "u": 3.0},
+    old[1],
+  ]
+  _, panel, _ = plotting.figure([run]).axes
+  assert panel.get_title(loc="left") == "a.b"
+  np.testing.assert_array_equal(panel.get_lines()[0].get_xydata(), [[1, 0.9], [2, 0.8]])
 
 
 def test_seeds_become_one_line_in_a_band(tmp_path):
@@ -201,7 +217,7 @@ no json
 {"env_steps": 10, "episode_return": 1.0}
 {"env_steps": 20, "episode_return": NaN}
 {"env_steps": 30, "episode_return": -Infinity, "metagrad_norm": null}
-{"env_steps": 40, "episode_return": "high", "eta/x/0": [1]}
+{"env_steps": 40, "episode_return": "high", "tuned/x/0": [1]}
 {"env_steps": 50, "episode_return": 1e999}
 {"env_steps": 60, "episode_return": 2.0}
 {"env_steps": 7"""

@@ -18,6 +18,7 @@ import numpy as np
 from ..api import files, jsonl
 from ..api.errors import UserError
 from ..api.types import BINS, Histogram
+from . import metrics
 from .histograms import rebinned
 
 Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
@@ -100,7 +101,7 @@ def figure(workdirs: Sequence[Path]) -> Any:
   rows = [row for runs in groups.values() for rows in runs for row in rows]
   names = {key for row in rows for key, value in row.items() if jsonl.is_number(value)}
   panels: dict[str, list[str]] = {}
-  for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
+  for key in sorted((name for name in names if name.startswith("tuned/")), key=_natural):
     panels.setdefault(key.split("/")[1], []).append(key)
   panels |= {title: [key] for key, title in TITLES.items() if key in names}
   return _draw(groups, panels, _histograms(workdirs[0]) if len(workdirs) == 1 else [])
@@ -168,7 +169,7 @@ def _rows(workdir: Path) -> list[dict[str, Any]]:
   path = Path(workdir) / "metrics.jsonl"
   if not path.is_file():
     raise UserError(f"{path} does not exist: '{workdir}' is not the workdir of a training run.")
-  rows = [row for row in jsonl.read(path) if jsonl.is_number(row.get("env_steps"))]
+  rows = [row for row in metrics.read(path) if jsonl.is_number(row.get("env_steps"))]
   if not rows:
     raise UserError(f"{path} has no rows: the run '{workdir}' has not logged anything yet.")
   return rows
