@@ -14,6 +14,7 @@ import pytest
 import wandb
 from matplotlib.figure import Figure
 
+from selftune.core import train as training
 from selftune.core.api import files, jsonl
 from selftune.core.api.contracts import RunInfo
 from selftune.core.api.errors import NonFiniteError, RunError
@@ -454,3 +455,18 @@ def test_wandb_is_offline_without_a_login(tmp_path, monkeypatch):
   assert [(mode, s["resume"], s["id"]) for mode, s in fake.opened] == [
     *(("offline", "allow", "known"), ("online", "allow", "known")),
   ]
+
+
+@pytest.mark.parametrize("leaves_rows", [True, False])
+def test_curves_are_drawn_of_what_any_writer_has_left(config, tmp_path, monkeypatch, leaves_rows):
+  """The rows decide, not the name of the writer."""
+  opened = fakes.Recorder.open
+
+  def leaving(self, run):
+    if leaves_rows:
+      files.write(tmp_path / "run" / "metrics.jsonl", "")
+    return opened(self, run)
+
+  monkeypatch.setattr(fakes.Recorder, "open", leaving)
+  training.train(config, ["train.writers = (@recorder(),)"], tmp_path / "run")
+  assert [name for name, _ in fakes.MEDIA] == ["curves"] * leaves_rows

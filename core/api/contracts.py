@@ -269,7 +269,14 @@ class MetaOptimizer(Protocol):
 
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
-  ) -> tuple[LearnerState, Metrics]: ...
+  ) -> tuple[LearnerState, Metrics]:
+    """One update: the new state, and metrics [].
+
+    Where several are not finite, the first cause is told by how names begin: `loss/`, `grad_norm`,
+    `outer_loss/`, `metagrad` (of what is tuned), and then all others. `selftune plot` draws a line
+    for each `tuned/<number>/<head>`, and a panel for each metric whose name has no `/`.
+    """
+    ...
 
 
 @runtime_checkable
