@@ -318,8 +318,8 @@ def test_what_a_plugin_lacks(bad, tmp_path, monkeypatch, capsys):
   assert (code, lines) == (
     2,
     [
-      "selftune: test_checks.Incomplete, registered as metaopt @incomplete(), lacks check, step, "
-      "values, describe: see selftune.core.interfaces.MetaOptimizer."
+      "selftune: test_checks.Incomplete, registered as metaopt @incomplete(), lacks step: see "
+      "selftune.core.api.contracts.MetaOptimizer."
     ],
   )
 
@@ -355,7 +355,7 @@ def test_from_the_command_line_once_training_has_begun(bad, tmp_path, capsys):
   )
   code, lines = train(bad, tmp_path / "log", ["train.writers = (@bad_writer(),)"], capsys)
   assert code == 2 and lines[-1].startswith(
-    "selftune: writer @bad_writer() gave None as its open log; wanted: a selftune.core.interfaces."
+    "selftune: writer @bad_writer() gave None as its open log; wanted: a selftune.core.api."
   )
 
 

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
   from . import checks, files, jsonl, tunables
   from .contracts import (
     AgentFns,
+    ChecksComponents,
     Corrector,
+    DescribesState,
     Distribution,
     DrawablePlugin,
     DrawnEnvironment,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     TakesEvaluations,
     TakesHistograms,
     TakesMedia,
+    TunesValues,
     Writer,
     WriterPlugin,
   )
@@ -109,6 +112,7 @@ __all__ = [
   "AgentFns",
   "Array",
   "Cell",
+  "ChecksComponents",
   "Components",
   "ConfigError",
   "Corrector",
@@ -117,6 +121,7 @@ __all__ = [
   "Count",
   "Decay",
   "Described",
+  "DescribesState",
   "Device",
   "Distribution",
   "Domain",
@@ -168,6 +173,7 @@ __all__ = [
   "Tunable",
   "Tuner",
   "TunerInputs",
+  "TunesValues",
   "UserError",
   "Writer",
   "WriterPlugin",

@@ -236,7 +236,7 @@ def opened(plugin: WriterPlugin, run: RunInfo) -> Writer:
   log = plugin.open(run)
   if not isinstance(log, Writer):
     raise UserError(
-      f"{who(plugin)} gave {described(log)} as its open log; wanted: a selftune.core.interfaces."
+      f"{who(plugin)} gave {described(log)} as its open log; wanted: a selftune.core.api.contracts."
       "Writer, with write, write_episodes and close."
     )
   return log

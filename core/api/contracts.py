@@ -255,7 +255,11 @@ class AgentFns(Protocol):
 
 
 class MetaOptimizer(Protocol):
-  """Kind `metaopt`: owns the whole update of an agent."""
+  """Kind `metaopt`: owns the whole update of an agent.
+
+  All that it needs is here; what it may offer besides are `ChecksComponents`, `TunesValues` and
+  `DescribesState`.
+  """
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
     """The meta state, given the first state without it and the shapes of a batch.

@@ -11,7 +11,7 @@ from ...core.api import Array, FunctionalEnvironment, TimeStep
 
 
 class Pool:
-  """One environment a seed, stepped by one compiled call; see `core.interfaces.Environment`."""
+  """One environment a seed, stepped by one compiled call; see `core.api.contracts.Environment`."""
 
   def __init__(self, env: FunctionalEnvironment, seeds: tuple[int, ...]):
     self.spec, self.num_envs = env.spec, len(seeds)

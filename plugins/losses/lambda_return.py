@@ -32,7 +32,7 @@ class LambdaReturn:
     steps = (jnp.where(valid, x.reward, value_tm1), jnp.where(valid, discount, 0), value_t)
     lambda_ = jnp.asarray(self.lambda_, x.value.dtype)
     sequences = [step.reshape(len(step), -1) for step in steps]  # [T, N] of [T, ...]
-    returns = jax.vmap(rlax.lambda_returns, (1, 1, 1, None), 1)(*sequences, lambda_)
-    target = returns.reshape(x.reward.shape)
+    one = lambda reward, discount, value: rlax.lambda_returns(reward, discount, value, lambda_)
+    target = jnp.reshape(jax.vmap(one, 1, 1)(*sequences), x.reward.shape)
     target_t = jnp.concatenate([target[1:], x.value[-1:]])
     return Targets(target, x.reward + discount * target_t - value_tm1), {}
