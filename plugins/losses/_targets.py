@@ -1,4 +1,7 @@
-"""The recursion that all correctors share."""
+"""The recursion of the off-policy correctors.
+
+It is not RLax's: that fixes c_bar = 1, and its mask carries the trace over masked steps.
+"""
 
 import jax
 import jax.numpy as jnp
