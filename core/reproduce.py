@@ -19,6 +19,7 @@ from .api import files, jsonl, registry
 from .api.errors import UserError, did_you_mean
 from .api.papers import Cell, Figure, Result
 from .config import discovery
+from .record import metrics
 from .record.workdir import Workdir
 
 ROWS = 400  # of a run's metrics: more than a curve needs
@@ -128,7 +129,7 @@ def columns(path: Path) -> dict[str, np.ndarray]:
 
   A grid has thousands of runs with tens of thousands of rows, and a curve needs few.
   """
-  rows = list(jsonl.read(path))
+  rows = list(metrics.read(path))
   chosen = np.linspace(0, len(rows) - 1, min(ROWS, len(rows))).round().astype(int)
   kept = [rows[i] for i in chosen]
   names = dict.fromkeys(name for row in kept for name in row)

@@ -111,7 +111,7 @@ def train(
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
     progress = run(experiment, training, logger, checkpoints, state, progress, stopping)
-    if "jsonl" in writers and progress.done:
+    if writers and progress.done and (path / "metrics.jsonl").is_file():
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
   return progress

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from .api import jsonl
 from .api.errors import RunError, UserError
 from .evaluation import evaluate as evaluation
 from .evaluation.policy import Policy, policy_of
-from .record import plotting
+from .record import metrics, plotting
 from .record.workdir import Workdir, default
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ class Run:
 
   @property
   def metrics(self) -> "DataFrame":
-    """The rows of metrics.jsonl as it is now, one every `train.log_seconds`."""
-    return self._table("metrics.jsonl")
+    """Rows of metrics.jsonl as it is now, one every `train.log_seconds`."""
+    return self._table("metrics.jsonl", metrics.read)
 
   @property
   def episodes(self) -> "DataFrame":
-    """The rows of episodes.jsonl as it is now, one a finished episode."""
-    return self._table("episodes.jsonl")
+    """Rows of episodes.jsonl as it is now, one a finished episode."""
+    return self._table("episodes.jsonl", jsonl.read)
 
   def evaluate(
     self, episodes: int = 100, greedy: bool = False, seed: int = 0, video: Path | str | None = None
@@ -89,13 +89,13 @@ class Run:
     """
     return plotting.figure([self.workdir])
 
-  def _table(self, name: str) -> "DataFrame":
+  def _table(self, name: str, read: Callable[[Path], Iterable[Mapping[str, Any]]]) -> "DataFrame":
     import pandas as pd  # here, for it takes its time and not everybody wants a table
 
     path = self.workdir / name
     if not path.is_file():
       raise UserError(f"{path} does not exist: it is written by @jsonl() among train.writers.")
-    return pd.DataFrame(jsonl.read(path))
+    return pd.DataFrame(read(path))
 
 
 @_as_arguments()

@@ -283,6 +283,31 @@ def test_metaopt(kind, name):
     assert not tunes or len(values) in (0, len(fns.tunable_shapes))
 
 
+@pytest.mark.parametrize("offered", ["check", "values", "describe", None])
+def test_a_metaopt_of_init_and_step_is_whole(offered):
+  """With one method more, that one is called, and no other is missed."""
+  called = []
+
+  def init(self, fns, state, batch):
+    return ()
+
+  def step(self, fns, state, batch):
+    return state, {}
+
+  def optional(self, *args):
+    called.append(offered)
+    return {}
+
+  methods = {"init": init, "step": step} | ({offered: optional} if offered else {})
+  metaopt = dataclasses.make_dataclass("Least", (), namespace=methods, frozen=True)()
+  fns = Functions(small.agent(metaopt), small.SPEC, 100)
+  learner, data = small.learner(fns.agent, b=B, t=T), small.trajectory(0, T, B)
+  state = jax.eval_shape(lambda: small.first_state(learner, data))
+  assert learner.update(small.first_state(learner, data), data)[1]["updates"] == 1
+  assert fns.values(state.meta_state) == {} == describe(metaopt, state)
+  assert set(called) == ({offered} if offered else set())
+
+
 # Tuners: step sizes of one parameter vector, whatever its dtype.
 
 

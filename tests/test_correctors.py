@@ -2,6 +2,9 @@
 
 import functools
 import itertools
+import math
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -191,8 +194,8 @@ def test_nothing_crosses_a_reset_step():
     assert not through[first_reset[b] + 1 :, b].any()
 
 
-# RLax. Its sample_mask passes the error of the next step through a masked one, where ours is zero
-# there, so these inputs have no reset steps; its V-trace fixes c_bar = 1.
+# RLax. The sample_mask of its V-trace passes the error of the next step through a masked one, where
+# ours is zero there, so these inputs have no reset steps; and it fixes c_bar = 1.
 
 
 def with_rlax(function, x, lambda_, **options):
@@ -234,15 +237,34 @@ def test_leaky_vtrace_equals_rlax(alpha):
   np.testing.assert_allclose(ours.value - x.value[:-1], errors, rtol=1e-5, atol=1e-6)
 
 
-def test_lambda_return_equals_rlax():
-  import rlax
-
-  x = unbroken()
-  ours, _ = jax.jit(LambdaReturn(gamma=0.9, lambda_=0.8))(x)
-  theirs = jax.vmap(rlax.lambda_returns, (1, 1, 1, None), 1)(
-    x.reward, np.float32(0.9) * x.discount, x.value[1:], 0.8
+@pytest.mark.parametrize("shape", [(12,), (12, 16), (12, 4, 2, 2)])
+@pytest.mark.parametrize("gamma, lambda_", [(0.9, 0.8), (1.0, 1.0), (0.99, 0.0), (1, 0)])
+def test_the_lambda_return_of_rlax_is_our_recursion(shape, gamma, lambda_):
+  """With ends and reset steps; its metagradients too, through both targets."""
+  x = inputs(b=math.prod(shape[1:]), seed=2)
+  x = jax.tree.map(lambda y: y.reshape(len(y), *shape[1:]), x)
+  of_rlax = lambda gamma, lambda_: LambdaReturn(gamma, lambda_)(x)[0]
+  one = np.ones_like(x.reward)
+  of_ours = lambda gamma, lambda_: _targets.corrected_targets(x, gamma, lambda_, one, one)
+  weights = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
+  weighted = lambda targets: sum(map(jnp.vdot, weights, targets))
+  for theirs, ours in zip(of_rlax(gamma, lambda_), of_ours(gamma, lambda_), strict=True):
+    np.testing.assert_allclose(theirs, ours, rtol=1e-6, atol=1e-6)
+  theirs, ours = (
+    jax.grad(lambda *numbers, f=f: weighted(f(*numbers)), (0, 1))(float(gamma), float(lambda_))
+    for f in (of_rlax, of_ours)
   )
-  np.testing.assert_allclose(ours.value, theirs, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(theirs, ours, rtol=1e-5, atol=1e-5)
+  assert min(map(abs, ours)) > 1e-2
+
+
+def test_only_the_lambda_return_waits_for_rlax():
+  code = (
+    "import sys; from selftune.core.config import discovery; discovery.load_all();"
+    "print('rlax' in sys.modules)"
+  )
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert done.stdout == "False\n"
 
 
 # Special cases, to the bit.

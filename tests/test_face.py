@@ -90,7 +90,9 @@ def test_a_run_has_settings_and_tables(run, tmp_path, monkeypatch):
   assert run.metrics["env_steps"].iloc[-1] == 120 and len(run.metrics) == len(rows)
   lines = (run.workdir / "episodes.jsonl").read_text().splitlines()
   assert run.episodes.to_dict("records") == [json.loads(line) for line in lines]
-  assert [axes.get_title(loc="left")[:10] for axes in run.plot().axes] == ["Raw episod"]
+  assert [axes.get_title(loc="left")[:10] for axes in run.plot().axes] == [
+    *("Raw episod", "grad_norm", "param_norm"),
+  ]
   again = selftune.load(str(run.workdir))
   assert again == run
   (run.workdir / "metrics.jsonl").unlink()

@@ -209,7 +209,7 @@ def test_what_is_logged_of_eta_is_what_eta_is():
     state, metrics = learner.update(state, learner.put(batch))
     etas.append(on_host(state).meta_state.etas)
     values = learner._fns.values(state.meta_state)
-    for kind, expected in (("eta_raw", etas[-1]), ("eta", values)):
+    for kind, expected in (("eta", etas[-1]), ("tuned", values)):
       for name, numbers in expected.items():
         logged = [metrics[f"{kind}/{name}/{p}"] for p in range(len(numbers))]
         np.testing.assert_allclose(logged, numbers, rtol=1e-6, err_msg=name)
@@ -247,7 +247,7 @@ def test_metrics():
   for name, eta in on_host(state).meta_state.etas.items():
     assert np.all(eta != etas[name])
     for p, x in enumerate(eta):
-      assert metrics[f"eta_raw/{name}/{p}"] == x
+      assert metrics[f"eta/{name}/{p}"] == x
   norm = lambda prefix: np.sqrt(sum(x**2 for n, x in metrics.items() if n.startswith(prefix)))
   np.testing.assert_allclose(metrics["metagrad_norm"], norm("metagrad/"), rtol=1e-5)
   params = [np.sum(x**2) for x in jax.tree.leaves(on_host(state).params)]

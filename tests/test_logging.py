@@ -14,6 +14,7 @@ import pytest
 import wandb
 from matplotlib.figure import Figure
 
+from selftune.core import train as training
 from selftune.core.api import files, jsonl
 from selftune.core.api.contracts import RunInfo
 from selftune.core.api.display import Display
@@ -168,8 +169,8 @@ def test_writer_that_cannot_open(tmp_path, caplog):
 
 def test_log_refuses_arrays(tmp_path):
   with Logger({}, run_info(tmp_path)) as log:
-    with pytest.raises(ValueError, match=r"'eta/x' has shape \(3,\)"):
-      log.log({"eta/x": np.zeros(3)}, 1)
+    with pytest.raises(ValueError, match=r"'tuned/x' has shape \(3,\)"):
+      log.log({"tuned/x": np.zeros(3)}, 1)
 
 
 def test_histograms_have_a_file_of_their_own(tmp_path):
@@ -360,9 +361,9 @@ def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, m
   for resumed_at in (0, 20):
     run = run_info(tmp_path, resumed_at, ids, config)
     with Logger({"wandb": WandB(tags=("t",), group="g")}, run) as log:
-      log.log({"eta/entropy.cost/0": 0.25}, resumed_at + 10)
+      log.log({"tuned/entropy.cost/0": 0.25}, resumed_at + 10)
       beta = Histogram(np.array([3.0, 1.0]), np.array([-7.0, -6.5, -6.0], np.float32))
-      log.log({"eta/entropy.cost/0": 0.5, "x": np.nan, "beta": beta}, resumed_at + 20)
+      log.log({"tuned/entropy.cost/0": 0.5, "x": np.nan, "beta": beta}, resumed_at + 20)
       log.log_media("curves", picture)
       log.log_evaluation({"env_steps": resumed_at + 5, "mean": 0.75})
     saved = saved or dict(ids)
@@ -385,7 +386,7 @@ def test_wandb_offline_holds_config_rows_and_media_against_env_steps(tmp_path, m
       for r in records
       if r.HasField("history")
     ]
-    logged = [(r["env_steps"], r.get("eta/entropy.cost/0"), r.get("eval/mean")) for r in rows]
+    logged = [(r["env_steps"], r.get("tuned/entropy.cost/0"), r.get("eval/mean")) for r in rows]
     assert logged == [
       (resumed_at + 10, 0.25, None),
       (resumed_at + 20, 0.5, None),
@@ -489,3 +490,18 @@ def test_wandb_is_offline_without_a_login(tmp_path, monkeypatch):
   assert [(mode, s["resume"], s["id"]) for mode, s in fake.opened] == [
     *(("offline", "allow", "known"), ("online", "allow", "known")),
   ]
+
+
+@pytest.mark.parametrize("leaves_rows", [True, False])
+def test_curves_are_drawn_of_what_any_writer_has_left(config, tmp_path, monkeypatch, leaves_rows):
+  """The rows decide, not the name of the writer."""
+  opened = fakes.Recorder.open
+
+  def leaving(self, run):
+    if leaves_rows:
+      files.write(tmp_path / "run" / "metrics.jsonl", "")
+    return opened(self, run)
+
+  monkeypatch.setattr(fakes.Recorder, "open", leaving)
+  training.train(config, ["train.writers = (@recorder(),)"], tmp_path / "run")
+  assert [name for name, _ in fakes.MEDIA] == ["curves"] * leaves_rows

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from selftune.core.api import jsonl
 from selftune.core.api.errors import RunError, UserError
-from selftune.core.record import plotting
+from selftune.core.record import metrics, plotting
 
 
 def write_rows(workdir, rows):
@@ -30,7 +30,7 @@ def stacx_rows(offset=0.0):
     "entropy.cost",
   )
   for step in (100, 200, 300):
-    etas = {f"eta/{n}/{h}": 0.9 - h / 10 - step / 1e4 for n in names for h in range(3)}
+    etas = {f"tuned/{n}/{h}": 0.9 - h / 10 - step / 1e4 for n in names for h in range(3)}
     row = {"env_steps": step, "metagrad_norm": 0.1 * step, **etas}
     yield row if step == 100 else {**row, "episode_return": step + offset}  # none finished by 100
 
@@ -42,12 +42,28 @@ def test_stacx_has_a_panel_a_tunable_and_a_line_a_head(tmp_path):
   top, *panels = plotting.figure([run]).axes
   assert [p.get_title(loc="left") for p in panels] == [
     *("entropy.cost", "pg.cost", "value.cost", "vtrace.alpha", "vtrace.gamma", "vtrace.lambda_"),
-    "metagradient norm",
+    "metagrad_norm",
   ]
   assert [len(p.get_lines()) for p in panels] == [3] * 6 + [1]
   np.testing.assert_array_equal(top.get_lines()[0].get_xydata(), [[200, 200], [300, 300]])
   head_2 = panels[0].get_lines()[2]
   np.testing.assert_allclose(head_2.get_xydata(), [[100, 0.69], [200, 0.68], [300, 0.67]])
+
+
+def test_a_run_before_tuned_values_were_named_so_is_drawn_alike(tmp_path):
+  """Then `eta/` was the value and `eta_raw/` eta; a run may be resumed since."""
+  old = [
+    {"env_steps": 1, "eta/a.b/0": 0.9, "eta_raw/a.b/0": 2.2, "u": 3.0},
+    {"env_steps": 2, "tuned/a.b/0": 0.8, "eta/a.b/0": 1.4, "u": 4.0},
+  ]
+  run = write_rows(tmp_path / "run", old)
+  assert list(metrics.read(run / "metrics.jsonl")) == [
+    {"env_steps": 1, "tuned/a.b/0": 0.9, "eta/a.b/0": 2.2, "u": 3.0},
+    old[1],
+  ]
+  _, panel, _ = plotting.figure([run]).axes
+  assert panel.get_title(loc="left") == "a.b"
+  np.testing.assert_array_equal(panel.get_lines()[0].get_xydata(), [[1, 0.9], [2, 0.8]])
 
 
 def test_seeds_become_one_line_in_a_band(tmp_path):
@@ -71,9 +87,7 @@ def test_step_sizes_are_shaded_by_how_they_are_distributed(tmp_path):
     lines.append({**lines[-1], "name": "another", "edges": [0.0, 1.0, 2.0]})
     (run / "histograms.jsonl").write_text("".join(map(jsonl.encode, lines)))
   _, beta, u = plotting.figure(runs[:1]).axes
-  assert [axes.get_title(loc="left") for axes in (beta, u)] == [
-    *("log step size", "effective step size"),
-  ]
+  assert [axes.get_title(loc="left") for axes in (beta, u)] == ["beta/mean", "u"]
   (shades,) = beta.collections
   found = shades.get_array()
   assert found.shape == (64, 3)
@@ -81,6 +95,30 @@ def test_step_sizes_are_shaded_by_how_they_are_distributed(tmp_path):
   assert found.astype(bool).sum() == 6 and not u.collections
   plotting.plot(runs[:1], tmp_path / "plot.png")  # and Matplotlib can draw it
   assert not plotting.figure(runs).axes[1].collections  # of one run only
+
+
+def test_names_say_what_is_drawn_and_values_on_which_scale(tmp_path):
+  """No name of a plugin is known: other parts than `tuned` and all of core's own are details."""
+  row = {"episodes": 3, "queue_wait": 0.1, "loss/total/0": 1.0, "x/mean/least": 0.0, "x/mean": -1.0}
+  grows = [0.0, *(10.0 ** (k / 5) for k in range(16))]  # three decades, and a first zero
+  rows = [
+    {"env_steps": k, **row, "tuned/a.b/0": y, "wide": y, "narrow": 1 + y / 1e3, "signed": y - 1}
+    for k, y in enumerate(grows)
+  ]
+  runs = [write_rows(tmp_path / f"r_seed{s}", rows) for s in (0, 1)]
+  _, *panels = plotting.figure(runs[:1]).axes
+  assert [(axes.get_title(loc="left"), axes.get_yscale()) for axes in panels] == [
+    ("a.b", "log"),
+    ("narrow", "linear"),
+    ("signed", "linear"),
+    ("wide", "log"),
+    ("x/mean", "linear"),
+  ]
+  plotting.plot(runs, tmp_path / "plot.png")
+  lines = [{"env_steps": k, "name": "x", "counts": [1, 1], "edges": [0, 1, 2]} for k in (1, 2)]
+  (runs[0] / "histograms.jsonl").write_text("".join(map(jsonl.encode, lines)))
+  _, *panels = plotting.figure(runs[:1]).axes
+  assert [len(axes.collections) for axes in panels] == [0, 0, 0, 0, 1]
 
 
 def test_curves_average_where_all_runs_have_been():
@@ -201,7 +239,7 @@ no json
 {"env_steps": 10, "episode_return": 1.0}
 {"env_steps": 20, "episode_return": NaN}
 {"env_steps": 30, "episode_return": -Infinity, "metagrad_norm": null}
-{"env_steps": 40, "episode_return": "high", "eta/x/0": [1]}
+{"env_steps": 40, "episode_return": "high", "tuned/x/0": [1]}
 {"env_steps": 50, "episode_return": 1e999}
 {"env_steps": 60, "episode_return": 2.0}
 {"env_steps": 7"""
@@ -215,7 +253,7 @@ def test_rows_that_are_none_are_left_out(tmp_path):
   (run / "histograms.jsonl").write_text("".join(map(jsonl.encode, (*bad, row))))
   (axes,) = plotting.figure([run]).axes
   np.testing.assert_array_equal(axes.get_lines()[0].get_xydata(), [[10, 1], [60, 2]])
-  assert [steps for steps, _ in plotting._histograms(run)] == [1]
+  assert [steps for steps, _ in plotting._histograms(run)["beta"]] == [1]
   jsonl.truncate(run / "metrics.jsonl", 30)
   kept = [row.get("env_steps") for row in jsonl.read(run / "metrics.jsonl")]
   assert kept == [None, None, 10, 20, 30]

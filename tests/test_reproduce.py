@@ -324,7 +324,7 @@ def test_runs_without_a_finished_episode_have_no_score():
 
 def test_tuned_values_are_drawn_by_head():
   heads = {
-    f"eta/leaky_vtrace.{n}/{h}": np.array([0.99, 0.9 + h / 100])
+    f"tuned/leaky_vtrace.{n}/{h}": np.array([0.99, 0.9 + h / 100])
     for n in ("alpha_rho", "alpha_c")
     for h in range(3)
   }
@@ -338,14 +338,15 @@ def test_tuned_values_are_drawn_by_head():
   assert [line.get_ydata()[-1] for line in page.axes[0].lines] == [0.9, 0.91, 0.92]
   found = STAC["fig5b"].claims([result])
   assert found[2] == "leaky_vtrace.alpha_rho: 0.9900 -> 0.9000, 0.9900 -> 0.9100, 0.9900 -> 0.9200"
-  assert tuned.table([result])[1]["eta/leaky_vtrace.alpha_c/2"] == 0.92
+  assert tuned.table([result])[1]["tuned/leaky_vtrace.alpha_c/2"] == 0.92
 
 
 def test_how_often_the_theorem_holds_is_counted():
   results = [single(c, 0.0) for c in STAC["alpha"].quick]
   at = [c.columns["agent"] for c in STAC["alpha"].quick].index("stacx_split_alpha")
   rho, c = np.array([0.5, 0.9, 0.995, 1.0]), np.array([0.6, 0.9, 1.0, 0.5])
-  results[at].metrics.update({"eta/leaky_vtrace.alpha_rho/0": rho, "eta/leaky_vtrace.alpha_c/0": c})
+  for name, values in (("alpha_rho", rho), ("alpha_c", c)):
+    results[at].metrics[f"tuned/leaky_vtrace.{name}/0"] = values
   assert STAC["alpha"].claims(results)[-1] == (
     "here: α_ρ >= α_c 50.0% of the time, α_ρ >= 0.99 α_c 75.0%"
   )
@@ -357,14 +358,14 @@ def test_a_single_run_is_read(tmp_path):
     '{"env_steps": 4, "return": 1.5, "length": 4}\n{"env_steps": 9, "return": -1.0, "length": 5}\n'
   )
   (tmp_path / "metrics.jsonl").write_text(
-    '{"env_steps": 4, "eta/a.b/0": 0.5}\n'
-    '{"env_steps": 9, "eta/a.b/0": null, "episode_return": 2.0}\n'
+    '{"env_steps": 4, "tuned/a.b/0": 0.5}\n'
+    '{"env_steps": 9, "tuned/a.b/0": null, "episode_return": 2.0}\n'
   )
   cell = Cell("one", {"agent": "stac", "seed": 3}, "experiments/x", ())
   result = reproduce.read(cell, tmp_path)
   assert result.settings == [{}]
   assert result.returns.tolist() == [[1.5, -1.0]] and result.lengths.tolist() == [[4, 5]]
-  np.testing.assert_array_equal(result.metrics["eta/a.b/0"], [0.5, np.nan])
+  np.testing.assert_array_equal(result.metrics["tuned/a.b/0"], [0.5, np.nan])
   np.testing.assert_array_equal(result.metrics["episode_return"], [np.nan, 2.0])
   reproduce.write_table(tmp_path / "x.csv", episodes([result]))
   assert (tmp_path / "x.csv").read_text().splitlines() == [

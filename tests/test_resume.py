@@ -199,10 +199,10 @@ def test_kill_9_and_resume_atari(tmp_path):
   progress = fakes.progress(out)
   assert (progress.updates, progress.env_steps) == (30, 600)
   assert_continuous(run, progress, killed_at)
-  etas = [name for name in row if name.startswith("eta/")]
-  assert len(etas) == 3 * 6
+  tuned = [name for name in row if name.startswith("tuned/")]
+  assert len(tuned) == 3 * 6
   following = next(r for r in fakes.rows(run) if r["updates"] == killed_at + 1)
-  for name in etas:  # one small step of Adam on
+  for name in tuned:  # one small step of Adam on
     assert abs(following[name] - row[name]) < 0.01 * abs(row[name])
 
 
@@ -283,7 +283,7 @@ def test_an_installed_plugin_tunes_itself(tmp_path):
   )
   rows = fakes.rows(run)
   assert len(rows) == 5
-  etas = [row["eta/logit_norm.cost/0"] for row in rows]
+  etas = [row["tuned/logit_norm.cost/0"] for row in rows]
   assert len(set(etas)) == 5  # it moves at every update
   assert all(0 < eta < 0.01 for eta in etas)  # below the configured value, as SCALE is
   assert all(row["metagrad/logit_norm.cost/0"] != 0 for row in rows)

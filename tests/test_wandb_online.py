@@ -108,7 +108,7 @@ def test_online_and_resumed(server, train, tmp_path):
   ((run_id, run),) = server.runs.items()
   written = fakes.rows(workdir)
   assert scalars(run.rows) == written and len(written) > 2
-  assert {name.split("/")[0] for name in written[-1]} >= {"eta", "metagrad", "loss"}
+  assert {name.split("/")[0] for name in written[-1]} >= {"tuned", "eta", "metagrad", "loss"}
   metrics = run.config["_wandb"]["m"]
   (each,) = [metric for metric in metrics if metric.get("2") == "*"]
   assert metrics[each["5"] - 1]["1"] == "env_steps"  # its step metric, counted from 1

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
   from . import checks, files, jsonl, tunables
   from .contracts import (
     AgentFns,
+    ChecksComponents,
     Corrector,
+    DescribesState,
     Distribution,
     DrawablePlugin,
     DrawnEnvironment,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     TakesEvaluations,
     TakesHistograms,
     TakesMedia,
+    TunesValues,
     Writer,
     WriterPlugin,
   )
@@ -111,6 +114,7 @@ __all__ = [
   "AgentFns",
   "Array",
   "Cell",
+  "ChecksComponents",
   "Components",
   "ConfigError",
   "Corrector",
@@ -119,6 +123,7 @@ __all__ = [
   "Count",
   "Decay",
   "Described",
+  "DescribesState",
   "Device",
   "Display",
   "Distribution",
@@ -171,6 +176,7 @@ __all__ = [
   "Tunable",
   "Tuner",
   "TunerInputs",
+  "TunesValues",
   "UserError",
   "Writer",
   "WriterPlugin",

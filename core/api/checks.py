@@ -13,16 +13,21 @@ import jax.numpy as jnp
 from .contracts import Network, RunInfo, Writer, WriterPlugin
 from .errors import UserError
 from .registry import kind_of, name_of
-from .types import Array, HeadOut, Histogram, LearnerState, Metrics, PyTree, Targets, TimeStep
+from .types import (
+  OF_CORE,
+  Array,
+  HeadOut,
+  Histogram,
+  LearnerState,
+  Metrics,
+  PyTree,
+  Targets,
+  TimeStep,
+)
 
 FLOAT = (jnp.float32, jnp.float64)  # the second one only where JAX is set to 64 bits
 NUMBER = (jnp.number, jnp.bool_)
 WHOLE = (jnp.integer, jnp.bool_)
-
-OF_CORE = {  # what rows hold beside the metrics of plugins
-  *("failure", "updates", "policy_lag", "env_steps", "wall_time", "steps_per_second"),
-  *("episodes", "episode_return", "episode_length", "queue_wait", "env_wait", "act_time"),
-}
 
 
 def who(plugin: Any) -> str:

@@ -363,7 +363,11 @@ class AgentFns(Protocol):
 
 
 class MetaOptimizer(Protocol):
-  """Kind `metaopt`: owns the whole update of an agent."""
+  """Kind `metaopt`: owns the whole update of an agent.
+
+  All that it needs is here; what it may offer besides are `ChecksComponents`, `TunesValues` and
+  `DescribesState`.
+  """
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
     """Returns the meta state, given the first state without it and a batch's shapes, [T+1, B].
@@ -378,7 +382,12 @@ class MetaOptimizer(Protocol):
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
   ) -> tuple[LearnerState, Metrics]:
-    """Updates everything on a batch [T+1, B]; metrics are []. Core counts the step itself."""
+    """Updates everything on a batch [T+1, B]; metrics are []. Core counts the step itself.
+
+    Where several are not finite, the first cause is told by how names begin: `loss/`, `grad_norm`,
+    `outer_loss/`, `metagrad` (of what is tuned), and then all others. `selftune plot` draws a line
+    for each `tuned/<number>/<head>`, and a panel for each metric whose name has no `/`.
+    """
     ...
 
 

@@ -12,7 +12,8 @@ INPUTS = ("observation", "reward", "discount")  # of a TimeStep, what may be not
 # Metrics of these names are above 0 where the network or the corrector gave what is not finite.
 # They are asked when a loss is not, and none of them is logged.
 NOT_FINITE = ("not_finite/network", "not_finite/corrector")
-CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad/", "metagrad_norm")  # of prefixes
+# By how their names begin, see `contracts.MetaOptimizer.step`; other metrics come last.
+CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad")
 
 
 def check_order(names: Sequence[str]) -> list[str]:

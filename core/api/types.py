@@ -21,6 +21,10 @@ PyTree = Any
 Metrics = dict[str, Array]
 
 BINS = 64  # of a histogram that is logged
+OF_CORE = {  # what rows hold beside the metrics of plugins
+  *("failure", "updates", "policy_lag", "env_steps", "wall_time", "steps_per_second"),
+  *("episodes", "episode_return", "episode_length", "queue_wait", "env_wait", "act_time"),
+}
 
 
 class Histogram(NamedTuple):

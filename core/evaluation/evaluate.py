@@ -22,7 +22,7 @@ from ..machine.seeding import evaluation_seeds
 from ..record.checkpoint import Checkpointer, Restored
 from ..record.workdir import Workdir
 from ..runs.independent import make_runs
-from ..runs.settings import bind
+from ..runs.settings import with_settings
 from .playing import MAX_ENVS, play, summary
 from .video import check_path, pool_of
 
@@ -100,7 +100,7 @@ def of_first(experiment: Train) -> Train:
     return experiment
   _, settings = experiment.runtime.grid(experiment.seed)
   first = {name: values[0] for name, values in settings.items()}
-  agent, env = bind((experiment.agent, experiment.env), first)
+  agent, env = with_settings((experiment.agent, experiment.env), first)
   return dataclasses.replace(experiment, agent=agent, env=env)
 
 

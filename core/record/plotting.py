@@ -1,5 +1,9 @@
 """Pictures of runs, for `selftune plot`: return and self-tuned numbers against env steps, one PNG.
 
+Panels follow from names: one for each `tuned/<number>`, a line a head; one for each metric of the
+whole agent, whose name has no `/`, or for the mean of many numbers, `<name>/mean`, which their
+histogram `<name>` shades. Other names with a `/` are details, and not drawn.
+
 A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
 `seed<number>` are one line: their mean, in a band of one standard deviation. One of many runs,
 WORKDIR/runs/<number>, is labelled with its settings, and those of equal settings are one line too.
@@ -9,7 +13,7 @@ import csv
 import logging
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ import numpy as np
 
 from ..api import files, jsonl
 from ..api.errors import UserError
-from ..api.types import BINS, Histogram
+from ..api.types import BINS, OF_CORE, Histogram
+from . import metrics
 from .histograms import rebinned
 
 Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
@@ -25,8 +30,8 @@ Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
 DPI = 120
 GRID = 400  # points that the runs of a group are averaged on
 COLUMNS = 3
-BETA = "beta/mean"
-TITLES = {BETA: "log step size", "u": "effective step size", "metagrad_norm": "metagradient norm"}
+TUNED = "tuned/"
+DECADES = 2  # that positive values span where they are drawn on a log scale
 STYLES = ("-", "--", ":", "-.")
 COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend of their own
 LEGEND = 95  # characters a row of that
@@ -91,21 +96,25 @@ def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
 
 
 def figure(workdirs: Sequence[Path]) -> Any:
-  """Draws the runs as a matplotlib Figure: episode return above, a panel a tuned number below.
+  """The matplotlib Figure: episode return above; a panel a tuned number, and a metric, below.
 
-  With the log step sizes of one run comes how they are distributed, where it was logged.
+  With the mean of many numbers of one run comes how they are distributed, where it was logged.
   """
   groups: dict[str, Runs] = {}
   for workdir, label in zip(workdirs, labels(workdirs), strict=True):
     groups.setdefault(label, []).append(_rows(workdir))
   rows = [row for runs in groups.values() for rows in runs for row in rows]
   names = {key for row in rows for key, value in row.items() if jsonl.is_number(value)}
-  # One panel a tuned number, its heads as lines; names are eta/<number>/<head>.
+  return _draw(groups, _panels(names), _histograms(workdirs[0]) if len(workdirs) == 1 else {})
+
+
+def _panels(names: Iterable[str]) -> dict[str, list[str]]:
+  """Title -> metrics of each panel, those of tuned numbers first."""
   panels: dict[str, list[str]] = {}
-  for key in sorted((name for name in names if name.startswith("eta/")), key=_natural):
-    panels.setdefault(key.split("/")[1], []).append(key)
-  panels |= {title: [key] for key, title in TITLES.items() if key in names}
-  return _draw(groups, panels, _histograms(workdirs[0]) if len(workdirs) == 1 else [])
+  names = sorted(set(names) - OF_CORE, key=_natural)
+  for name in (name for name in names if name.startswith(TUNED)):
+    panels.setdefault(name.split("/")[1], []).append(name)
+  return panels | {name: [name] for name in names if "/" not in name.removesuffix("/mean")}
 
 
 def labels(workdirs: Sequence[Path]) -> list[str]:
@@ -172,31 +181,32 @@ def _rows(workdir: Path) -> list[dict[str, Any]]:
   path = Path(workdir) / "metrics.jsonl"
   if not path.is_file():
     raise UserError(f"{path} does not exist: '{workdir}' is not the workdir of a training run.")
-  rows = [row for row in jsonl.read(path) if jsonl.is_number(row.get("env_steps"))]
+  rows = [row for row in metrics.read(path) if jsonl.is_number(row.get("env_steps"))]
   if not rows:
     raise UserError(f"{path} has no rows: the run '{workdir}' has not logged anything yet.")
   return rows
 
 
-def _histograms(workdir: Path) -> list[tuple[int, Histogram]]:
-  """Reads env steps, and the histogram of log step sizes then: counts [N], edges [N + 1]."""
+def _histograms(workdir: Path) -> dict[str, list[tuple[int, Histogram]]]:
+  """By name: env steps, and how the numbers were distributed then."""
   path = Path(workdir) / "histograms.jsonl"
   rows = jsonl.read(path) if path.is_file() else ()
-  found = []
+  found: dict[str, list[tuple[int, Histogram]]] = {}
   for row in rows:
-    counts, edges = row.get("counts"), row.get("edges")
-    if row.get("name") != "beta" or not isinstance(counts, list) or not isinstance(edges, list):
+    name, counts, edges = (row.get(part) for part in ("name", "counts", "edges"))
+    if not (isinstance(name, str) and isinstance(counts, list) and isinstance(edges, list)):
       continue
     numbers = all(map(jsonl.is_number, [row.get("env_steps"), *counts, *edges]))
     if numbers and len(edges) == len(counts) + 1 and sum(counts) > 0:
-      found.append((row["env_steps"], Histogram(np.array(counts), np.array(edges))))
+      histogram = Histogram(np.array(counts), np.array(edges))
+      found.setdefault(name, []).append((row["env_steps"], histogram))
   return found
 
 
 def _draw(
   groups: Mapping[str, Runs],
   panels: Mapping[str, list[str]],
-  histograms: Sequence[tuple[int, Histogram]],
+  histograms: Mapping[str, Sequence[tuple[int, Histogram]]],
 ) -> Any:
   # Without pyplot: no global state, no display, and `savefig` uses Agg.
   from matplotlib.figure import Figure
@@ -230,13 +240,9 @@ def _draw(
     axes.set_title(shown(title), loc="left", fontsize=10, parse_math=False)
     axes.tick_params(labelsize=8)
     _heads(axes, groups, keys, colours)
-    if keys == [BETA] and len(histograms) > 1:
-      _density(axes, histograms)
-    # It falls by orders of magnitude; a logarithm needs something above 0.
-    if keys == ["metagrad_norm"] and any((y > 0).any() for y in _values(axes)):
-      axes.set_yscale("log", nonpositive="mask")
-    else:
-      axes.ticklabel_format(axis="y", useOffset=False)
+    shades = histograms.get(title.removesuffix("/mean"), ())
+    if len(shades) > 1:
+      _density(axes, shades)
     if len(keys) > 1 and not told:
       heads = [f"head {key.split('/')[-1]}" for key in keys]
       legend(axes, axes.get_lines()[: len(keys)], heads, fontsize=8)
@@ -273,15 +279,29 @@ def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None
 
 
 def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequence[Any]) -> None:
-  """Draws a line a head: of one run by colours; of several by dashes, as colours tell the runs."""
-  for own, runs in zip(colours, groups.values(), strict=True):
-    for j, key in enumerate(keys):
+  """One line a head. One run: a colour each; several: colours tell runs, dashes tell heads."""
+  curves = [[curve(runs, key) for key in keys] for runs in groups.values()]
+  on_log = _spans_decades(np.concatenate([mean for of_run in curves for _, mean, _ in of_run]))
+  for own, of_run in zip(colours, curves, strict=True):
+    for j, (steps, mean, deviation) in enumerate(of_run):
       colour, style = (f"C{j}", "-") if len(groups) == 1 else (own, STYLES[j % len(STYLES)])
-      steps, mean, deviation = curve(runs, key)
-      if key == "metagrad_norm":  # mean - deviation may be negative: no band on a log scale
+      if on_log:  # mean - deviation may be negative, so there is no band
         deviation = np.zeros_like(mean)
       look = {"color": colour, "linestyle": style, "linewidth": 1.3}
       _line(axes, (steps, mean, deviation), **look)
+  if on_log:
+    axes.set_yscale("log", nonpositive="mask")
+  else:
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def _spans_decades(values: np.ndarray) -> bool:
+  """Whether a log scale shows values [N] better: none is below 0, and most are not of one size."""
+  positive = values[values > 0]
+  if len(positive) == 0 or values.min() < 0:
+    return False
+  low, high = np.quantile(positive, (0.05, 0.95))
+  return high >= 10**DECADES * low
 
 
 def _density(axes: Any, histograms: Sequence[tuple[int, Histogram]]) -> None:

@@ -22,7 +22,7 @@ from ..api.timesteps import as_specified
 from ..api.types import Array, Device, Metrics
 from ..engine.environments import functional
 from .iteration import Waited, first_run, iterate
-from .settings import Members, bind, check
+from .settings import Members, check, with_settings
 
 AXIS = "runs"
 
@@ -125,7 +125,7 @@ class Runs:
     """Nothing is held."""
 
   def _built(self, values: Mapping[str, Array]) -> tuple[Functions, FunctionalEnvironment]:
-    agent, env = bind((self.members.agent, self._env), values)
+    agent, env = with_settings((self.members.agent, self._env), values)
     return Functions(agent, env.spec, self.members.total_updates), functional(env)
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:

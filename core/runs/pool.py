@@ -23,7 +23,7 @@ from ..engine import environments
 from ..machine.seeding import env_seeds
 from .device import AXIS
 from .iteration import Waited, act, actor_params, first_run, trajectory
-from .settings import Members, bind, check
+from .settings import Members, check, with_settings
 
 
 class PoolRuns:
@@ -155,7 +155,7 @@ class PoolRuns:
     )
 
   def _built(self, values: Mapping[str, Array]) -> Functions:
-    agent = bind(self.members.agent, values)
+    agent = with_settings(self.members.agent, values)
     return Functions(agent, self._pool.spec, self.members.total_updates)
 
   def _first_run(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:

@@ -40,7 +40,7 @@ class Members(NamedTuple):
     return going(state, self.max_episodes, self.max_env_steps)
 
 
-def bind(plugins: T, values: Mapping[str, Any]) -> T:
+def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
   """The plugins, and those they hold, with 'component.field' replaced by its value.
 
   Args:
@@ -48,12 +48,12 @@ def bind(plugins: T, values: Mapping[str, Any]) -> T:
     values: numbers or traced arrays.
   """
   if isinstance(plugins, tuple):
-    return tuple(bind(plugin, values) for plugin in plugins)  # type: ignore[return-value]
+    return tuple(with_settings(plugin, values) for plugin in plugins)  # type: ignore[return-value]
   if not _is_component(plugins):
     return plugins
   name = registry.name_of(plugins)
   fields = {f.name: getattr(plugins, f.name) for f in dataclasses.fields(plugins)}  # type: ignore
-  new = {f: values.get(f"{name}.{f}", bind(value, values)) for f, value in fields.items()}
+  new = {f: values.get(f"{name}.{f}", with_settings(value, values)) for f, value in fields.items()}
   changed = {f: value for f, value in new.items() if value is not fields[f]}
   return dataclasses.replace(plugins, **changed) if changed else plugins  # type: ignore
 

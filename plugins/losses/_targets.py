@@ -1,4 +1,7 @@
-"""The backward recursion that every corrector shares; they differ in rho and c alone."""
+"""The recursion of the off-policy correctors.
+
+It is not RLax's: that fixes c_bar = 1, and its mask carries the trace over masked steps.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -230,7 +230,7 @@ class Metagradient:
     values = tunables.transform(etas, self._tuned(fns.components))
     metrics = {
       f"{kind}/{name}/{p}": x
-      for kind, tree in (("metagrad", gradient), ("eta", values), ("eta_raw", etas))
+      for kind, tree in (("metagrad", gradient), ("tuned", values), ("eta", etas))
       for name, xs in tree.items()
       for p, x in enumerate(xs)
     }

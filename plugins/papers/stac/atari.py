@@ -147,7 +147,7 @@ def claim_order(scale: scores.Scale, said: str, results: list[Result]) -> list[s
   # Head 0 acts; all logged rows of all runs count alike.
   apart = [r.metrics for r in results if r.cell.columns["agent"] == "stacx_split_alpha"]
   rho, c = (
-    np.concatenate([m[f"eta/leaky_vtrace.alpha_{of}/0"] for m in apart]) for of in ("rho", "c")
+    np.concatenate([m[f"tuned/leaky_vtrace.alpha_{of}/0"] for m in apart]) for of in ("rho", "c")
   )
   return [
     *scores.claims(scale, said, results),

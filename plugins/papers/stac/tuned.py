@@ -9,7 +9,7 @@ from ....core.api import Cost, Figure, Result, bound
 from .atari import ENV_STEPS, QUICK, TIME, cell
 from .scores import logged_returns
 
-TUNED = "eta/"  # metrics of tuned values begin with it: eta/<component>.<field>/<head>
+TUNED = "tuned/"  # metrics of tuned values begin with it: tuned/<component>.<field>/<head>
 COLOURS = ("tab:blue", "tab:orange", "magenta")  # of heads, as in the paper: the first one acts
 COLUMNS = 4
 SAID = {
