@@ -4,6 +4,7 @@ The names of those that a paper's figure binds now are known, and say what to wr
 """
 
 import json
+import re
 import shlex
 
 import pytest
@@ -69,7 +70,8 @@ def test_what_the_variants_tune(variant, expected):
   assert tuned(config.load(f"experiments/atari_{it.agent}", it.bindings).root) == expected.split()
 
 
-RENAMED = json.loads(loading.RENAMED.read_text())
+NOW = json.loads(loading.RENAMED.read_text())
+RENAMED = [name for name in NOW if name.startswith("experiments/")]
 
 
 @pytest.mark.parametrize("old", RENAMED)
@@ -104,3 +106,11 @@ def test_headers_give_a_command_and_what_was_measured(name):
   header = (config.ROOT / f"{name}.gin").read_text().partition("\ninclude")[0]
   assert f"selftune train {name}" in header
   assert "Measured:" in header or "ot yet measured" in header
+
+
+@pytest.mark.parametrize("old", [name for name in NOW if name not in RENAMED])
+def test_a_parameter_of_an_earlier_version_is_told_its_name_now(old):
+  with pytest.raises(ConfigError, match=rf"It is {re.escape(NOW[old][0])} now") as error:
+    config.load("cartpole_stac", [f"{old} = None"])
+  component, field = NOW[old][0].split(".")
+  assert field in config.fields(component) and old in str(error.value)

@@ -41,7 +41,7 @@ from .values import Macro, Reference, leaves, map_leaves
 
 ROOT = Path(__file__).resolve().parents[2] / "gin_configs"
 EXPERIMENTS = "experiments"  # the folder of those that can be run
-RENAMED = ROOT / "renamed.json"  # one that was packaged once -> one to take now, and bindings
+RENAMED = ROOT / "renamed.json"  # names of earlier versions -> those of now
 
 
 class Loaded(NamedTuple):
@@ -142,7 +142,7 @@ def _find(config: str) -> Path:
     for path in (folder / config, folder / f"{config}.gin"):
       if path.is_file():
         return path
-  if now := _renamed(config):
+  if now := _renamed(_experiment(config)):
     experiment, *bindings = now
     words = [experiment, *(f'--bind "{binding}"' for binding in bindings)]
     raise ConfigError(f"no gin file or experiment '{config}'. Write {' '.join(words)}")
@@ -152,9 +152,16 @@ def _find(config: str) -> Path:
 
 
 def _renamed(name: str) -> list[str]:
-  """Looks up an experiment that was packaged once: what to take now, and to bind; else []."""
-  table = json.loads(RENAMED.read_text(encoding="utf-8"))
-  return table.get(f"{EXPERIMENTS}/{Path(name).name.removesuffix('.gin')}", [])
+  """Looks up a name of an earlier version; [] if it never was one.
+
+  Of an experiment: the one to take now, and what to bind. Of a parameter: its name now.
+  """
+  return json.loads(RENAMED.read_text(encoding="utf-8")).get(name, [])
+
+
+def _experiment(config: str) -> str:
+  """The packaged name that a file of this name would have."""
+  return f"{EXPERIMENTS}/{Path(config).name.removesuffix('.gin')}"
 
 
 def _read_file(path: Path, read: _Read) -> None:
@@ -173,7 +180,7 @@ def _read_file(path: Path, read: _Read) -> None:
       found = [p for p in (path.parent / name, ROOT / name) if p.is_file()]
       if not found:
         near = did_you_mean(name, _packaged())
-        if now := _renamed(name):
+        if now := _renamed(_experiment(name)):
           near = f" Write include '{now[0]}.gin', and below it: {'; '.join(now[1:])}"
         raise ConfigError(f"{where}: no file '{name}' in {path.parent} or {ROOT}.{near}")
       _read_file(found[0], read)
@@ -289,9 +296,11 @@ def _read_statement(statement: Any, where: str, table: Table) -> None:
     lookup(name, where)
     known = fields(name)
     if arg not in known:
+      near = did_you_mean(arg, known)
+      if now := _renamed(f"{name}.{arg}"):
+        near = f" It is {now[0]} now."
       raise ConfigError(
-        f"{where}: '{name}' has no parameter '{arg}'.{did_you_mean(arg, known)} "
-        f"It has: {', '.join(known) or 'none'}."
+        f"{where}: '{name}' has no parameter '{arg}'.{near} It has: {', '.join(known) or 'none'}."
       )
   bound = table.setdefault((scope, name), {})
   replaced = leaves(bound[arg].value) if arg in bound else ()
