@@ -218,7 +218,7 @@ def test_a_name_of_a_cell_means_one_training(paper):
       assert found.setdefault(cell.name, trained) == trained
 
 
-@pytest.mark.parametrize("name, figure", {**FIGURES, **STAC}.items(), ids=str)
+@pytest.mark.parametrize("name, figure", {**FIGURES, **STAC}.items(), ids=[*FIGURES, *STAC])
 def test_the_cost_that_is_listed_is_that_of_the_cells(name, figure):
   runs = []
   for cell in (figure.cells[0], figure.cells[-1]):
