@@ -172,6 +172,13 @@ def test_odd_values_come_back_from_what_is_saved(load, literal, kind):
   assert getattr(again, kind) == getattr(loaded, kind)
 
 
+DEEP = (  # as Python says it
+  "too many nested parentheses."
+  if sys.version_info >= (3, 12)
+  else "a value from here on cannot be read: maximum recursion depth"
+)
+
+
 @pytest.mark.parametrize(
   "literal, words",
   [
@@ -184,9 +191,9 @@ def test_odd_values_come_back_from_what_is_saved(load, literal, kind):
     ("{[1]: 2}", "a value from here on cannot be read: unhashable type: 'list'."),
     ("{1, 2}", "Expected ':'"),
     ("nan", "cannot read the value nan"),
-    ("f'x'", "cannot read the value f in"),
-    ("'a\0b'", "source code string cannot contain null bytes"),
-    ("[" * 2000 + "]" * 2000, "a value from here on cannot be read: maximum recursion depth"),
+    ("f'x'", "= f'x'"),
+    ("'a\0b'", "cannot contain null bytes"),
+    ("[" * 2000 + "]" * 2000, DEEP),
   ],
 )
 def test_values_that_would_not_come_back_are_refused(load, tmp_path, literal, words):

@@ -210,9 +210,11 @@ def _statements(text: str, where: Callable[[int], str]) -> Iterator[tuple[Any, s
       yield statement, where(line)
   except SyntaxError as error:
     raise ConfigError(f"{where(error.lineno or 1)}: {_explain(error)}") from None
-  except tokenize.TokenError as error:  # only an open bracket or string gets to the end
+  except tokenize.TokenError as error:  # before Python 3.12 only where the text ends too early
     message, (line, _) = error.args
-    raise ConfigError(f"{where(line)}: {message}: a bracket or quote is not closed.") from None
+    if "EOF in" in message or "unterminated" in message:
+      message += ": a bracket or quote is not closed"
+    raise ConfigError(f"{where(line)}: {message}.") from None
   except (TypeError, RecursionError) as error:  # {[1]: 2}; brackets in a thousand brackets
     raise ConfigError(f"{where(line)}: a value from here on cannot be read: {error}.") from None
 
