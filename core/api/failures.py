@@ -1,5 +1,6 @@
 """Updates that were not finite: which number was the first, and what may have made it so."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,8 +63,10 @@ def first_failure(metrics: Metrics, bad_inputs: Array) -> Array:
     agent may then leave out what is wrong with its inputs.
   """
   logged = without_flags(metrics)
+  # No array of the flags: one that is empty crashes the compiler of jax 0.11 on several devices.
+  no = jnp.zeros((), bool)
   flags = [
-    jnp.any(jnp.array([x > 0 for name, x in metrics.items() if name.startswith(flag)]))
+    functools.reduce(jnp.logical_or, [x > 0 for k, x in metrics.items() if k.startswith(flag)], no)
     for flag in NOT_FINITE
   ]
   order = check_order(list(logged))
