@@ -68,7 +68,7 @@ def by_differences(heads):
   rng = np.random.default_rng(0)
   shapes = jax.eval_shape(fns.network.init, jax.random.key(0))
   params = jax.tree.map(lambda x: 0.1 * rng.normal(size=x.shape), shapes)
-  state = LearnerState(params, subject.optimizer.init(params), (), np.int32(1), (), np.int32(-1))
+  state = LearnerState(params, fns.init_optimizer(params), (), np.int32(1), (), np.int32(-1))
   state = state._replace(meta_state=subject.metaopt.init(fns, state, data))
   etas = jax.tree.map(lambda x: 0.5 + 0.5 * rng.normal(size=x.shape), state.meta_state.etas)
   state = state._replace(meta_state=state.meta_state._replace(etas=etas))
