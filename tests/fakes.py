@@ -272,7 +272,7 @@ import json, sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import fakes
-from selftune.core import training
+from selftune.core import train as training
 fakes.register()
 config, workdir, resume, *bindings = sys.argv[1:]
 progress = training.train(config, bindings, Path(workdir), resume == "True")

@@ -100,4 +100,4 @@ def test_the_wheel_built_from_the_sdist_holds_all(tmp_path):
     text=True,
     check=True,
   )
-  assert out.stdout.strip() == str(tmp_path / "site" / "selftune" / "core" / "registry.py")
+  assert out.stdout.strip() == str(tmp_path / "site" / "selftune" / "core" / "api" / "registry.py")

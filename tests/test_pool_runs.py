@@ -51,6 +51,7 @@ class AsPool:
 
   def make(self, seeds):
     assert len(seeds) == len(self.runs)
+    self.num_envs = len(seeds)
     self.spec, self._step = self.env.spec, jax.jit(jax.vmap(self.env.step))
     return self
 

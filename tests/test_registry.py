@@ -235,7 +235,8 @@ def test_an_installed_package_is_discovered(tmp_path):
   subprocess.run([*pip, "--target", str(target), str(source)], check=True)
   (tmp_path / "x.gin").write_text("logit_norm.cost = 0.5\n")
   code = (
-    "import json, sys; from selftune.core import config, registry, tunables\n"
+    "import json, sys; from selftune.core import config\n"
+    "from selftune.core.api import registry, tunables\n"
     "root = config.load(sys.argv[1], root='logit_norm').root\n"
     "names = [t.name for t in tunables.declared('logit_norm', root)]\n"
     "print(json.dumps([root.cost, names, registry.kind_of('logit_norm'), registry.unavailable()]))"
