@@ -77,7 +77,8 @@ def _explained(path: Path) -> Iterator[None]:
     yield
   except OSError as error:
     raise RunError(
-      f"cannot write {path}: {files.reason(error)}. The checkpoints are whole: go on by --resume."
+      f"cannot write {path}: {files.reason(error)}. Checkpoints written before are whole: "
+      "go on by --resume."
     ) from error
 
 
