@@ -11,7 +11,7 @@ from selftune.core.agent.functions import Functions
 from selftune.core.api.contracts import Network
 from selftune.core.api.types import EnvSpec, HeadOut, TimeStep, Trajectory
 from selftune.core.engine.learner import Learner
-from selftune.core.experiment import Agent, Objective
+from selftune.core.experiment import Agent, Objective, Outer
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.policy_gradient import PolicyGradient
@@ -99,12 +99,13 @@ def agent(metaopt=None, **kwargs) -> Agent:
   """An agent; keyword arguments replace fields of it, or of its objective."""
   settings = dict(
     network=SmallNetwork(),
-    metaopt=metaopt or Metagradient(tune=("*",), outer_losses=(PolicyKL(),)),
+    metaopt=metaopt or Metagradient(tune=("*",)),
   )
   minimised = dict(
     corrector=LeakyVTrace(gamma=0.9, lambda_=0.95),
     losses=(PolicyGradient(), Value(), Entropy()),
     optimizer=RMSProp(learning_rate=0.01),
+    outer=Outer(losses=(PolicyKL(),)),
   )
   fields = {f.name for f in dataclasses.fields(Objective)}
   minimised |= {name: value for name, value in kwargs.items() if name in fields}

@@ -140,8 +140,8 @@ MISTAKES = {
     ["writers holds one twice: jsonl, wandb, wandb"],
   ),
   "outer": (
-    ["agent.metaopt = @metagradient()", "metagradient.outer_losses = (@value(), @value())"],
-    ["outer_losses holds one twice: value, value"],
+    ["objective.outer = @outer()", "outer.losses = (@value(), @value())"],
+    ["outer.losses holds 'value' twice"],
   ),
   "heads": (["agent.heads = 0"], ["agent.heads takes int at least 1, not 0"]),
   "discount": (["vtrace.gamma = 99"], ["vtrace.gamma takes float from 0 to 1, not 99"]),

@@ -21,7 +21,6 @@ from selftune.core.evaluation import evaluate
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.normal_kl import NormalKL
 from selftune.plugins.losses.policy_gradient import PolicyGradient
-from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.losses.value import Value
 from selftune.plugins.metaopt.metagradient import Metagradient
 from selftune.plugins.networks.mlp import Mlp
@@ -33,7 +32,7 @@ SPEC = small.SPEC._replace(action=specs.BoundedArray((2,), np.float32, [-1, -2],
 
 def agent(heads, tune=("*",)):
   return small.agent(
-    Metagradient(tune=tune, outer_losses=(PolicyKL(),)),
+    Metagradient(tune=tune),
     network=Mlp(hidden=(6,), lstm=5),
     corrector=LeakyVTrace(gamma=0.9, lambda_=0.95, rho_bar=1.1, c_bar=0.5),
     losses=(PolicyGradient(), Value(), NormalKL(0.1)),
@@ -81,7 +80,7 @@ def by_differences(heads):
 
   @jax.jit
   def outer(new, gamma, reference):
-    return fns.outer_loss(new, gamma, {"policy_kl": PolicyKL()}, reference, data)[0]
+    return fns.outer_loss(new, gamma, reference, data)[0]
 
   direction = jax.grad(outer)(*jax.jit(updated)(etas))
   along = jax.jit(lambda etas: optax.tree.vdot(direction, updated(etas)[0]))
@@ -211,7 +210,7 @@ def test_resumes_and_is_evaluated_with_its_memory(config, tmp_path):
       r"write @normal_kl\(\) for @entropy",
     ),
     (("envpool.task = 'CartPole-v1'",), r"write @entropy\(\) for @normal_kl"),
-    (("metagradient.outer_losses = (@entropy(),)",), r"write @normal_kl\(\) for @entropy"),
+    (("outer.losses = (@entropy(),)",), r"write @normal_kl\(\) for @entropy"),
     (("train.overlap = 8",), r"overlap = 8 must be from 0 to 7"),
   ],
 )

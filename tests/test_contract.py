@@ -28,7 +28,6 @@ from selftune.core.api.types import (
 )
 from selftune.core.config import discovery
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
-from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.metagradient import Metagradient
 from selftune.plugins.optimizers.rmsprop import RMSProp
 
@@ -149,7 +148,7 @@ def check_arrays(name, plugin, inputs, distribution=None):
 @functools.cache
 def metagradients(corrector, optimizer, distribution):
   """By tunable: the metagradient, and <grad L_outer(theta'), d theta' / d eta> by differences."""
-  metaopt = Metagradient(tune=("*",), outer_losses=(PolicyKL(),))
+  metaopt = Metagradient(tune=("*",))
   cls = PLUGINS["optimizer"][optimizer]
   fields = {f.name for f in dataclasses.fields(cls)}
   # With a small learning rate the differences would drown in rounding.
@@ -186,9 +185,7 @@ def metagradients(corrector, optimizer, distribution):
     return new.params, {key: x for key, x in metrics.items() if key.startswith("metagrad/")}
 
   reference = params["policy"][:1, :-1]
-  outer = lambda params: fns.outer_loss(
-    params, jnp.zeros(HEADS), {"policy_kl": PolicyKL()}, reference, data
-  )
+  outer = lambda params: fns.outer_loss(params, jnp.zeros(HEADS), reference, data)
   new_params, metagradient = step(etas)
   direction = jax.jit(jax.grad(outer, has_aux=True))(new_params)[0]
   found = {}

@@ -14,7 +14,6 @@ import small
 from selftune.core.runs.device import Runs
 from selftune.core.runs.settings import Members
 from selftune.plugins.envs.mountain_car import MountainCar
-from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.ac_lambda import AcLambda
 from selftune.plugins.metaopt.fixed import Fixed
 from selftune.plugins.metaopt.metagradient import Metagradient
@@ -25,7 +24,6 @@ DEVICES = (1, 2, 8)
 T, B, UPDATES = 3, 8, 3
 TUNED = Metagradient(
   tune=("leaky_vtrace.gamma", "value.cost", "rmsprop.*"),
-  outer_losses=(PolicyKL(),),
   learning_rate=0.1,
 )
 

@@ -15,7 +15,6 @@ from selftune.core.api.errors import NonFiniteError, UserError
 from selftune.core.api.failures import INPUTS, check_order, first_failure, not_finite, without_flags
 from selftune.core.api.types import BATCH_AXES, Trajectory
 from selftune.core.record.checkpoint import Checkpointer
-from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt.fixed import Fixed
 from selftune.plugins.metaopt.metagradient import Metagradient
 
@@ -23,7 +22,6 @@ T, B = 3, 4
 tuned = functools.partial(
   Metagradient,
   tune=("leaky_vtrace.gamma", "value.cost", "rmsprop.*"),
-  outer_losses=(PolicyKL(),),
   learning_rate=0.1,
 )
 AGENTS = {

@@ -15,9 +15,12 @@ import pytest
 import small
 
 from selftune.core.agent.functions import Functions
+from selftune.core.api import tunables
 from selftune.core.api.types import LearnerState
+from selftune.core.experiment import Outer
 from selftune.plugins.losses.policy_kl import PolicyKL
-from selftune.plugins.metaopt.metagradient import Metagradient, Previous
+from selftune.plugins.metaopt._chain import inner_update
+from selftune.plugins.metaopt.metagradient import Metagradient
 
 T, B, UPDATES, STEP = 3, 4, 64, 8
 RATE, END, DECAY, EPS = 0.3, 0.25, 0.9, 1e-3
@@ -77,6 +80,7 @@ def agent(metaopt, heads=1, behaviour="first"):
     heads=heads,
     behaviour=behaviour,
     max_abs_reward=MAX_REWARD,
+    outer=Outer(losses=(PolicyKL(KL_COST),)),
   )
 
 
@@ -90,9 +94,7 @@ class Subject(NamedTuple):
 
 @functools.cache
 def make_subject(case):
-  metaopt = Metagradient(
-    tune=("*",), outer_losses=(PolicyKL(KL_COST),), outer_batch=case.outer_batch
-  )
+  metaopt = Metagradient(tune=("*",), outer_batch=case.outer_batch)
   fns = Functions(agent(metaopt, case.heads, case.behaviour), small.SPEC, UPDATES)
   batches = [small.trajectory(seed, T, B, np.float64) for seed in (1, 2)]
   for batch in batches:
@@ -115,8 +117,11 @@ def make_subject(case):
   }
   state = state._replace(meta_state=meta_state._replace(etas=etas))
   if case.outer_batch == "next":
-    previous = Previous(perturbed(state.params, 0.1), state.opt_state, batches[0])
-    state = state._replace(meta_state=state.meta_state._replace(previous=previous))
+    # The update that is yet to be judged; where it led is checked by what is written down below.
+    before = (perturbed(state.params, 0.1), state.opt_state, np.int32(STEP - 1), etas, batches[0])
+    made = jax.jit(lambda *x: inner_update(fns, tunables.collect(fns.components), *x))(*before)
+    meta_state = state.meta_state._replace(window=(made.update,))
+    state = state._replace(params=made.params, opt_state=made.opt_state, meta_state=meta_state)
   else:
     batches[1] = batches[0]
 
@@ -271,7 +276,7 @@ def results(case, by_autodiff=False):
   etas = state.meta_state.etas
   start = (etas, state.params, state.opt_state.nu, STEP, data)
   if case.outer_batch == "next":
-    previous = state.meta_state.previous
+    (previous,) = state.meta_state.window
     start = (etas, previous.params, previous.opt_state.nu, STEP - 1, data)
   fixed = evaluate(state.params, outer_data, transformed(etas))  # of any parameters
   params, second_moment = outer(etas, fixed, *start, outer_data)[1]

@@ -37,7 +37,8 @@ def behaviour(name: BehaviourName, heads: int) -> Behaviour:
   def with_average(out):
     # Logits, not probabilities: the mixture stays in the family, so KLs and IS ratios are exact.
     average = jnp.mean(out.policy[:heads], axis=0, keepdims=True)
-    return out._replace(policy=jnp.concatenate([out.policy[:heads], average]))
+    after = out.policy[heads + 1 :]  # of critics
+    return out._replace(policy=jnp.concatenate([out.policy[:heads], average, after]))
 
   return {
     "first": Behaviour(0, 1, slice(0, 1), lambda out: out, lambda key, policies: policies[0]),

@@ -22,10 +22,10 @@ from ..api.types import (
   TimeStep,
   Trajectory,
 )
-from ..experiment import Agent, Objective
-from . import distributions
+from ..experiment import Agent, Objective, Outer
+from . import critic, distributions
 from .behaviour import behaviour
-from .objective import head_loss
+from .objective import critic_loss, head_loss
 
 
 def whole_batch(f: Callable, batch: Trajectory, *stacked: PyTree) -> tuple[PyTree, PyTree, PyTree]:
@@ -46,7 +46,8 @@ def whole_batch(f: Callable, batch: Trajectory, *stacked: PyTree) -> tuple[PyTre
 class Functions:
   """The pure functions of an agent: `api.AgentFns`, and what acts, begins and publishes.
 
-  P heads are tuned; a behaviour that needs heads beyond these has E extra ones.
+  P heads are tuned; a behaviour that needs heads beyond these has E extra ones, and an outer critic
+  is C more, one for each of the Po policies that the outer loss is about.
   """
 
   def __init__(
@@ -73,12 +74,31 @@ class Functions:
     self.distribution = distributions.for_action_spec(spec.action)
     self.behaviour = behaviour(agent.behaviour, agent.heads)
     self._heads = agent.heads + self.behaviour.extra_heads  # P + E
+    judged = self.behaviour.outer_heads
+    self._critics = judged.stop - judged.start if self._outer.critic != "none" else 0  # C
     self._total_updates = total_updates
-    with plugin_mistakes():
-      network = agent.network.build(spec, self.distribution.size, self._heads)
-    self.network: Network = checks.network(
-      checks.who(agent.network), network, self.distribution.size
-    )
+    self.network: Network = self._network(spec)
+
+  def _network(self, spec: EnvSpec) -> Network:
+    """Builds the network of all heads, critics too, which come last."""
+    owner, size = checks.who(self.agent.network), self.distribution.size
+
+    def build(heads: int) -> Network:
+      with plugin_mistakes():
+        network = self.agent.network.build(spec, size, heads)
+      return checks.network(owner, network, size)
+
+    match self._outer.critic:
+      case "stopped":
+        return critic.stopped(build(self._heads + self._critics), self._heads, owner)
+      case "own":
+        return critic.apart(build(self._heads), build(self._critics), self._heads)
+      case _:
+        return build(self._heads + self._critics)
+
+  @property
+  def _outer(self) -> Outer:
+    return Outer() if self.agent.objective is None else self.agent.objective.outer
 
   @property
   def metaopt(self) -> MetaOptimizer:
@@ -154,15 +174,14 @@ class Functions:
     return checks.values(checks.who(self.metaopt), values, self.tunable_shapes)
 
   def gamma(self, values: Mapping[str, Array]) -> Array:
-    """Returns the discount of every head, [P + E]: tuned where `values` has it, else configured."""
+    """Returns the discount of every head, [P + E + C]: tuned where it is, else configured."""
     if self.agent.objective is None:
       return jnp.zeros(self._heads)  # of no use to a network whose learner has no corrector
     corrector = self.agent.objective.corrector
-    tuned = values.get(f"{name_of(corrector)}.gamma")
-    if tuned is None:
-      return jnp.full(self._heads, corrector.gamma)
+    tuned = values.get(f"{name_of(corrector)}.gamma", jnp.zeros(0))
     extra = jnp.full(self._heads - len(tuned), corrector.gamma, tuned.dtype)
-    return jnp.concatenate([tuned, extra])
+    critics = jnp.full(self._critics, self.agent.objective.outer_corrector.gamma, tuned.dtype)
+    return jnp.concatenate([tuned, extra, critics])
 
   def inner_loss(
     self, params: PyTree, values: Mapping[str, Array], trajectory: Trajectory
@@ -201,26 +220,34 @@ class Functions:
       # Only a value is learned here: it judges the mixed policy with the configured values.
       policy = jax.lax.stop_gradient(out.policy[extra])
       loss += one_head({}, policy, out.value[extra])[0] / heads  # 1/P of line 11, for it too
+    for c in range(self._critics):
+      policy = jax.lax.stop_gradient(out.policy[self.behaviour.outer_heads.start + c])
+      value = out.value[self._heads + c]
+      loss += critic_loss(objective, self.distribution, trajectory, policy, value) / heads
     reference = jax.lax.stop_gradient(out.policy[self.behaviour.outer_heads, :-1])
     return loss, (metrics, reference)
 
+  def outer_heads(self, params: PyTree, gamma: Array, trajectory: Trajectory) -> HeadOut:
+    """Evaluates the heads that the outer loss is about; the arguments are those of `outer_loss`.
+
+    Returns:
+      Policies [Po, T+1, B, A], and values [Po, T+1, B]: the agent's own, not a critic's.
+    """
+    heads = self.behaviour.outer_heads
+    out = self.forward(params, trajectory, jax.lax.stop_gradient(gamma[: heads.stop]))
+    return jax.tree.map(lambda x: x[heads], out)
+
   def outer_loss(
-    self,
-    params: PyTree,
-    gamma: Array,
-    extra_terms: Mapping[str, Any],
-    reference: Array,
-    trajectory: Trajectory,
+    self, params: PyTree, gamma: Array, reference: Array, trajectory: Trajectory
   ) -> tuple[Array, Metrics]:
-    """Computes the outer loss: configured values, the acting head, extra terms (STAC, Eq. 3).
+    """Computes the outer loss: configured values, the acting head, outer terms (STAC, Eq. 3).
 
     Its advantage is stopped (line 22 of Algorithm 1) because V and the IS ratios are, and nothing
-    else in it depends on theta'.
+    else in it depends on theta'. Where there is an outer critic, V is the critic's.
 
     Args:
       params: theta', of the network.
-      gamma: each head's discount for networks that embed it, [P + E]; not differentiated.
-      extra_terms: loss terms by name that only the outer loss has.
+      gamma: each head's discount for networks that embed it, [P + E + C]; not differentiated.
       reference: the policies before the update, [Po, T, B, A].
       trajectory: [T+1, B].
 
@@ -228,14 +255,15 @@ class Functions:
       The loss [], and metrics [].
     """
     objective, heads = self._objective(), self.behaviour.outer_heads
-    terms = {name_of(term): term for term in objective.losses} | dict(extra_terms)
-    out = self.forward(params, trajectory, jax.lax.stop_gradient(gamma[: heads.stop]))
+    last = self._heads + self._critics if self._critics else heads.stop
+    out = self.forward(params, trajectory, jax.lax.stop_gradient(gamma[:last]))
+    values = out.value[self._heads :] if self._critics else out.value[heads]
 
     def one_head(policy, value, reference):
-      parts = (self.distribution, objective.corrector, terms, trajectory)
-      return head_loss(objective, *parts, policy, value, reference)
+      parts = (self.distribution, objective.outer_corrector, objective.outer_terms, trajectory)
+      return head_loss(objective, *parts, policy, value, reference, objective.outer.normalise)
 
-    losses, metrics = jax.vmap(one_head)(out.policy[heads], out.value[heads], reference)
+    losses, metrics = jax.vmap(one_head)(out.policy[heads], values, reference)
     kept: Metrics = {
       f"outer_{name}": jnp.mean(x) for name, x in metrics.items() if name.startswith("loss/")
     }

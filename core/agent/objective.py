@@ -31,34 +31,21 @@ def masked_quantiles(x: Array, mask: Array) -> Metrics:
   return dict(zip(QUANTILES, jnp.where(jnp.any(mask > 0), found, 0), strict=True))
 
 
-def head_loss(
+def normalised(x: Array, mask: Array) -> Array:
+  """Returns x [T, B] with mean 0 and standard deviation 1 where the mask [T, B] is 1."""
+  mean = masked_mean(x, mask)
+  variance = masked_mean((x - mean) ** 2, mask)
+  return (x - mean) / jnp.sqrt(variance + 1e-8)  # inside the root: equal advantages become 0
+
+
+def corrector_inputs(
   objective: Objective,
   distribution: Distribution,
-  corrector: Corrector,
-  terms: Mapping[str, LossTerm],
   trajectory: Trajectory,
   policy: Array,
   value: Array,
-  reference: Array,
-) -> tuple[Array, Metrics]:
-  """Computes the loss of one head, summed over valid transitions (Algorithm 1 of STAC).
-
-  Args:
-    objective: gives the reward clip and the cap on the log IS ratio.
-    distribution: of the policies.
-    corrector: with this head's tuned values bound.
-    terms: loss terms by name, with this head's tuned values bound.
-    trajectory: [T+1, B].
-    policy: distribution parameters, [T+1, B, A].
-    value: [T+1, B].
-    reference: distribution parameters of the policy that a KL term is to, [T, B, A].
-
-  Returns:
-    The loss [], and metrics [], means over the valid transitions.
-
-  Raises:
-    UserError: a corrector or a term gave something else than [T, B].
-  """
+) -> CorrectorInputs:
+  """Returns what a corrector sees of one head, stopped; arguments as those of `head_loss`."""
   stop = jax.lax.stop_gradient
   # Transition t has reward, discount and FIRST of t + 1: they LED TO that observation.
   step_t = jax.tree.map(lambda x: x[1:], trajectory.timestep._replace(observation=()))
@@ -71,24 +58,78 @@ def head_loss(
   log_is -= distribution.log_prob(trajectory.behaviour, trajectory.action)
   # The cap is for alpha < 1, where nothing else bounds a ratio: exp() would overflow.
   log_is = stop(jnp.minimum(log_is, objective.max_log_is))
+  # Lines 3 to 16. Only V and IS are stopped: gamma, lambda, alpha and the bounds are not.
+  return CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask)
 
+
+def critic_loss(
+  objective: Objective,
+  distribution: Distribution,
+  trajectory: Trajectory,
+  policy: Array,
+  value: Array,
+) -> Array:
+  """Computes the loss [] of an outer critic: its squared error under the outer corrector, summed.
+
+  Args:
+    objective: gives the outer corrector, as configured, and the weight.
+    distribution: of the policies.
+    trajectory: [T+1, B].
+    policy: that is judged; distribution parameters, [T+1, B, A].
+    value: of the critic, [T+1, B].
+  """
+  corrector = objective.outer_corrector
+  x = corrector_inputs(objective, distribution, trajectory, policy, value)
+  targets, _ = checks.targets(checks.who(corrector), corrector(x), x.mask, ())
+  return objective.outer.critic_cost * jnp.sum(x.mask * (targets.value - value[:-1]) ** 2)
+
+
+def head_loss(
+  objective: Objective,
+  distribution: Distribution,
+  corrector: Corrector,
+  terms: Mapping[str, LossTerm],
+  trajectory: Trajectory,
+  policy: Array,
+  value: Array,
+  reference: Array,
+  normalise: bool = False,
+) -> tuple[Array, Metrics]:
+  """Computes the loss of one head, summed over valid transitions (Algorithm 1 of STAC).
+
+  Args:
+    objective: gives the reward clip and the cap on the log IS ratio.
+    distribution: of the policies.
+    corrector: with this head's tuned values bound.
+    terms: loss terms by name, with this head's tuned values bound.
+    trajectory: [T+1, B].
+    policy: distribution parameters, [T+1, B, A].
+    value: [T+1, B].
+    reference: distribution parameters of the policy that a KL term is to, [T, B, A].
+    normalise: shift and scale the advantage to mean 0 and standard deviation 1.
+
+  Returns:
+    The loss [], and metrics [], means over the valid transitions.
+
+  Raises:
+    UserError: a corrector or a term gave something else than [T, B].
+  """
   taken = {"loss/total", *(f"loss/{n}" for n in terms), *(f"is_ratio/{q}" for q in QUANTILES)}
-  targets, metrics = checks.targets(
-    checks.who(corrector),
-    # Lines 3 to 16. Only V and IS are stopped: gamma, lambda, alpha and the bounds are not.
-    corrector(CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask)),
-    mask,
-    taken,
-  )
+  x = corrector_inputs(objective, distribution, trajectory, policy, value)
+  mask = x.mask
+  targets, metrics = checks.targets(checks.who(corrector), corrector(x), mask, taken)
+  used = targets
+  if normalise:
+    used = targets._replace(advantage=normalised(targets.advantage, mask))
   inputs = LossInputs(
     policy=policy[:-1],
     value=value[:-1],  # not stopped: line 17 regresses it, and x_T has no target
-    targets=targets,
+    targets=used,
     action=trajectory.action,
     behaviour=trajectory.behaviour,
     reference=reference,
-    reward=reward,
-    discount=step_t.discount,
+    reward=x.reward,
+    discount=x.discount,
     distribution=distribution,
   )
   total = jnp.zeros_like(mask)  # lines 17 to 24
@@ -98,7 +139,8 @@ def head_loss(
     metrics |= {f"loss/{name}": loss, **term_metrics}
   metrics["loss/total"] = total
   metrics = {name: masked_mean(x, mask) for name, x in metrics.items()}
-  metrics |= {f"is_ratio/{name}": x for name, x in masked_quantiles(jnp.exp(log_is), mask).items()}
+  ratios = masked_quantiles(jnp.exp(x.log_is), mask)
+  metrics |= {f"is_ratio/{name}": quantile for name, quantile in ratios.items()}
   # A logit of -inf is an action that may not be taken.
   of_network = jnp.mean(jnp.isnan(policy)) + jnp.mean(~jnp.isfinite(value))
   of_corrector = jnp.mean(~jnp.isfinite(jnp.stack(targets)))

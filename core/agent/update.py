@@ -1,13 +1,14 @@
 """The first state of an agent that learns, and an update that is kept only if it is finite."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from ..api import checks
-from ..api.contracts import DescribesState, MetaOptimizer
+from ..api.contracts import Cyclic, DescribesState, MetaOptimizer
 from ..api.errors import plugin_mistakes
 from ..api.failures import culprits, first_failure, not_finite, without_flags
 from ..api.types import ActorParams, Array, Described, LearnerState, Metrics, TimeStep, Trajectory
@@ -74,6 +75,7 @@ def guarded_step(
   state: LearnerState,
   batch: Trajectory,
   mean: Callable[[Array], Array] = lambda x: x,
+  phase: int = 0,
 ) -> tuple[LearnerState, Metrics]:
   """Makes one step of the meta-optimiser, kept only if it and all before it were finite.
 
@@ -82,11 +84,13 @@ def guarded_step(
     state: before it.
     batch: what is learned from, [T+1, B]; its share, where devices share it.
     mean: over the devices that share the batch.
+    phase: of the meta-optimiser's cycle, see `api.Cyclic`.
 
   Returns:
     The new state, whose `failure` says what was not finite first; and metrics [].
   """
-  stepped = fns.metaopt.step(fns, state, batch)
+  metaopt: Any = fns.metaopt
+  stepped = metaopt.step(fns, state, batch, *((phase,) if isinstance(metaopt, Cyclic) else ()))
   new, metrics = checks.updated(checks.who(fns.metaopt), stepped, state)
   metrics["param_norm"] = optax.tree.norm(new.params)
   lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))

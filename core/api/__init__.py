@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     AgentFns,
     ChecksComponents,
     Corrector,
+    Cyclic,
     DescribesState,
     Distribution,
     DrawablePlugin,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     TunesValues,
     Writer,
     WriterPlugin,
+    phases_of,
   )
   from .display import Display
   from .errors import ConfigError, NonFiniteError, RunError, UserError
@@ -67,6 +69,7 @@ if TYPE_CHECKING:
   from .timesteps import as_specified
   from .tunables import POSITIVE, SCALE, UNIT, Components, Domain, Tunable, tunable
   from .types import (
+    BATCH_AXES,
     BINS,
     ActorParams,
     Array,
@@ -105,6 +108,7 @@ _MODULES = (  # the light ones first
 )
 
 __all__ = [
+  "BATCH_AXES",
   "BINS",
   "LARGEST",
   "POSITIVE",
@@ -121,6 +125,7 @@ __all__ = [
   "CorrectorInputs",
   "Cost",
   "Count",
+  "Cyclic",
   "Decay",
   "Described",
   "DescribesState",
@@ -192,6 +197,7 @@ __all__ = [
   "jsonl",
   "name_of",
   "not_finite",
+  "phases_of",
   "python",
   "register",
   "resumable",

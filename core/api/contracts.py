@@ -195,6 +195,8 @@ class Network(NamedTuple):
   initial_state: Callable[[int], PyTree]  # batch size -> core state [B, ...]
   unroll: Callable[[PyTree, TimeStep, PyTree, Array], tuple[HeadOut, PyTree]]
   # (params, timestep [T, B, ...], core_state [B, ...], gamma [P]) -> HeadOut [P, T, B, ...], state
+  heads_alone: Callable[[PyTree], PyTree] | None = None
+  # params -> the same, all stopped but for the heads': for outer.critic = 'stopped'
   active: Callable[[Array], Array] | None = None
   # observation [..., *shape] -> [..., K]: only of networks linear in F binary features, of which
   # one in each of K groups of F / K is active; params are {"value": [P, F], "policy": [P, A, F]}
@@ -281,7 +283,8 @@ class AgentFns(Protocol):
   """The agent as pure functions, which a meta-optimiser is given.
 
   `values` are tuned values by name, [P] (optimiser tunables: [1]); what is absent keeps its
-  configured value. A behaviour that needs heads beyond the P tuned ones has E extra heads.
+  configured value. A behaviour that needs heads beyond the P tuned ones has E extra heads; an outer
+  critic is C heads more. Po are the heads that the outer loss is about.
   """
 
   network: Network
@@ -294,7 +297,7 @@ class AgentFns(Protocol):
     ...
 
   def gamma(self, values: Mapping[str, Array]) -> Array:
-    """Returns each head's discount, [P + E]."""
+    """Returns each head's discount, [P + E + C]."""
     ...
 
   def inner_loss(
@@ -312,20 +315,22 @@ class AgentFns(Protocol):
     """
     ...
 
+  def outer_heads(self, params: PyTree, gamma: Array, trajectory: Trajectory) -> HeadOut:
+    """Evaluates the heads that the outer loss is about; the arguments are those of `outer_loss`.
+
+    Returns:
+      Policies [Po, T+1, B, A] and values [Po, T+1, B]: the agent's own, not an outer critic's.
+    """
+    ...
+
   def outer_loss(
-    self,
-    params: PyTree,
-    gamma: Array,
-    extra_terms: Mapping[str, LossTerm],
-    reference: Array,
-    trajectory: Trajectory,
+    self, params: PyTree, gamma: Array, reference: Array, trajectory: Trajectory
   ) -> tuple[Array, Metrics]:
-    """Computes the loss that metaparameters minimise: at the configured values.
+    """Computes the loss that metaparameters minimise, as `objective.outer` says it.
 
     Args:
       params: of the network.
-      gamma: each head's discount for networks that embed it, [P + E].
-      extra_terms: loss terms by name, beside or in place of the agent's own.
+      gamma: each head's discount for networks that embed it, [P + E + C].
       reference: the policies that a KL term is to, [Po, T, B, A].
       trajectory: [T+1, B].
 
@@ -365,8 +370,8 @@ class AgentFns(Protocol):
 class MetaOptimizer(Protocol):
   """Kind `metaopt`: owns the whole update of an agent.
 
-  All that it needs is here; what it may offer besides are `ChecksComponents`, `TunesValues` and
-  `DescribesState`.
+  All that it needs is here; what it may offer besides are `ChecksComponents`, `Cyclic`,
+  `TunesValues` and `DescribesState`.
   """
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> PyTree:
@@ -402,6 +407,30 @@ class ChecksComponents(Protocol):
       ValueError: it cannot tune them; a pattern of `tune` matches nothing.
     """
     ...
+
+
+@runtime_checkable
+class Cyclic(Protocol):
+  """Optional part of a meta-optimiser that does different things with the batches of a cycle."""
+
+  @property
+  def phases(self) -> int:
+    """N, the number of batches of a cycle; batch k of a run is of phase k mod N."""
+    ...
+
+  def step(
+    self, fns: AgentFns, state: LearnerState, batch: Trajectory, phase: int = 0
+  ) -> tuple[LearnerState, Metrics]:
+    """Does what `MetaOptimizer.step` does; `phase` is a number of Python's, not traced.
+
+    The state has the same structure, and the metrics have the same names, in every phase.
+    """
+    ...
+
+
+def phases_of(metaopt: MetaOptimizer) -> int:
+  """Returns the number of batches of a meta-optimiser's cycle: 1, unless it says more."""
+  return metaopt.phases if isinstance(metaopt, Cyclic) else 1
 
 
 @runtime_checkable

@@ -27,18 +27,36 @@ class Domain(NamedTuple):
   name: str
   transform: Callable[[Array, Any], Array]  # (eta, configured) -> value
   initial: Callable[[float, Any], Any]  # (eta_init, configured) -> eta
+  inverse: Callable[[Any, Any], Any]  # (value, configured) -> eta; infinite at the domain's ends
+
+
+def _logit(x: Any) -> Array:
+  return jnp.log(x) - jnp.log1p(-x)
+
+
+def _softplus_inverse(value: Any) -> Array:
+  # log(e^v - 1), written so that it neither overflows nor cancels.
+  return value + jnp.log(-jnp.expm1(-value))
 
 
 # sigmoid(4.6) = 0.99, so eta_init = 4.6 starts UNIT at 0.99 and SCALE at 0.99 of its value.
-UNIT = Domain("unit", lambda eta, _: jax.nn.sigmoid(eta), lambda eta_init, _: eta_init)
+UNIT = Domain(
+  "unit",
+  lambda eta, _: jax.nn.sigmoid(eta),
+  lambda eta_init, _: eta_init,
+  lambda value, _: _logit(value),
+)
 SCALE = Domain(
-  "scale", lambda eta, value: jax.nn.sigmoid(eta) * value, lambda eta_init, _: eta_init
+  "scale",
+  lambda eta, configured: jax.nn.sigmoid(eta) * configured,
+  lambda eta_init, _: eta_init,
+  lambda value, configured: _logit(value / configured),
 )
 POSITIVE = Domain(
   "positive",
   lambda eta, _: jax.nn.softplus(eta),
-  # log(e^v - 1), written so that it neither overflows nor cancels.
-  lambda _, value: value + jnp.log(-jnp.expm1(-value)),  # softplus(eta) = configured value
+  lambda _, configured: _softplus_inverse(configured),
+  lambda value, _: _softplus_inverse(value),
 )
 
 

@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from ..agent.functions import Functions
 from ..agent.update import describe, first_state, guarded_step, suspects, trajectory_shapes
 from ..api import checks
+from ..api.contracts import phases_of
 from ..api.errors import NonFiniteError, UserError
 from ..api.failures import check_order
 from ..api.types import (
@@ -174,6 +175,7 @@ class Learner:
     self.mesh = Mesh(devices, (AXIS,))
     self._env = env
     self._batch_size, self._unroll_length = batch_size, unroll_length
+    self.phases = phases_of(fns.metaopt)
     share = batch_size // len(devices)
     at_once = functools.partial(accumulate, micro_batch=share // micro_batches)
     self._fns = fns.accumulating(at_once)
@@ -215,7 +217,8 @@ class Learner:
     Raises:
       UserError: a loss term does not go with the agent's actions; a plugin gives what it must not.
     """
-    _, metrics = jax.eval_shape(self._update, state, self._batch)
+    for phase in range(self.phases):
+      _, metrics = jax.eval_shape(self._update[phase], state, self._batch)
     jax.eval_shape(self._copy, state)
     checks.description(
       checks.who(self._fns.metaopt), jax.eval_shape(self._describe, state), metrics
@@ -228,9 +231,14 @@ class Learner:
     """
     return jax.make_array_from_process_local_data(self._batch_shardings, trajectory)
 
-  def update(self, state: LearnerState, batch: Trajectory) -> tuple[LearnerState, Metrics]:
-    """One update; `state` is donated. Metrics are scalars on the device."""
-    return self._update(state, batch)
+  def update(
+    self, state: LearnerState, batch: Trajectory, phase: int = 0
+  ) -> tuple[LearnerState, Metrics]:
+    """One update; `state` is donated. Metrics are scalars on the device.
+
+    Update k of a run is of phase k mod `phases`.
+    """
+    return self._update[phase](state, batch)
 
   def describe(self, state: LearnerState) -> Described:
     """The meta-optimiser's metrics of a state, for a row that is about to be logged."""
@@ -238,7 +246,7 @@ class Learner:
 
   def compile(self, state: LearnerState, batch: Trajectory) -> jax.stages.Compiled:
     """The compiled update, for its memory and cost analysis."""
-    return self._update.lower(state, batch).compile()
+    return self._update[0].lower(state, batch).compile()
 
   def actor_params(
     self, state: LearnerState, devices: Iterable[Device]
@@ -263,14 +271,15 @@ class Learner:
       )
 
   def _build_update(self, state_spec: PyTree, batch_spec: PyTree) -> None:
-    mapped = jax.shard_map(
-      self._step,
+    mapped = functools.partial(
+      jax.shard_map,
       mesh=self.mesh,
       in_specs=(state_spec, batch_spec),
       out_specs=(state_spec, P()),
       check_vma=False,
     )
-    self._update = jax.jit(mapped, donate_argnums=0)
+    steps = [functools.partial(self._step, phase) for phase in range(self.phases)]
+    self._update = [jax.jit(mapped(step), donate_argnums=0) for step in steps]
     self._batch_shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), batch_spec)
 
     def published(state):
@@ -280,6 +289,7 @@ class Learner:
     self._copy = jax.jit(published)
     self._describe = jax.jit(functools.partial(describe, self._fns.metaopt))
 
-  def _step(self, state: LearnerState, batch: Trajectory):
-    state, metrics = guarded_step(self._fns, state, batch, lambda x: jax.lax.pmean(x, AXIS))
+  def _step(self, phase: int, state: LearnerState, batch: Trajectory):
+    mean = lambda x: jax.lax.pmean(x, AXIS)
+    state, metrics = guarded_step(self._fns, state, batch, mean, phase)
     return state, metrics | {"failure": state.failure, "updates": state.step}

@@ -86,7 +86,8 @@ class SingleRun:
     """One update."""
     rollout, waited = self._source.get(progress.updates)
     batch = self.learner.put(rollout.trajectory)
-    state, metrics = self.learner.update(state, batch)
+    phase = progress.updates % self.learner.phases
+    state, metrics = self.learner.update(state, batch, phase)
     self._publish(progress.updates + 1, state)
     # At most two updates are under way. XLA lets a CPU device have 32 computations under way, and
     # two devices whose shares of an update wait for each other behind those would wait forever.

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..agent.functions import Functions
 from ..agent.update import first_state, guarded_step, trajectory_shapes
-from ..api.contracts import FunctionalEnvironment
+from ..api.contracts import FunctionalEnvironment, phases_of
 from ..api.online import Ends, RunState, count
 from ..api.timesteps import as_specified
 from ..api.types import ActorParams, Array, Metrics, PyTree, TimeStep, Trajectory
@@ -78,7 +78,22 @@ def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array)
 def iterate(
   fns: Functions, env: FunctionalEnvironment, unroll_length: int, state: RunState
 ) -> tuple[RunState, Ends, Metrics]:
-  """T steps of each environment of one run, and an update, whose metrics are []."""
+  """Makes T steps of each environment of one run and an update, for each phase of a cycle.
+
+  Returns:
+    The new state; ends of episodes, [N * T, B] of N phases; metrics [] of the last update.
+  """
+  ended = []
+  for phase in range(phases_of(fns.metaopt)):
+    state, ends, metrics = _iterate(fns, env, unroll_length, state, phase)
+    ended.append(ends)
+  return state, jax.tree.map(lambda *x: jnp.concatenate(x), *ended), metrics
+
+
+def _iterate(
+  fns: Functions, env: FunctionalEnvironment, unroll_length: int, state: RunState, phase: int
+) -> tuple[RunState, Ends, Metrics]:
+  """Makes T steps of each environment of one run, and an update, whose metrics are []."""
   actor = actor_params(fns, state)
 
   def step(state: RunState, t: Array):
@@ -90,7 +105,7 @@ def iterate(
     return state, ((timestep, sample, mu), ends)
 
   acted, (seen, ends) = jax.lax.scan(step, state, jnp.arange(unroll_length))
-  learner, metrics = guarded_step(fns, acted.learner, trajectory(state, *seen))
+  learner, metrics = guarded_step(fns, acted.learner, trajectory(state, *seen), phase=phase)
   return acted._replace(learner=learner), ends, metrics
 
 

@@ -4,6 +4,7 @@ What `core.runs.device` is to environments on the device. Every run has its own 
 environments, parameters and traces; one compiled program acts for all and another one learns.
 """
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from ..agent.functions import Functions
 from ..agent.update import guarded_step
-from ..api.contracts import EnvPlugin
+from ..api.contracts import EnvPlugin, phases_of
 from ..api.online import Ends, RunState, count, unless_ended
 from ..api.timesteps import as_specified
 from ..api.types import Array, Device, Metrics, PyTree, TimeStep
@@ -65,7 +66,10 @@ class PoolRuns:
     self._init = jax.jit(jax.vmap(self._first_run))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
     in_axes = (0, 0, 1, 1, 1, 0)
-    self._learn = jax.jit(jax.vmap(self._learn_one, in_axes=in_axes), donate_argnums=1)
+    learners = [
+      functools.partial(self._learn_one, n) for n in range(phases_of(members.agent.metaopt))
+    ]
+    self._learn = [jax.jit(jax.vmap(f, in_axes=in_axes), donate_argnums=1) for f in learners]
     self.metrics: Metrics = {}  # [R], of each run's last update in `advance`; NaN: it made none
 
   def init(self) -> RunState:
@@ -95,7 +99,7 @@ class PoolRuns:
     """
     ended, act_time, env_wait = [], 0.0, 0.0
     self.metrics = {}
-    for _ in range(iterations):
+    for phase in list(range(len(self._learn))) * iterations:
       timestep, core_state, seen = states.timestep, states.core_state, []
       for t in range(self.members.unroll_length):
         begun = time.perf_counter()
@@ -111,12 +115,13 @@ class PoolRuns:
         timestep = self._rows(received)
         seen.append((timestep, sample, mu))
       stacked = jax.tree.map(lambda *x: jnp.stack(x), *seen)
-      states, ends, metrics = self._learn(self._values, states, *stacked, core_state)
+      states, ends, metrics = self._learn[phase](self._values, states, *stacked, core_state)
       ended.append(ends)
       made = ~jnp.isnan(metrics["policy_lag"])  # an update, and not only a stand
       before = self.metrics or metrics
       self.metrics = {name: jnp.where(made, x, before[name]) for name, x in metrics.items()}
-    self.waited = Waited(env_wait / iterations, act_time / iterations)
+    updates = iterations * len(self._learn)
+    self.waited = Waited(env_wait / updates, act_time / updates)
     return states, jax.tree.map(lambda *x: np.concatenate(x, axis=1), *ended)
 
   def trace(self, states: RunState, iterations: int) -> None:
@@ -128,12 +133,12 @@ class PoolRuns:
     del iterations  # each is the same compiled program
     many = lambda x: jnp.stack([x] * self.members.unroll_length)
 
-    def learn(states: RunState) -> RunState:
+    def learn(states: RunState) -> PyTree:
       sample, mu, core_state, _ = self._act(
         states, states.timestep, states.core_state, self._values, jnp.int32(0)
       )
       seen = jax.tree.map(many, (states.timestep, sample, mu))
-      return self._learn(self._values, states, *seen, core_state)
+      return [learn(self._values, states, *seen, core_state) for learn in self._learn]
 
     jax.eval_shape(learn, states)
 
@@ -168,10 +173,10 @@ class PoolRuns:
     sample, mu, core_state = act(fns, actor_params(fns, state), now, t)
     return sample, mu, core_state, fns.distribution.to_action(sample)
 
-  def _learn_one(self, values, state, timesteps, samples, mus, core_state):
+  def _learn_one(self, phase, values, state, timesteps, samples, mus, core_state):
     acted, ends = jax.lax.scan(count, state, timesteps)
     batch = trajectory(state, timesteps, samples, mus)
-    learner, metrics = guarded_step(self._built(values), acted.learner, batch)
+    learner, metrics = guarded_step(self._built(values), acted.learner, batch, phase=phase)
     last = jax.tree.map(lambda x: x[-1], timesteps)
     new = acted._replace(learner=learner, timestep=last, core_state=core_state)
     going = self.members.active(state)

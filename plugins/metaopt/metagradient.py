@@ -1,6 +1,7 @@
-"""Self-tuning by metagradients (Xu et al. 2018; Algorithm 2 of the STAC paper)."""
+"""Self-tuning by metagradients (Xu et al. 2018; Algorithm 2 of the STAC paper), and its family."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -9,56 +10,74 @@ import jax.numpy as jnp
 import optax
 
 from ...core.api import (
+  BATCH_AXES,
   AgentFns,
   Array,
+  Count,
   Decay,
+  Fraction,
   LearnerState,
-  LossTerm,
   Metrics,
+  Natural,
   NotNegative,
+  Optimizer,
   Positive,
   PyTree,
   Trajectory,
-  name_of,
   register,
   tunables,
 )
+from ._chain import Etas, Update, derivative, inner_update
+from ._context import Context, Contextual
+from ._judge import Bootstrap, matching_gradient, outer_gradient
 from ._update import inner_gradient
 
-
-class Previous(NamedTuple):
-  """The last update, kept when the outer loss is taken on the next batch."""
-
-  params: PyTree
-  opt_state: PyTree
-  batch: Trajectory
+OuterBatch = Literal["same", "next", "fresh", "held_out", "replayed"]
 
 
 class MetaState(NamedTuple):
-  """The metaparameters and their optimiser's state."""
+  """The metaparameters and all that is kept to tune them."""
 
-  etas: dict[str, Array]  # unconstrained, [P] (optimiser tunables: [1])
-  opt_state: PyTree
-  previous: Previous | tuple[()]
+  etas: Etas  # unconstrained, [P] (optimiser tunables: [1]); with a context, what it adds to
+  opt_state: PyTree  # of the optimiser of the metaparameters
+  window: tuple[Update, ...] = ()  # updates that are yet to be judged; before the first, zeros
+  replay: tuple[Trajectory, ...] = ()  # the last batches, newest first
+  last: Metrics | tuple[()] = ()  # what phases log that do not compute it anew
+  context: Any = ()  # Contextual, where there is one
 
 
 @register("metaopt", "metagradient")
 @dataclasses.dataclass(frozen=True)
 class Metagradient:
-  """Metagradients through the whole optimiser step: STAC, STACX, Xu et al. 2018.
+  """Metagradients through K whole optimiser steps: STAC, STACX, Xu et al. 2018, BMG and others.
 
-      theta'(eta) = OPT(theta, g(eta));  eta <- Adam(eta, grad_eta L_outer(theta'(eta)))
+      theta_{k+1} = OPT(theta_k, g(theta_k, eta)), k < K;  eta <- Adam(eta, grad L_outer(theta_K))
+
+  What the outer loss is, `objective.outer` says: its terms, its corrector, an outer critic.
 
   Attributes:
     tune: patterns over `component.field`; () tunes nothing and equals `fixed` to the bit.
     learning_rate: of Adam on eta; b1, b2, eps likewise.
+    optimizer: of eta in place of Adam; it is told no progress, so its rate stays as it begins.
     eta_init: initial eta where a sigmoid maps it (4.6: sigmoid = 0.99); elsewhere the first value
       is the configured one.
     eta_init_of: initial eta of any tuned number, by pattern, where it is to differ.
-    outer_losses: terms that only the outer loss has, or in place of one of objective.losses.
-    outer_batch: the outer loss is taken on the `same` batch as the update (Algorithm 2), or on the
-      `next` one (Xu et al. 2018), at the cost of one more gradient. The first update then has none
-      before it to judge: its outer loss and metagradient are logged as 0.
+    inner_updates: K.
+    outer_batch: what the outer loss is taken on. `same`: the batch of the last inner update
+      (Algorithm 2). `next`: the batch after it, which is then learned from too (Xu et al. 2018);
+      where actors do not lag behind, theta_K has acted in it. `fresh`: likewise, but it serves the
+      outer loss alone, at the cost of every K+1st batch. `held_out`: a part of each batch, which
+      the inner loss does not see. `replayed`: the whole batch, while inner updates are made on
+      batches drawn from the last ones. In `next` nothing has been judged before update K: outer
+      loss and metagradient are logged as 0 until then.
+    held_out: the share of each batch's trajectories that is held out, rounded down, at least one.
+    replay: how many of the last batches are drawn from.
+    bootstrap: `@bootstrap()` matches a target in place of the outer loss (BMG).
+    context: `@context()` makes eta follow from recent statistics.
+    max_norm: a metagradient of a greater norm is scaled down to this.
+    bounds: least and greatest value of any tuned number, by pattern; as plugins see it.
+    start_after: metaparameters stay as they are for so many updates.
+    anchor: weight of 1/2 (eta - initial eta)^2 in what eta minimises.
   """
 
   tune: tuple[str, ...] = ()
@@ -66,185 +85,315 @@ class Metagradient:
   b1: Decay = 0.9
   b2: Decay = 0.999
   eps: Positive = 1e-4
+  optimizer: Optimizer | None = None
   eta_init: float = 4.6
   eta_init_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
-  outer_losses: tuple[LossTerm, ...] = ()
-  outer_batch: Literal["same", "next"] = "same"
+  inner_updates: Count = 1
+  outer_batch: OuterBatch = "same"
+  held_out: Fraction = 0.5
+  replay: Count = 8
+  bootstrap: Bootstrap | None = None
+  context: Context | None = None
+  max_norm: Positive | None = None
+  bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  start_after: Natural = 0
+  anchor: NotNegative = 0.0
+
+  @property
+  def phases(self) -> int:
+    """Batches of a cycle: K updates, and one more where a batch serves the outer loss alone."""
+    if not self.tune:
+      return 1
+    return self.inner_updates + (self.outer_batch == "fresh")
 
   def check(self, components: tunables.Components) -> None:
-    """Checks the patterns of `tune` and `eta_init_of` against the agent's plugins.
+    """Checks the patterns of `tune`, `eta_init_of` and `bounds` against the agent's plugins.
 
     Raises:
-      ValueError: a pattern matches nothing, or a term is twice in `outer_losses`.
+      ValueError: a pattern matches nothing, or bounds are none of a number's domain.
     """
-    self._starts_given(self._tuned(components))
-    names = [name_of(term) for term in self.outer_losses]
-    if len(set(names)) < len(names):
-      raise ValueError(f"outer_losses holds one twice: {', '.join(names)}.")
+    tuned = self._tuned(components)
+    self._starts_given(tuned)
+    self._bounds(tuned)
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
-    """Returns the meta state before the first update; `batch` gives shapes, [T+1, B]."""
+    """Returns the meta state before the first update; `batch` gives shapes, [T+1, B].
+
+    Raises:
+      ValueError: a batch has too few trajectories to hold some out.
+    """
     tuned = self._tuned(fns.components)
-    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
-    start |= self._starts_given(tuned)
-    etas: dict[str, Array] = {
-      name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()
-    }
-    previous: Previous | tuple[()] = ()
-    if self.outer_batch == "next" and tuned:
-      # Zeros in the shapes of a batch: the state's structure may not change at the first update.
-      empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-      previous = Previous(state.params, state.opt_state, empty)
-    return MetaState(etas, self._adam().init(etas), previous)
+    if not tuned:
+      return MetaState({}, ())
+    etas = self._first_etas(fns, tuned)
+    context, recent = (), ()
+    if self.context is not None:
+      weights = self.context.init(state.key, {name: fns.tunable_shapes[name] for name in etas})
+      recent = jnp.zeros(self.context.size)
+      context = Contextual(weights, recent)
+    meta = MetaState(etas, (), context=context)
+    # Zeros in the shapes of batches: the state's structure may not change at the first update.
+    empty = lambda like: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    inner, _ = self._split(batch)
+    grads = jax.tree.map(jnp.zeros_like, state.params)
+    update = Update(state.params, state.opt_state, grads, empty(inner), etas, recent)
+    kept = self.inner_updates - (self.outer_batch not in ("next", "fresh"))
+    return meta._replace(
+      opt_state=self._init_optimizer(self._learned(meta)),
+      window=(update,) * kept,
+      replay=(empty(batch),) * (self.replay * (self.outer_batch == "replayed")),
+      last=self._no_metrics(fns, state, meta, batch) if self.phases > 1 else (),
+    )
 
   def step(
-    self, fns: AgentFns, state: LearnerState, batch: Trajectory
+    self, fns: AgentFns, state: LearnerState, batch: Trajectory, phase: int = 0
   ) -> tuple[LearnerState, Metrics]:
     """Updates theta and eta on a batch [T+1, B] (Algorithm 2, lines 10 to 15); metrics are []."""
-    if isinstance(state.meta_state.previous, Previous):
-      return self._step_next(fns, state, batch)
-    values = self.values(fns, state.meta_state)
-    grads, metrics, reference = inner_gradient(fns, state.params, values, batch)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    if not values:
+    tuned = self._tuned(fns.components)
+    if not tuned:
       # Nothing is tuned: the same operations as `fixed`, so that the two agree to the bit.
+      grads, metrics, _ = inner_gradient(fns, state.params, {}, batch)
       params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
+      metrics["grad_norm"] = optax.tree.norm(grads)
       return state._replace(params=params, opt_state=opt_state), metrics
-    gradient, params, opt_state, outer = self._metagradient(
-      fns, state, grads, batch, batch, reference
-    )
-    meta_state = self._tuned_by(gradient, state.meta_state)
-    return (
-      state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
-      metrics | outer | self._metrics(fns, gradient, meta_state.etas),
-    )
+    meta: MetaState = state.meta_state
+    metrics = dict(meta.last)
+    judged_later = self.outer_batch in ("next", "fresh")
+    if judged_later and phase == (self.inner_updates if self.outer_batch == "fresh" else 0):
+      # theta_K has acted by now, unless actors lag: this batch judges what led to it.
+      reference = self._reference(fns, tuned, meta.window[-1], batch)
+      meta, judged = self._judge(fns, tuned, state, meta, meta.window, batch, reference)
+      metrics |= judged
+    if phase < self.inner_updates:
+      state, meta, update, reference, learned = self._learn(fns, tuned, state, meta, batch)
+      metrics |= learned
+      if judged_later or phase < self.inner_updates - 1:
+        window = (*meta.window[:phase], update, *meta.window[phase + 1 :])
+        meta = meta._replace(window=window)
+      else:
+        _, outer = self._split(batch)
+        if self.outer_batch != "same":
+          reference = self._reference(fns, tuned, update, outer)
+        after = state._replace(step=state.step + 1)
+        updates = (*meta.window, update)
+        meta, judged = self._judge(fns, tuned, after, meta, updates, outer, reference)
+        metrics |= judged
+    metrics |= self._values_logged(fns, meta)
+    if meta.last:
+      meta = meta._replace(last=metrics)
+    return state._replace(meta_state=meta), metrics
 
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
     """Returns zeta(eta) by name (line 10): [P], or [1] of the optimiser's tunables."""
-    return tunables.transform(meta_state.etas, self._tuned(fns.components))
+    return tunables.transform(self._etas(meta_state), self._tuned(fns.components))
 
-  def _step_next(self, fns, state, batch):
-    """Tunes eta by what the previous update did to the loss on this batch, then updates theta.
+  def _learn(self, fns, tuned, state, meta, batch):
+    """Makes one inner update.
 
-    Args and returned values are those of `step`.
+    Returns:
+      The state with theta', the meta state, the update, the policies before it on its batch, and
+      metrics [].
     """
-    old, previous = state.meta_state, state.meta_state.previous
-    # The previous update is made again, from where it began and at the learning rate it had then:
-    # the derivatives of an update do not outlive the call that made it.
-    before = state._replace(
-      params=previous.params, opt_state=previous.opt_state, step=state.step - 1
+    recent = ()
+    if self.context is not None:
+      # Before the update: the statistics that eta follows from are known when it is made.
+      gamma = fns.gamma(self.values(fns, meta))
+      recent = self.context.seen(fns, state.params, gamma, meta.context.recent, batch)
+      meta = meta._replace(context=meta.context._replace(recent=recent))
+    inner, _ = self._split(batch)
+    if self.outer_batch == "replayed":
+      inner = self._drawn(state, meta, batch)
+      meta = meta._replace(replay=(batch, *meta.replay[:-1]))
+    updated = inner_update(
+      fns, tuned, state.params, state.opt_state, state.step, self._etas(meta), inner, recent
     )
-    values = self.values(fns, old)
-    grads, _, _ = inner_gradient(fns, before.params, values, previous.batch)
-    # The KL of the outer loss is to the policies before that update, on the batch that judges it.
-    reference = fns.accumulate(
-      lambda t: ((), (), fns.inner_loss(before.params, values, t)[1][1]), batch
-    )[2]
-    gradient, _, _, outer = self._metagradient(fns, before, grads, previous.batch, batch, reference)
-    # Before the first update there is nothing to learn from: its batch is empty.
-    begun = state.step > 0
-    gradient, outer = jax.tree.map(lambda x: jnp.where(begun, x, 0), (gradient, outer))
-    # A metagradient that is not finite would spoil the losses below too, and so hide that it was
-    # the first.
-    keep = begun & jnp.isfinite(optax.tree.norm(gradient))
-    tuned = self._tuned_by(gradient, old)
-    tuned = jax.tree.map(lambda new, old: jnp.where(keep, new, old), tuned, old)
+    metrics = updated.metrics | {"grad_norm": optax.tree.norm(updated.update.grads)}
+    state = state._replace(params=updated.params, opt_state=updated.opt_state)
+    return state, meta, updated.update, updated.reference, metrics
 
-    values = self.values(fns, tuned)
-    grads, metrics, _ = inner_gradient(fns, state.params, values, batch)
-    metrics["grad_norm"] = optax.tree.norm(grads)
-    params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, values)
-    meta_state = tuned._replace(previous=Previous(state.params, state.opt_state, batch))
-    return (
-      state._replace(params=params, opt_state=opt_state, meta_state=meta_state),
-      metrics | outer | self._metrics(fns, gradient, tuned.etas),
-    )
-
-  def _metagradient(self, fns, state, grads, inner_batch, outer_batch, reference):
-    """Computes grad_eta L_outer(OPT(theta, g(theta, eta))), without differentiating a gradient.
-
-    theta' depends on eta directly and through g, so with v = grad_theta' L_outer, and with
-    w = (d OPT / d g)' v, which is v pulled back through OPT to the gradient g,
-
-        grad_eta = (d OPT / d eta)' v + (d g / d eta)' w
-                 = (d OPT / d eta)' v + grad_eta < grad_theta L_inner(theta, eta), w >
-
-    and the last bracket is the derivative of L_inner along w: one forward-mode pass, whose
-    derivative by eta enters the network only where the discount is embedded in it. In all 8/3 of
-    the cost of the inner gradient, and every pass runs over micro-batches and devices on its own.
+  def _judge(self, fns, tuned, state, meta, updates, batch, reference):
+    """Moves the metaparameters by what updates have done to the outer loss (lines 13 to 15).
 
     Args:
       fns: the agent.
-      state: theta, its opt_state and eta, before the update.
-      grads: g(theta, eta) on the inner batch, a tree like theta.
-      inner_batch: that the update is made on, [T+1, B].
-      outer_batch: that the outer loss is taken on, [T+1, B].
-      reference: policies before the update, [K, Po, T, B/K, A].
+      tuned: what is tuned, by name.
+      state: theta_K, its opt_state, and the number of updates by then.
+      meta: the meta state.
+      updates: K of them.
+      batch: that judges, [T+1, B].
+      reference: policies before the last update on it, [K, Po, T, B/K, A].
 
     Returns:
-      The metagradient by name, [P] or [1]; theta', its opt_state; metrics [].
+      The new meta state, and metrics [].
     """
-    etas, tuned = state.meta_state.etas, self._tuned(fns.components)
+    etas = updates[-1].etas
+    if self.bootstrap is None:
+      gamma = fns.gamma(tunables.transform(etas, tuned))
+      v, metrics = outer_gradient(fns, state.params, gamma, batch, reference)
+    else:
+      at = (state.params, state.opt_state, state.step, etas)
+      v, metrics = matching_gradient(fns, tuned, self.bootstrap, *at, batch, reference)
+    of_updates = derivative(fns, tuned, updates, state.step - len(updates), v)
+    gradient = jax.tree.map(lambda *x: sum(x[1:], x[0]), *of_updates)
+    # Before the first updates there is nothing to judge: the window holds zeros.
+    begun = state.step >= len(updates)
+    gradient, metrics = jax.tree.map(lambda x: jnp.where(begun, x, 0), (gradient, metrics))
+    learned_gradient: PyTree = gradient
+    if self.context is not None:
+      learned_gradient = gradient, self._context_gradient(meta, updates, of_updates, begun)
+    norm = optax.tree.norm(learned_gradient)
+    # One that is not finite would spoil the losses below too, and so hide that it was the first.
+    keep = begun & jnp.isfinite(norm) & (state.step > self.start_after)
+    moved = self._moved(tuned, meta, self._guarded(fns, tuned, meta, learned_gradient, norm))
+    meta = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, meta)
+    return meta, metrics | _by_head("metagrad", gradient) | {"metagrad_norm": norm}
 
-    def optimise(grads, etas):
-      # Line 12: theta'(g, eta). eta is an argument of its own, as a tuned learning rate reaches
-      # theta' past g; theta and opt_state are constants.
-      values = tunables.transform(etas, tuned)
-      return fns.optimizer_step(state.params, grads, state.opt_state, state.step, values)
+  def _context_gradient(self, meta, updates, of_updates, begun):
+    """Returns the derivative by the weights of the context, through eta of every update."""
+    context = self.context
+    assert context is not None
 
-    # vjp, not grad: v is known only once theta' is. The second moment is inside, so w holds its
-    # part of the derivative, (d OPT / d g)' v; opt_state is an output that nothing differentiates.
-    params, pull_back, opt_state = jax.vjp(optimise, grads, etas, has_aux=True)
-    gamma = fns.gamma(tunables.transform(etas, tuned))
-    extra_terms = {name_of(term): term for term in self.outer_losses}
+    def etas(weights):
+      return [context.applied(weights, update.recent, meta.etas) for update in updates]
 
-    def outer_gradient(trajectory, reference):
-      grad = jax.grad(fns.outer_loss, has_aux=True)
-      grads, metrics = grad(params, gamma, extra_terms, reference, trajectory)
-      return grads, metrics, ()  # v, lines 13 and 14: the KL is one of the extra terms
+    _, pull_back = jax.vjp(etas, meta.context.weights)
+    (gradient,) = pull_back(of_updates)
+    return jax.tree.map(lambda x: jnp.where(begun, x, 0), gradient)
 
-    outer_grads, metrics, _ = fns.accumulate(outer_gradient, outer_batch, reference)
-    direction, direct = pull_back(outer_grads)  # w, and (d OPT / d eta)' v
+  def _guarded(self, fns, tuned, meta, gradient, norm):
+    """Returns the metagradient scaled down to `max_norm`, with the pull of the anchor."""
+    if self.max_norm is not None:
+      scale = jnp.minimum(1.0, self.max_norm / jnp.maximum(norm, self.max_norm))
+      gradient = jax.tree.map(lambda x: scale * x, gradient)
+    if self.anchor:
+      first = self._first_etas(fns, tuned)
+      pull = {name: self.anchor * (eta - first[name]) for name, eta in meta.etas.items()}
+      if self.context is None:
+        return jax.tree.map(jnp.add, gradient, pull)
+      of_etas, of_weights = gradient
+      return jax.tree.map(jnp.add, of_etas, pull), of_weights
+    return gradient
 
-    def along_direction(etas, trajectory):
-      values = tunables.transform(etas, tuned)
-      loss = lambda params: fns.inner_loss(params, values, trajectory)[0]
-      # < grad_theta L_inner, w >. Forward mode: what depends on eta then comes behind the network,
-      # and the backward pass by eta below need not go through it.
-      return jax.jvp(loss, (state.params,), (direction,))[1]
+  def _moved(self, tuned, meta: MetaState, gradient: PyTree) -> MetaState:
+    """Moves what is learned along a gradient (Algorithm 2, line 15), within the bounds."""
+    learned = self._learned(meta)
+    if self.optimizer is None:
+      updates, opt_state = self._adam().update(gradient, meta.opt_state)
+      learned = optax.apply_updates(learned, updates)
+    else:
+      start = jnp.zeros(())
+      learned, opt_state = self.optimizer.update(gradient, meta.opt_state, learned, start)
+    moved: Any = learned
+    if self.context is None:
+      meta = meta._replace(etas=moved)
+    else:
+      meta = meta._replace(etas=moved[0], context=meta.context._replace(weights=moved[1]))
+    within = {name: jnp.clip(meta.etas[name], *ends) for name, ends in self._bounds(tuned).items()}
+    return meta._replace(etas=meta.etas | within, opt_state=opt_state)
 
-    # w is a constant of this pass, so the derivative by eta is that of the bracket's left side.
-    mixed, _, _ = fns.accumulate(
-      lambda trajectory: (jax.grad(along_direction)(etas, trajectory), (), ()), inner_batch
-    )
-    return jax.tree.map(jnp.add, direct, mixed), params, opt_state, metrics
+  def _etas(self, meta: MetaState) -> Etas:
+    """Returns eta by name as updates use it."""
+    if self.context is None:
+      return meta.etas
+    return self.context.applied(meta.context.weights, meta.context.recent, meta.etas)
 
-  def _tuned_by(self, gradient: dict[str, Array], meta_state: MetaState) -> MetaState:
-    """Moves eta by Adam along a metagradient by name (Algorithm 2, line 15)."""
-    updates, opt_state = self._adam().update(gradient, meta_state.opt_state)
-    etas: Any = optax.apply_updates(meta_state.etas, updates)
-    return meta_state._replace(etas=etas, opt_state=opt_state)
+  def _learned(self, meta: MetaState) -> PyTree:
+    """Returns what the optimiser of the metaparameters moves: eta, and a context's weights."""
+    return meta.etas if self.context is None else (meta.etas, meta.context.weights)
 
-  def _metrics(self, fns: AgentFns, gradient: dict[str, Array], etas: dict[str, Array]) -> Metrics:
-    """Returns metrics of what is tuned, [] each, by head; `eta/...` is the value, not eta."""
-    values = tunables.transform(etas, self._tuned(fns.components))
-    metrics = {
-      f"{kind}/{name}/{p}": x
-      for kind, tree in (("metagrad", gradient), ("tuned", values), ("eta", etas))
-      for name, xs in tree.items()
-      for p, x in enumerate(xs)
-    }
-    return metrics | {"metagrad_norm": optax.tree.norm(gradient)}
+  def _reference(self, fns, tuned, update: Update, batch: Trajectory) -> Array:
+    """Returns the policies before an update on a batch, [K, Po, T, B/K, A], to which a KL is."""
+    gamma = fns.gamma(tunables.transform(update.etas, tuned))
+    policies = lambda t: fns.outer_heads(update.params, gamma, t).policy[:, :-1]
+    return fns.accumulate(lambda t: ((), (), policies(t)), batch)[2]
+
+  def _split(self, batch: Trajectory) -> tuple[Trajectory, Trajectory]:
+    """Returns what an inner update and an outer loss see of a batch, [T+1, B'] each."""
+    if self.outer_batch != "held_out":
+      return batch, batch
+    size = batch.action.shape[1]
+    inner = size - max(1, math.floor(self.held_out * size))
+    if not inner:
+      raise ValueError(
+        f"outer_batch = 'held_out' divides the {size} trajectories of a batch: it needs two or "
+        "more; write a greater train.num_envs, or fewer train.learner_devices"
+      )
+    return _part(batch, 0, inner), _part(batch, inner, size)
+
+  def _drawn(self, state: LearnerState, meta: MetaState, batch: Trajectory) -> Trajectory:
+    """Returns one of the last batches, drawn; the newest where there is none before it."""
+    there = jnp.minimum(state.step, self.replay)
+    key = jax.random.fold_in(state.key, state.step)
+    which = jax.random.randint(key, (), 0, jnp.maximum(there, 1))
+    one = lambda now, *past: jnp.where(there > 0, jnp.stack(past)[which], now)
+    return jax.tree.map(one, batch, *meta.replay)
+
+  def _values_logged(self, fns: AgentFns, meta: MetaState) -> Metrics:
+    """Returns what is tuned, [] each, by head; `eta/...` is unconstrained, `tuned/...` is not."""
+    return _by_head("tuned", self.values(fns, meta)) | _by_head("eta", self._etas(meta))
+
+  def _no_metrics(self, fns, state: LearnerState, meta: MetaState, batch: Trajectory) -> Metrics:
+    """Returns zeros by the names of all metrics: what phases log before any has computed them."""
+    values = self.values(fns, meta)
+    inner, outer = self._split(batch)
+    _, (heads, _) = jax.eval_shape(fns.inner_loss, state.params, values, inner)
+    gamma = fns.gamma(values)
+    policies = lambda *x: fns.outer_heads(*x).policy[:, :-1]
+    reference = jax.eval_shape(policies, state.params, gamma, outer)
+    _, of_outer = jax.eval_shape(fns.outer_loss, state.params, gamma, reference, outer)
+    shapes = {f"{name}/{p}": x for name, x in heads.items() for p in range(x.shape[0])} | of_outer
+    metrics = {name: jnp.zeros((), x.dtype) for name, x in shapes.items()}
+    if self.bootstrap is not None:
+      metrics |= {f"outer_loss/match_{part}": jnp.zeros(()) for part in ("policy", "value")}
+    norms = {"grad_norm": jnp.zeros(()), "metagrad_norm": jnp.zeros(())}
+    of_each = jax.tree.map(jnp.zeros_like, _by_head("metagrad", meta.etas))
+    return metrics | norms | of_each | self._values_logged(fns, meta)
 
   def _tuned(self, components: tunables.Components) -> dict[str, tunables.Tunable]:
     return tunables.select(tunables.collect(components), self.tune)
 
-  def _starts_given(self, tuned: dict[str, tunables.Tunable]) -> dict[str, float]:
+  def _first_etas(self, fns: AgentFns, tuned: Mapping[str, tunables.Tunable]) -> Etas:
+    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
+    start |= self._starts_given(tuned)
+    return {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
+
+  def _starts_given(self, tuned: Mapping[str, tunables.Tunable]) -> dict[str, float]:
     """Returns the initial etas that `eta_init_of` says, by name."""
     start: dict[str, float] = {}
     for pattern, eta in self.eta_init_of.items():
       start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
     return start
 
+  def _bounds(self, tuned: Mapping[str, tunables.Tunable]) -> dict[str, tuple[Array, Array]]:
+    """Returns the least and greatest eta by name, where there are bounds.
+
+    Raises:
+      ValueError: a pattern matches nothing, or the first bound is not less than the second.
+    """
+    ends = {}
+    for pattern, (least, greatest) in self.bounds.items():
+      if not least < greatest:
+        raise ValueError(f"bounds['{pattern}'] = {(least, greatest)}: the first is to be less")
+      for name, t in tunables.select(tuned, (pattern,), "bounds").items():
+        low, high = (jnp.asarray(t.domain.inverse(x, t.value)) for x in (least, greatest))
+        # NaN: a bound beyond the domain, within which every eta lies anyway.
+        nowhere = lambda x, end: jnp.where(jnp.isnan(x), end, x)
+        ends[name] = (nowhere(low, -jnp.inf), nowhere(high, jnp.inf))
+    return ends
+
+  def _init_optimizer(self, learned: PyTree) -> PyTree:
+    return self._adam().init(learned) if self.optimizer is None else self.optimizer.init(learned)
+
   def _adam(self) -> optax.GradientTransformation:
     return optax.adam(self.learning_rate, self.b1, self.b2, self.eps)
+
+
+def _by_head(kind: str, tree: Mapping[str, Array]) -> Metrics:
+  """Returns numbers by name, [P] or [1] each, as metrics [] by name and head."""
+  return {f"{kind}/{name}/{p}": x for name, xs in tree.items() for p, x in enumerate(xs)}
+
+
+def _part(batch: Trajectory, start: int, stop: int) -> Trajectory:
+  """Returns the trajectories from `start` to `stop` of a batch, [T+1, stop - start, ...]."""
+  cut = lambda axis: lambda x: jax.lax.slice_in_dim(x, start, stop, axis=axis)
+  return Trajectory(*(jax.tree.map(cut(n), x) for n, x in zip(BATCH_AXES, batch, strict=True)))

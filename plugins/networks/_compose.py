@@ -81,7 +81,10 @@ def compose(
     out = jax.tree.map(lambda y: y.reshape(y.shape[0], *time_batch, *y.shape[2:]), out)
     return out, core_state
 
-  return Network(init, initial_state, unroll)
+  def heads_alone(params: PyTree) -> PyTree:
+    return jax.lax.stop_gradient(params) | {"heads": params["heads"]}
+
+  return Network(init, initial_state, unroll, heads_alone)
 
 
 def _lstm(units: int) -> hk.Transformed:

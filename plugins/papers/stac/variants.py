@@ -71,7 +71,7 @@ VARIANTS = {
       *BOTH,
       embedded("shared"),
       "metagradient.outer_batch = 'next'",
-      "metagradient.outer_losses = ()",
+      "outer.losses = ()",
     ),
     287.7,
   ),
