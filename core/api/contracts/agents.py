@@ -1,23 +1,15 @@
-"""The contracts: the one file that a plugin author reads (`online` has those of step-size tuners).
+"""The contracts of what an agent is made of, and of the meta-optimiser that updates it."""
 
-A plugin is a frozen dataclass in a file of its own, registered with `@register(kind, name)`. Its
-fields are what gin can bind; a field declared with `tunable(...)` can be self-tuned. The protocols
-below say what each kind must do. Shapes use the notation of `core.api.types`.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from .tunables import Components
-from .types import (
+from ..tunables import Components
+from ..types import (
   Array,
   CorrectorInputs,
   Described,
   EnvSpec,
-  Episode,
   HeadOut,
-  Histogram,
   LearnerState,
   LossInputs,
   Metrics,
@@ -74,113 +66,6 @@ class Distribution(Protocol):
 
   def to_action(self, sample: Array) -> Array:
     """Returns the actions that the environment is sent for samples [..., *event]."""
-    ...
-
-
-@runtime_checkable
-class Environment(Protocol):
-  """A pool of `B` auto-resetting environments on the host; NumPy in, NumPy out.
-
-  `reset` is called once, first. After that every `send(actions)` is followed by one `recv()`;
-  between the two the pool steps in the background. After a step that ended an episode the next one
-  ignores its action and returns the FIRST observation of a new episode, with reward 0 and discount
-  1. Rewards are raw. Arrays returned are never written to again. Core takes them in the dtypes of
-  `TimeStep` and of `spec`, whatever theirs are.
-
-  `stagger` asks environments whose episodes are all of one length to start at different steps of
-  their first episode, so that a batch is not forever at the same point of it; others ignore it.
-  """
-
-  spec: EnvSpec
-  num_envs: int
-
-  def reset(self, stagger: bool = False) -> TimeStep:
-    """Starts an episode in every environment; its FIRST timesteps, [B, ...]."""
-    ...
-
-  def send(self, actions: Array) -> None:
-    """Starts a step with actions [B, *action]; need not wait for it."""
-    ...
-
-  def recv(self) -> TimeStep:
-    """Waits for the step under way; its timesteps, [B, ...]."""
-    ...
-
-  def close(self) -> None:
-    """Frees threads, processes and memory."""
-    ...
-
-
-class EnvPlugin(Protocol):
-  """Kind `env`: describes environments, and makes pools of them."""
-
-  def make(self, seeds: tuple[int, ...]) -> Environment:
-    """Makes a pool of one environment a seed.
-
-    Pools given disjoint seeds share no randomness; equal seeds and actions give equal streams.
-    """
-    ...
-
-
-@runtime_checkable
-class DrawnEnvironment(Environment, Protocol):
-  """A pool whose first environment can be drawn."""
-
-  def draw(self) -> Array:
-    """Returns the last timestep's picture of environment 0, uint8 [height, width, 3].
-
-    Raises:
-      UserError: this task has no pictures.
-    """
-    ...
-
-
-@runtime_checkable
-class DrawablePlugin(EnvPlugin, Protocol):
-  """An `EnvPlugin` that can draw its environments: what videos are made of."""
-
-  def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
-    """Makes the same pool as `make`, with pictures.
-
-    Raises:
-      UserError: this machine cannot draw.
-    """
-    ...
-
-
-@runtime_checkable
-class ScoredPlugin(EnvPlugin, Protocol):
-  """An `EnvPlugin` with published scores, by which returns of different tasks compare.
-
-  A normalised score is (return - low) / (high - low).
-  """
-
-  @property
-  def reference_scores(self) -> tuple[float, float]:
-    """The scores that normalise to 0 and to 1: low and high, of raw returns."""
-    ...
-
-
-@runtime_checkable
-class FunctionalEnvironment(Protocol):
-  """One environment as pure functions, for agents that act, step and learn on the device.
-
-  The stream of timesteps is that of `Environment`, without the batch axis: after a step that ended
-  an episode, the next one ignores its action and returns the FIRST of a new one. All that is drawn
-  follows from the key, so equal keys and actions give equal streams.
-  """
-
-  @property
-  def spec(self) -> EnvSpec:
-    """Shapes, dtypes and bounds, without a batch axis."""
-    ...
-
-  def init(self, key: Array) -> tuple[PyTree, TimeStep]:
-    """Starts the first episode; the state, and its FIRST timestep, [...] without a batch axis."""
-    ...
-
-  def step(self, state: PyTree, action: Array) -> tuple[PyTree, TimeStep]:
-    """Makes one step with an action [*action]; the new state and timestep, [...]."""
     ...
 
 
@@ -449,74 +334,3 @@ class DescribesState(Protocol):
   def describe(self, state: LearnerState) -> Described:
     """Returns scalars [] and histograms of a state, worth their cost where a row is logged."""
     ...
-
-
-@runtime_checkable
-class Writer(Protocol):
-  """Kind `writer`: an open log. Called from one thread only, rows in order of `env_steps`.
-
-  Every row holds `env_steps` and `wall_time`. May block: it delays neither training nor the other
-  writers. Rows are shared, so they must not be changed.
-  """
-
-  def write(self, row: Mapping[str, float]) -> None:
-    """Writes a row of metrics."""
-    ...
-
-  def write_episodes(self, episodes: Sequence[Episode]) -> None:
-    """Writes episodes that have finished since the last call."""
-    ...
-
-  def close(self) -> None:
-    """Writes what is held back, and closes the log."""
-    ...
-
-
-@runtime_checkable
-class TakesMedia(Protocol):
-  """Optional part of a writer that also takes pictures (PNG) and videos (MP4)."""
-
-  def write_media(self, name: str, path: Path) -> None:
-    """Writes the file at `path` under a metric's name."""
-    ...
-
-
-@runtime_checkable
-class TakesEvaluations(Protocol):
-  """Optional part of a writer that also takes the scores of evaluations beside training."""
-
-  def write_evaluation(self, row: Mapping[str, float]) -> None:
-    """Writes scores; their `env_steps` are those of the parameters scored, and may go back."""
-    ...
-
-
-@runtime_checkable
-class TakesHistograms(Protocol):
-  """Optional part of a writer that also takes histograms."""
-
-  def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
-    """Writes histograms by name, of N bins, [N] and [N + 1]; `row` was written just before."""
-    ...
-
-
-class WriterPlugin(Protocol):
-  """Kind `writer`, as configured: opens the log of one run."""
-
-  @property
-  def required(self) -> bool:
-    """Whether an exception of this writer ends the run; if not, the user is warned once."""
-    ...
-
-  def open(self, run: "RunInfo") -> Writer:
-    """Opens the log; of a writer that is not required in its own thread, so it may take time."""
-    ...
-
-
-class RunInfo(NamedTuple):
-  """Facts of a run that its writers may want to know."""
-
-  workdir: str
-  config: Mapping[str, Any]  # operative bindings, flat: 'entropy.cost' -> 0.01
-  total_env_steps: int
-  resumed_at: int  # env steps at which this process started; 0 if fresh
-  ids: dict[str, str]  # writer's name -> its own id of the run; kept in checkpoints, writers add

@@ -1,0 +1,62 @@
+"""The contracts: what a plugin author reads (`online` has those of step-size tuners).
+
+A plugin is a frozen dataclass in a file of its own, registered with `@register(kind, name)`. Its
+fields are what gin can bind; a field declared with `tunable(...)` can be self-tuned. The protocols
+here say what each kind must do. Shapes use the notation of `core.api.types`.
+"""
+
+from .agents import (
+  AgentFns,
+  ChecksComponents,
+  Corrector,
+  DescribesState,
+  Distribution,
+  LossTerm,
+  MetaOptimizer,
+  Network,
+  NetworkPlugin,
+  Optimizer,
+  TunesValues,
+)
+from .environments import (
+  DrawablePlugin,
+  DrawnEnvironment,
+  Environment,
+  EnvPlugin,
+  FunctionalEnvironment,
+  ScoredPlugin,
+)
+from .writers import (
+  RunInfo,
+  TakesEvaluations,
+  TakesHistograms,
+  TakesMedia,
+  Writer,
+  WriterPlugin,
+)
+
+__all__ = [
+  "AgentFns",
+  "ChecksComponents",
+  "Corrector",
+  "DescribesState",
+  "Distribution",
+  "DrawablePlugin",
+  "DrawnEnvironment",
+  "EnvPlugin",
+  "Environment",
+  "FunctionalEnvironment",
+  "LossTerm",
+  "MetaOptimizer",
+  "Network",
+  "NetworkPlugin",
+  "Optimizer",
+  "RunInfo",
+  "ScoredPlugin",
+  "TakesEvaluations",
+  "TakesHistograms",
+  "TakesMedia",
+  "TunesValues",
+  "Writer",
+  "WriterPlugin",
+]
