@@ -184,7 +184,11 @@ class Functions:
     return jnp.concatenate([tuned, extra, critics])
 
   def inner_loss(
-    self, params: PyTree, values: Mapping[str, Array], trajectory: Trajectory
+    self,
+    params: PyTree,
+    values: Mapping[str, Array],
+    trajectory: Trajectory,
+    fixed: PyTree | None = None,
   ) -> tuple[Array, tuple[Metrics, Array]]:
     """Computes (1/P) sum_p L(T, theta^p, zeta^p) (Algorithm 2, line 11 of STAC).
 
@@ -192,6 +196,7 @@ class Functions:
       params: of the network.
       values: tuned values by name, [P]; what is absent keeps its configured value.
       trajectory: [T+1, B].
+      fixed: the same parameters, for IS ratios and targets; None stops these.
 
     Returns:
       The loss []; metrics by name, [P]; and the policies that the outer loss is about, stopped,
@@ -203,27 +208,32 @@ class Functions:
     head_values = {name: v for name, v in values.items() if name.rsplit(".", 1)[0] in plugins}
     # One pass for all heads: the torso, nearly all of the cost, is evaluated once.
     out = self.forward(params, trajectory, self.gamma(values))
+    still = jax.lax.stop_gradient(out)
+    if fixed is not None:
+      still = self.forward(fixed, trajectory, self.gamma(values))
 
-    def one_head(values, policy, value):
+    def one_head(values, out, still):
       terms = tunables.bind(plugins, values)
       corrector = terms.pop(name_of(objective.corrector))
       mu = trajectory.behaviour  # what a KL term of the inner loss is to
-      return head_loss(
-        objective, self.distribution, corrector, terms, trajectory, policy, value, mu
-      )
+      parts = (objective, self.distribution, corrector, terms, trajectory)
+      return head_loss(*parts, out.policy, out.value, mu, still)
 
-    losses, metrics = jax.vmap(one_head, in_axes=(0, 0, 0), axis_size=heads)(
-      head_values, out.policy[:heads], out.value[:heads]
+    rows = lambda tree, which: jax.tree.map(lambda x: x[which], tree)
+    tuned = slice(heads)
+    losses, metrics = jax.vmap(one_head, axis_size=heads)(
+      head_values, rows(out, tuned), rows(still, tuned)
     )
     loss = jnp.mean(losses)
     for extra in range(heads, self._heads):
       # Only a value is learned here: it judges the mixed policy with the configured values.
-      policy = jax.lax.stop_gradient(out.policy[extra])
-      loss += one_head({}, policy, out.value[extra])[0] / heads  # 1/P of line 11, for it too
+      judged = rows(still, extra)
+      loss += one_head({}, judged._replace(value=out.value[extra]), judged)[0] / heads  # line 11
     for c in range(self._critics):
-      policy = jax.lax.stop_gradient(out.policy[self.behaviour.outer_heads.start + c])
-      value = out.value[self._heads + c]
-      loss += critic_loss(objective, self.distribution, trajectory, policy, value) / heads
+      judged = rows(still, self.behaviour.outer_heads.start + c)
+      value, of_critic = (x.value[self._heads + c] for x in (out, still))
+      judged = judged._replace(value=of_critic)
+      loss += critic_loss(objective, self.distribution, trajectory, value, judged) / heads
     reference = jax.lax.stop_gradient(out.policy[self.behaviour.outer_heads, :-1])
     return loss, (metrics, reference)
 
@@ -261,7 +271,10 @@ class Functions:
 
     def one_head(policy, value, reference):
       parts = (self.distribution, objective.outer_corrector, objective.outer_terms, trajectory)
-      return head_loss(objective, *parts, policy, value, reference, objective.outer.normalise)
+      still = jax.lax.stop_gradient(HeadOut(policy, value))
+      return head_loss(
+        objective, *parts, policy, value, reference, still, objective.outer.normalise
+      )
 
     losses, metrics = jax.vmap(one_head)(out.policy[heads], values, reference)
     kept: Metrics = {

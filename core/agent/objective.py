@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ..api import checks
 from ..api.contracts import Corrector, Distribution, LossTerm
 from ..api.failures import NOT_FINITE
-from ..api.types import Array, CorrectorInputs, LossInputs, Metrics, Trajectory
+from ..api.types import Array, CorrectorInputs, HeadOut, LossInputs, Metrics, Trajectory
 from ..experiment import Objective
 
 QUANTILES = {"q05": 0.05, "q50": 0.5, "q95": 0.95, "max": 1.0}
@@ -42,32 +42,30 @@ def corrector_inputs(
   objective: Objective,
   distribution: Distribution,
   trajectory: Trajectory,
-  policy: Array,
-  value: Array,
+  fixed: HeadOut,
 ) -> CorrectorInputs:
-  """Returns what a corrector sees of one head, stopped; arguments as those of `head_loss`."""
-  stop = jax.lax.stop_gradient
+  """Returns what a corrector sees of one head, `fixed`; arguments as those of `head_loss`."""
   # Transition t has reward, discount and FIRST of t + 1: they LED TO that observation.
   step_t = jax.tree.map(lambda x: x[1:], trajectory.timestep._replace(observation=()))
   reward = step_t.reward
   if objective.max_abs_reward is not None:
     reward = jnp.clip(reward, -objective.max_abs_reward, objective.max_abs_reward)
-  mask = 1 - step_t.first.astype(value.dtype)  # m_{t+1}: an auto-reset ignored this action
+  mask = 1 - step_t.first.astype(fixed.value.dtype)  # m_{t+1}: an auto-reset ignored this action
   # Line 4. mu is what the actor sampled from, not a newer policy of the same version.
-  log_is = distribution.log_prob(policy[:-1], trajectory.action)
+  log_is = distribution.log_prob(fixed.policy[:-1], trajectory.action)
   log_is -= distribution.log_prob(trajectory.behaviour, trajectory.action)
   # The cap is for alpha < 1, where nothing else bounds a ratio: exp() would overflow.
-  log_is = stop(jnp.minimum(log_is, objective.max_log_is))
-  # Lines 3 to 16. Only V and IS are stopped: gamma, lambda, alpha and the bounds are not.
-  return CorrectorInputs(log_is, stop(value), reward, step_t.discount, mask)
+  log_is = jnp.minimum(log_is, objective.max_log_is)
+  # Lines 3 to 16. Only V and IS are fixed: gamma, lambda, alpha and the bounds are not.
+  return CorrectorInputs(log_is, fixed.value, reward, step_t.discount, mask)
 
 
 def critic_loss(
   objective: Objective,
   distribution: Distribution,
   trajectory: Trajectory,
-  policy: Array,
   value: Array,
+  fixed: HeadOut,
 ) -> Array:
   """Computes the loss [] of an outer critic: its squared error under the outer corrector, summed.
 
@@ -75,11 +73,11 @@ def critic_loss(
     objective: gives the outer corrector, as configured, and the weight.
     distribution: of the policies.
     trajectory: [T+1, B].
-    policy: that is judged; distribution parameters, [T+1, B, A].
     value: of the critic, [T+1, B].
+    fixed: the policy that is judged and that value, see `head_loss`.
   """
   corrector = objective.outer_corrector
-  x = corrector_inputs(objective, distribution, trajectory, policy, value)
+  x = corrector_inputs(objective, distribution, trajectory, fixed)
   targets, _ = checks.targets(checks.who(corrector), corrector(x), x.mask, ())
   return objective.outer.critic_cost * jnp.sum(x.mask * (targets.value - value[:-1]) ** 2)
 
@@ -93,6 +91,7 @@ def head_loss(
   policy: Array,
   value: Array,
   reference: Array,
+  fixed: HeadOut,
   normalise: bool = False,
 ) -> tuple[Array, Metrics]:
   """Computes the loss of one head, summed over valid transitions (Algorithm 1 of STAC).
@@ -106,6 +105,8 @@ def head_loss(
     policy: distribution parameters, [T+1, B, A].
     value: [T+1, B].
     reference: distribution parameters of the policy that a KL term is to, [T, B, A].
+    fixed: policy and value once more, [T+1, B, ...], for what is to have no gradient by theta: IS
+      ratios and targets. Stopped, or of other parameters of the same numbers.
     normalise: shift and scale the advantage to mean 0 and standard deviation 1.
 
   Returns:
@@ -115,7 +116,7 @@ def head_loss(
     UserError: a corrector or a term gave something else than [T, B].
   """
   taken = {"loss/total", *(f"loss/{n}" for n in terms), *(f"is_ratio/{q}" for q in QUANTILES)}
-  x = corrector_inputs(objective, distribution, trajectory, policy, value)
+  x = corrector_inputs(objective, distribution, trajectory, fixed)
   mask = x.mask
   targets, metrics = checks.targets(checks.who(corrector), corrector(x), mask, taken)
   used = targets

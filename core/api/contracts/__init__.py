@@ -9,6 +9,7 @@ from .agents import (
   AgentFns,
   ChecksComponents,
   Corrector,
+  Cyclic,
   DescribesState,
   Distribution,
   LossTerm,
@@ -17,6 +18,7 @@ from .agents import (
   NetworkPlugin,
   Optimizer,
   TunesValues,
+  phases_of,
 )
 from .environments import (
   DrawablePlugin,
@@ -39,6 +41,7 @@ __all__ = [
   "AgentFns",
   "ChecksComponents",
   "Corrector",
+  "Cyclic",
   "DescribesState",
   "Distribution",
   "DrawablePlugin",
@@ -59,4 +62,5 @@ __all__ = [
   "TunesValues",
   "Writer",
   "WriterPlugin",
+  "phases_of",
 ]

@@ -186,7 +186,11 @@ class AgentFns(Protocol):
     ...
 
   def inner_loss(
-    self, params: PyTree, values: Mapping[str, Array], trajectory: Trajectory
+    self,
+    params: PyTree,
+    values: Mapping[str, Array],
+    trajectory: Trajectory,
+    fixed: PyTree | None = None,
   ) -> tuple[Array, tuple[Metrics, Array]]:
     """Computes the loss that updates minimise, averaged over the P heads.
 
@@ -194,6 +198,8 @@ class AgentFns(Protocol):
       params: of the network.
       values: tuned values by name, [P].
       trajectory: [T+1, B].
+      fixed: the same parameters, for what is stopped where this is None: IS ratios and targets. A
+        derivative of the gradient by the parameters needs both: d g(theta, theta) / d theta.
 
     Returns:
       Loss []; metrics by name, [P], and the policies that the outer loss is about, [Po, T, B, A].
