@@ -1,127 +1,141 @@
-"""Environments of other libraries on the device: equal to the libraries' own loops, step by step."""
+"""Environments of other libraries on the device: step for step as in the libraries' own loops."""
 
-import dataclasses
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from selftune.core.api import UserError
+from selftune.core.commands.cli import main
 from selftune.core.engine import environments
 from selftune.plugins.envs.gymnax import Gymnax
 from selftune.plugins.envs.jumanji import Jumanji
 
-ENVS = 4
+KEY = jax.random.key(3)
+SNAKE = {"num_rows": 6, "num_cols": 6}
 
 
 def stream(env, steps):
-  """Timesteps [T+1, B] and random actions [T, B] of a plugin, as core runs it."""
+  """Timesteps [T+1] of a plugin as core runs it, and the random actions [T] that led to them."""
   env = environments.functional(env)
-  spec = env.spec
+  spec = env.spec.action
 
   def action(key):
-    if hasattr(spec.action, "num_values"):
-      return jax.random.randint(key, (), 0, spec.action.num_values)
-    low, high = spec.action.minimum, spec.action.maximum
-    return jax.random.uniform(key, spec.action.shape, jnp.float32, low, high)
+    if hasattr(spec, "num_values"):
+      return jax.random.randint(key, (), 0, spec.num_values)
+    return jax.random.uniform(key, spec.shape, jnp.float32, spec.minimum, spec.maximum)
 
   @jax.jit
-  def run(keys):
-    state, first = jax.vmap(env.init)(keys)
-
-    def body(state, t):
-      keys = jax.random.split(jax.random.fold_in(jax.random.key(7), t), ENVS)
-      actions = jax.vmap(action)(keys)
-      state, timestep = jax.vmap(env.step)(state, actions)
-      return state, (timestep, actions)
-
-    _, (rest, actions) = jax.lax.scan(body, state, jnp.arange(steps))
+  def run():
+    state, first = env.init(KEY)
+    actions = jax.vmap(action)(jax.random.split(jax.random.key(7), steps))
+    _, rest = jax.lax.scan(env.step, state, actions)
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, rest), actions
 
-  return jax.tree.map(np.asarray, run(jax.random.split(jax.random.key(3), ENVS)))
+  return jax.tree.map(np.asarray, run())
 
 
-def check(env, own, steps):
-  """Compares each environment's stream with `own`, the library's loop as a Python generator.
+def check(env, reset, step, steps, rtol=1e-6):
+  """Compares a plugin's stream with the library's own loop; returns it, and where episodes ended.
 
-  `own(key)` yields (observation, reward, discount, ended) of an episode after another; it is sent
-  the actions, and takes key n of `fold_in(key, n)` as the plugin does.
+  Args:
+    env: the plugin.
+    reset: the library's, key -> state, observation.
+    step: the library's, key, state, action -> state, observation, reward, terminated, truncated.
+    steps: to make.
+    rtol: relative to numbers of about one.
   """
   timesteps, actions = stream(env, steps)
-  ends = 0
-  for b, key in enumerate(jax.random.split(jax.random.key(3), ENVS)):
-    loop = own(lambda n, key=key: jax.random.fold_in(key, n))
-    found = next(loop)
-    ended = False
-    for t in range(steps + 1):
-      observation, reward, discount, first = jax.tree.map(lambda x: x[t, b], timesteps)  # noqa: B023
-      wanted_observation, wanted_reward, wanted_discount, last = found
-      np.testing.assert_allclose(observation, wanted_observation, rtol=1e-5, atol=1e-5)
-      np.testing.assert_allclose(reward, wanted_reward, rtol=1e-5, atol=1e-6)
-      assert discount == wanted_discount and first == (t == 0 or ended)
-      ends, ended = ends + last, last
-      if t < steps:
-        found = loop.send(actions[t, b])
-  return ends, timesteps
+  state, observation = reset(jax.random.fold_in(KEY, 0))
+  rows, ended = [(observation, 0, 1, True)], [False]
+  for n, action in enumerate(actions, 1):
+    key = jax.random.fold_in(KEY, n)
+    if ended[-1]:
+      state, observation = reset(key)
+      rows.append((observation, 0, 1, True))
+      ended.append(False)
+    else:
+      state, observation, reward, terminated, truncated = step(key, state, action)
+      rows.append((observation, reward, 0 if terminated else 1, False))
+      ended.append(bool(terminated) or bool(truncated))
+  for found, wanted in zip(timesteps, zip(*rows, strict=True), strict=True):
+    wanted = np.stack([np.asarray(x) for x in wanted])
+    np.testing.assert_allclose(found, wanted, rtol=rtol, atol=rtol)
+  return timesteps, np.array(ended)
 
 
-def gymnax_loop(name, **params):
+def check_gymnax(name, steps, **params):
   import gymnax
 
   env, default = gymnax.make(name)
-  params = default.replace(**params)
-  reset, step = jax.jit(env.reset_env), jax.jit(env.step_env)
+  params_ = default.replace(**params)
 
-  def own(key):
-    n = 0
-    while True:
-      observation, state = reset(key(n), params)
-      action = yield observation, 0, 1, False
-      ended = False
-      while not ended:
-        n += 1
-        observation, state, reward, terminated, _ = step(key(n), state, action, params)
-        ended = bool(terminated) or bool(env.is_truncated(state, params))
-        action = yield observation, reward, 1 - float(terminated), ended
-      n += 1
+  @jax.jit
+  def step(key, state, action):
+    observation, state, reward, terminated, _ = env.step_env(key, state, action, params_)
+    return state, observation, reward, terminated, env.is_truncated(state, params_)
 
-  return own
+  reset = jax.jit(lambda key: env.reset_env(key, params_)[::-1])
+  return check(Gymnax(name, params), reset, step, steps)
+
+
+def check_jumanji(name, steps, observe, **plugin):
+  import jumanji
+
+  env = jumanji.make(name, **plugin.get("kwargs", {}))
+
+  def reset(key):
+    state, timestep = env.reset(key)
+    return state, observe(timestep.observation)
+
+  def step(key, state, action):
+    state, x = env.step(state, action)
+    return state, observe(x.observation), x.reward, x.discount == 0, x.last()
+
+  return check(Jumanji(name, **plugin), jax.jit(reset), jax.jit(step), steps)
 
 
 @pytest.mark.parametrize("name", ["CartPole-v1", "Breakout-MinAtar"])
 def test_gymnax_equals_its_own_loop(name):
-  limit = {"max_steps_in_episode": 18}  # so that some episodes terminate and others are cut
-  ends, timesteps = check(Gymnax(name, params=limit), gymnax_loop(name, **limit), 300)
-  ended = np.roll(timesteps.first, -1, 0)[:-1]
-  assert ends > 40 and 0 < (timesteps.discount[:-1][ended] == 1).mean() < 1
-
-
-def jumanji_loop(field, **kwargs):
-  import jumanji
-
-  env = jumanji.make("Snake-v1", **kwargs)
-  reset, step = jax.jit(env.reset), jax.jit(env.step)
-
-  def own(key):
-    n = 0
-    while True:
-      state, timestep = reset(key(n))
-      action = yield getattr(timestep.observation, field), 0, 1, False
-      while not timestep.last():
-        n += 1
-        state, timestep = step(state, action)
-        found = getattr(timestep.observation, field), timestep.reward, timestep.discount
-        action = yield (*found, bool(timestep.last()))
-      n += 1
-
-  return own
+  limit = 18  # so that some episodes terminate and others are cut
+  timesteps, ended = check_gymnax(name, 300, max_steps_in_episode=limit)
+  assert ended.sum() > 12 and 0 < timesteps.discount[ended].mean() < 1
 
 
 def test_jumanji_equals_its_own_loop():
-  size = {"num_rows": 6, "num_cols": 6}
-  env = Jumanji("Snake-v1", observation="grid", kwargs=size)
-  ends, timesteps = check(env, jumanji_loop("grid", **size), 300)
-  assert ends > 40 and timesteps.reward.sum() > 4
+  timesteps, ended = check_jumanji(
+    "Snake-v1", 300, lambda x: x.grid, observation="grid", kwargs=SNAKE
+  )
+  assert ended.sum() > 12 and timesteps.reward.sum() > 0 and not timesteps.discount[ended].any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "Seaquest-MinAtar"),
+    *("SpaceInvaders-MinAtar", "CartPole-v1", "Pendulum-v1", "Acrobot-v1", "Catch-bsuite"),
+  ],
+)
+def test_gymnax_equals_its_own_loop_for_10_000_steps(name):
+  _, ended = check_gymnax(name, 10_000)
+  assert ended.sum() >= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "name, observe, plugin",
+  [
+    ("Snake-v1", lambda x: x.grid, {"observation": "grid", "kwargs": SNAKE}),
+    ("Snake-v1", lambda x: jnp.concatenate([jnp.ravel(y) for y in x]), {"kwargs": SNAKE}),
+    ("Game2048-v1", lambda x: x.board, {"observation": "board"}),
+  ],
+)
+def test_jumanji_equals_its_own_loop_for_10_000_steps(name, observe, plugin):
+  _, ended = check_jumanji(name, 10_000, observe, **plugin)
+  assert ended.sum() > 10
 
 
 def test_what_is_observed():
@@ -132,6 +146,36 @@ def test_what_is_observed():
   pendulum = Gymnax("Pendulum-v1").spec.action
   np.testing.assert_array_equal([pendulum.minimum, pendulum.maximum], [[-2], [2]])
   # Six rows and columns of five, the step count, and the mask of four actions.
-  snake = Jumanji("Snake-v1", kwargs={"num_rows": 6, "num_cols": 6}).spec
-  assert snake.observation.shape == (6 * 6 * 5 + 1 + 4,)
-  assert dataclasses.replace(Jumanji(), observation="grid").spec.observation.shape == (12, 12, 5)
+  assert Jumanji(kwargs=SNAKE).spec.observation.shape == (6 * 6 * 5 + 1 + 4,)
+  assert Jumanji(observation="grid").spec.observation.shape == (12, 12, 5)
+
+
+@pytest.mark.parametrize("name", ["gymnax", "jumanji"])
+def test_a_missing_library_is_one_line_with_what_to_type(name, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, name, None)  # as Python marks what cannot be imported
+  bind = f"train.env = @{name}()"
+  arguments = ["config", "experiments/metatrace_mountain_car", "--bind", bind]
+  assert main(arguments) == 2
+  said = capsys.readouterr().err
+  assert f"pip install 'selftune[{name}]'" in said and len(said.strip().splitlines()) == 1
+  assert main(["plugins", "env"]) == 0
+  assert name in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  "env, message",
+  [
+    (Gymnax("Breakout-Minatar"), "Did you mean 'Breakout-MinAtar'"),
+    (Gymnax(params={"max_steps": 3}), "name = 'max_steps' does not exist"),
+    (Gymnax(kwargs={"minimal": True}), "gymnax.kwargs of Breakout-MinAtar: "),
+    (Jumanji("Snake"), "Did you mean 'Snake-v1'"),
+    (Jumanji(kwargs={"rows": 6}), "jumanji.kwargs of Snake-v1: "),
+    (Jumanji(observation="board"), "Known: grid, step_count, action_mask"),
+    (Jumanji("Minesweeper-v0"), "actions of kind MultiDiscreteArray"),
+    (Jumanji("RobotWarehouse-v0"), "actions of kind MultiDiscreteArray"),
+  ],
+)
+def test_what_cannot_be_made_is_said_in_one_line(env, message):
+  with pytest.raises(UserError) as error:
+    environments.functional(env)
+  assert message in str(error.value) and "\n" not in str(error.value)

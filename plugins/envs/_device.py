@@ -123,8 +123,8 @@ def flat(plugin: str, observation: PyTree, field: str | None = None) -> Array:
 
   Args:
     plugin: its name, for messages.
-    observation: an array, which stays as it is; or a tree of them, which becomes one vector, float32
-      [D], in the order of JAX.
+    observation: an array, which stays as it is; or a tree of them, which becomes one vector,
+      float32 [D], in the order of JAX.
     field: of a dict or dataclass: take this one alone.
 
   Raises:

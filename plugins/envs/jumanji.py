@@ -99,5 +99,6 @@ def _action(name: str, spec: Any) -> specs.DiscreteArray | specs.BoundedArray:
     low, high = (np.asarray(x, np.float32) for x in (spec.minimum, spec.maximum))
     return specs.BoundedArray(spec.shape, np.float32, low, high)
   raise UserError(
-    f"jumanji.name = {name!r} has actions of kind {kind}; one discrete choice, or real numbers within bounds, are offered."
+    f"jumanji.name = {name!r} has actions of kind {kind}; one discrete choice, or real numbers "
+    "within bounds, are offered."
   )
