@@ -36,6 +36,7 @@ if TYPE_CHECKING:
   from .display import Display
   from .errors import ConfigError, NonFiniteError, RunError, UserError
   from .failures import first_failure, not_finite
+  from .functional import FunctionalPool
   from .online import (
     Dots,
     Ends,
@@ -101,6 +102,7 @@ _MODULES = (  # the light ones first
   "online",
   "timesteps",
   "failures",
+  "functional",
   "display",
 )
 
@@ -139,6 +141,7 @@ __all__ = [
   "Figure",
   "Fraction",
   "FunctionalEnvironment",
+  "FunctionalPool",
   "FusesIterations",
   "HeadOut",
   "Histogram",

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Environment, EnvSpec, TimeStep, UserError, register
+from ...core.api import Array, Environment, EnvSpec, FunctionalPool, TimeStep, UserError, register
 from . import _device
-from ._functional import Pool
 from ._pool import unknown
 
 _BINARY = "-MinAtar"  # observations hold 0 and 1 alone: a quarter of the memory as bool
@@ -32,8 +31,8 @@ class Gymnax:
   """
 
   name: str = "Breakout-MinAtar"
-  params: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
-  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+  params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     _device.require("gymnax", "gymnax")
@@ -52,7 +51,7 @@ class Gymnax:
     return _device.step(self._library, state, action)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
-    return Pool(self, seeds)
+    return FunctionalPool(self, seeds)
 
   @functools.cached_property
   def _library(self) -> _device.Library:

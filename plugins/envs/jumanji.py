@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Environment, EnvSpec, TimeStep, UserError, register
+from ...core.api import Array, Environment, EnvSpec, FunctionalPool, TimeStep, UserError, register
 from . import _device
-from ._functional import Pool
 from ._pool import unknown
 
 
@@ -33,7 +32,7 @@ class Jumanji:
 
   name: str = "Snake-v1"
   observation: str | None = None
-  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
     _device.require("jumanji", "jumanji")
@@ -52,7 +51,7 @@ class Jumanji:
     return _device.step(self._library, state, action)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
-    return Pool(self, seeds)
+    return FunctionalPool(self, seeds)
 
   @functools.cached_property
   def _library(self) -> _device.Library:
