@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from selftune.core import config, reproduce
@@ -18,6 +19,7 @@ from selftune.core import train as training
 from selftune.core.api import jsonl, registry
 from selftune.core.commands import cli
 from selftune.core.config import discovery
+from selftune.core.engine import environments
 from selftune.core.record import plotting
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +64,30 @@ def test_the_tuner_that_is_shown_tunes(examples, tmp_path):
   (alpha,) = (v for k, v in rows(tmp_path / "run")[-1].items() if k.endswith("alpha"))
   loaded = config.load(EXAMPLES / "online.gin").root.agent.metaopt.alpha
   assert 0.9 * loaded < alpha < loaded
+
+
+@pytest.mark.slow
+def test_the_environment_that_is_shown_runs_on_the_device(examples, tmp_path):
+  progress = training.train(str(EXAMPLES / "device.gin"), [], tmp_path / "run")
+  assert progress.done and rows(tmp_path / "run")[-1]["env_steps"] == 8 * 60
+
+
+@pytest.mark.parametrize("name", ["my_env", "my_device_env"])
+def test_both_corridors_are_the_same(examples, name):
+  env = {"my_env": "corridor", "my_device_env": "device_corridor"}[name]
+  pool = environments.make(registry.configurables()[env](length=3, max_steps=2), (0, 1, 2, 3))
+  seen = [pool.reset()]
+  for _ in range(40):
+    pool.send(np.where(np.arange(4) < 2, 1, 0))  # two go right and reach the goal, two are cut
+    seen.append(pool.recv())
+  first, reward, discount = (
+    np.stack([getattr(x, k) for x in seen]) for k in ("first", "reward", "discount")
+  )
+  assert first[0].all() and not reward[first].any() and discount[first].all()
+  np.testing.assert_array_equal(discount, 1 - reward)
+  assert reward[:, :2].sum() > 20 and not reward[:, 2:].any()
+  np.testing.assert_array_equal(first[::3, 2:], True)  # the first, two steps, and the next first
+  pool.close()
 
 
 def test_the_figure_that_is_shown_is_made(examples, tmp_path, capsys):

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
   from .display import Display
   from .errors import ConfigError, NonFiniteError, RunError, UserError
   from .failures import first_failure, not_finite
+  from .functional import FunctionalPool
   from .online import (
     Dots,
     Ends,
@@ -104,6 +105,7 @@ _MODULES = (  # the light ones first
   "online",
   "timesteps",
   "failures",
+  "functional",
   "display",
 )
 
@@ -144,6 +146,7 @@ __all__ = [
   "Figure",
   "Fraction",
   "FunctionalEnvironment",
+  "FunctionalPool",
   "FusesIterations",
   "HeadOut",
   "Histogram",

@@ -8,9 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Count, Environment, EnvSpec, Fraction, Natural, TimeStep, register
+from ...core.api import (
+  Array,
+  Count,
+  Environment,
+  EnvSpec,
+  Fraction,
+  FunctionalPool,
+  Natural,
+  TimeStep,
+  register,
+)
 from ..networks._tiles import active_tiles, binary_features
-from ._functional import Pool
 from .mountain_car import GREATEST, LEAST, MAX_SPEED, Cut, MountainCar
 from .mountain_car import State as Car
 
@@ -69,7 +78,7 @@ class DriftingMountainCar:
     return state, _observe(state, timestep, noise)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
-    return Pool(self, seeds)
+    return FunctionalPool(self, seeds)
 
   @property
   def _car(self) -> MountainCar:

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Count, Environment, EnvSpec, TimeStep, register
-from ._functional import Pool
+from ...core.api import Array, Count, Environment, EnvSpec, FunctionalPool, TimeStep, register
 
 LEAST, GOAL, GREATEST, MAX_SPEED = -1.2, 0.5, 0.6, 0.07  # positions; change of one a step
 Cut = Literal["terminal", "bootstrap"]
@@ -71,7 +70,7 @@ class MountainCar:
     return new, TimeStep(_observe(new), reward, discount, first)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
-    return Pool(self, seeds)
+    return FunctionalPool(self, seeds)
 
 
 def move(position: Array, velocity: Array, action: Array) -> tuple[Array, Array]:

@@ -1,0 +1,154 @@
+"""What the environments of other libraries share, that live on the device: one stream for all."""
+
+import contextlib
+import importlib
+import importlib.util
+import math
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+
+from ...core.api import Array, EnvSpec, PyTree, TimeStep, UserError
+
+
+class Stepped(NamedTuple):
+  """What a step of a library's environment led to."""
+
+  inner: PyTree  # the library's own state
+  observation: Array  # [*observation]
+  reward: Array  # []
+  discount: Array  # [], 0 at termination alone
+  done: Array  # [] bool: the episode has ended, by termination or truncation
+
+
+class Library(NamedTuple):
+  """An environment of a library, that does not reset itself."""
+
+  action: specs.DiscreteArray | specs.BoundedArray
+  reset: Callable[[Array], tuple[PyTree, Array]]  # key -> state, observation
+  step: Callable[[Array, PyTree, Array], Stepped]  # key, state, action
+
+
+class State(NamedTuple):
+  """The state of one environment and its episode."""
+
+  inner: PyTree  # the library's own
+  done: Array  # [] bool, the next step starts a new episode
+  key: Array
+  count: Array  # [] uint32, keys taken of `key`
+
+
+def spec_of(library: Library) -> EnvSpec:
+  """The shapes and dtypes of what the environment really gives, whatever its spaces say."""
+  _, observation = jax.eval_shape(library.reset, jax.random.key(0))
+  return EnvSpec(specs.Array(observation.shape, observation.dtype), library.action)
+
+
+def init(library: Library, key: Array) -> tuple[State, TimeStep]:
+  """Starts the first episode: the state, and its FIRST timestep."""
+  inner, observation = _reset(library, jax.random.fold_in(key, 0))
+  one = jnp.ones((), jnp.float32)
+  state = State(inner, one < 0, key, jnp.ones((), jnp.uint32))
+  return state, TimeStep(observation, 0 * one, one, one > 0)
+
+
+def step(library: Library, state: State, action: Array) -> tuple[State, TimeStep]:
+  """Makes a step; after an end it starts an episode instead, as `Environment` tells.
+
+  Step n takes the key fold_in(key, n): where a library draws nothing, XLA leaves it out.
+  """
+  first = state.done
+  key = jax.random.fold_in(state.key, state.count)
+  new = library.step(key, state.inner, action)
+  # At most one pass. `vmap` takes both branches of a `cond` at every step, but it enters a loop
+  # only while an environment needs it.
+  carry: Any = (first, _strong(new.inner), new.observation)
+  _, inner, observation = jax.lax.while_loop(
+    lambda x: x[0], lambda x: (jnp.zeros_like(first), *_reset(library, key)), carry
+  )
+  reward = jnp.where(first, 0, new.reward).astype(jnp.float32)
+  discount = jnp.where(first, 1, new.discount).astype(jnp.float32)
+  state = State(inner, new.done & ~first, state.key, state.count + 1)
+  return state, TimeStep(observation, reward, discount, first)
+
+
+def _reset(library: Library, key: Array) -> tuple[PyTree, Array]:
+  inner, observation = library.reset(key)
+  return _strong(inner), observation
+
+
+def _strong(tree: PyTree) -> PyTree:
+  """Arrays of definite dtypes: a library's 0 of Python is the int32 that its steps make of it."""
+  return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
+
+
+def require(plugin: str, package: str) -> None:
+  """Raises UserError, with the line to type, unless a package is installed; imports nothing."""
+  if importlib.util.find_spec(package) is None:
+    raise UserError(
+      f"@{plugin}() needs a package that is not installed ({package}): pip install "
+      f"'selftune[{plugin}]'"
+    )
+
+
+@contextlib.contextmanager
+def eager() -> Iterator[None]:
+  """Makes a library's environment, and imports it, with arrays of its own, not traced ones."""
+  # Modules keep arrays: those of an import within a trace would be dead after it.
+  with jax.ensure_compile_time_eval():
+    yield
+
+
+def imported(plugin: str, module: str) -> ModuleType:
+  """Imports a module of a library, on first use: this takes seconds, and starts JAX.
+
+  Raises:
+    UserError: it cannot be imported; the message has the line to type.
+  """
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise UserError(
+      f"@{plugin}() cannot import {module} ({error}): pip install 'selftune[{plugin}]'"
+    ) from error
+
+
+def flat(plugin: str, observation: PyTree, field: str | None = None) -> Array:
+  """One array of an observation that may be many.
+
+  Args:
+    plugin: its name, for messages.
+    observation: an array, which stays as it is; or a tree of them, which becomes one vector,
+      float32 [D], in the order of JAX.
+    field: of a dict or dataclass: take this one alone.
+
+  Raises:
+    UserError: there is no such field, or nothing in it.
+  """
+  if field is not None:
+    known = _fields(observation)
+    if field not in known:
+      raise UserError(
+        f"{plugin}.observation = {field!r} is no field of this observation. "
+        f"Known: {', '.join(known) or 'none: it is an array'}."
+      )
+    observation = known[field]
+  leaves = [jnp.asarray(x) for x in jax.tree.leaves(observation)]
+  if len(leaves) == 1:
+    return leaves[0]
+  if not leaves or not all(jnp.issubdtype(x.dtype, np.number) or x.dtype == bool for x in leaves):
+    raise UserError(f"@{plugin}(): an observation that holds other than numbers is not offered.")
+  return jnp.concatenate([x.astype(jnp.float32).reshape(math.prod(x.shape)) for x in leaves])
+
+
+def _fields(observation: PyTree) -> Mapping[str, Any]:
+  if isinstance(observation, Mapping):
+    return observation
+  if hasattr(observation, "_asdict"):
+    return observation._asdict()
+  return {} if hasattr(observation, "shape") else vars(observation)

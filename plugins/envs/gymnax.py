@@ -1,0 +1,104 @@
+"""The environments of gymnax: MinAtar, classic control, bsuite, on the device."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+
+from ...core.api import Array, Environment, EnvSpec, FunctionalPool, TimeStep, UserError, register
+from . import _device
+from ._pool import unknown
+
+_BINARY = "-MinAtar"  # observations hold 0 and 1 alone: a quarter of the memory as bool
+
+
+@register("env", "gymnax")
+@dataclasses.dataclass(frozen=True)
+class Gymnax:
+  """Environments of gymnax: Breakout-MinAtar, CartPole-v1, ...; `gymnax.registered_envs` has all.
+
+  `params` are those of the environment that differ from its defaults, such as
+  {'max_steps_in_episode': 1000}; `kwargs` are for its constructor, such as
+  {'use_minimal_action_set': False} of MinAtar. The time limit truncates: the discount is 0 at
+  termination alone. Observations are as they come, but those of MinAtar bool instead of float32.
+
+  Raises:
+    UserError: gymnax is not installed. When it is first used: no such environment or parameter.
+  """
+
+  name: str = "Breakout-MinAtar"
+  params: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    _device.require("gymnax", "gymnax")
+
+  @functools.cached_property
+  def spec(self) -> EnvSpec:
+    """Shapes, dtypes and bounds."""
+    return _device.spec_of(self._library)
+
+  def init(self, key: Array) -> tuple[_device.State, TimeStep]:
+    """Starts the first episode: the state, and its FIRST timestep."""
+    return _device.init(self._library, key)
+
+  def step(self, state: _device.State, action: Array) -> tuple[_device.State, TimeStep]:
+    """Makes a step; after an end, starts an episode instead."""
+    return _device.step(self._library, state, action)
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    return FunctionalPool(self, seeds)
+
+  @functools.cached_property
+  def _library(self) -> _device.Library:
+    with _device.eager():
+      env, params = self._made()
+      action = _action(env.action_space(params))
+
+    def observed(observation: Any) -> Array:
+      observation = _device.flat("gymnax", observation)
+      return observation.astype(bool) if self.name.endswith(_BINARY) else observation
+
+    def reset(key: Array):
+      observation, inner = env.reset_env(key, params)
+      return inner, observed(observation)
+
+    def step(key: Array, inner: Any, action: Array) -> _device.Stepped:
+      observation, inner, reward, terminated, _ = env.step_env(key, inner, action, params)
+      terminated = jnp.asarray(terminated, bool)
+      done = terminated | env.is_truncated(inner, params)
+      return _device.Stepped(inner, observed(observation), reward, ~terminated, done)
+
+    return _device.Library(action, reset, step)
+
+  def _made(self) -> tuple[Any, Any]:
+    """The environment of gymnax, and its parameters."""
+    gymnax = _device.imported("gymnax", "gymnax")
+    if self.name not in gymnax.registered_envs:
+      raise UserError(unknown("gymnax.name", self.name, gymnax.registered_envs))
+    try:
+      env, params = gymnax.make(self.name, **self.kwargs)
+    except TypeError as error:
+      raise UserError(f"gymnax.kwargs of {self.name}: {error}.") from error
+    known = [field.name for field in dataclasses.fields(params)]
+    for name in self.params:
+      if name not in known:
+        raise UserError(unknown(f"gymnax.params of {self.name}: name", name, known))
+    return env, params.replace(**self.params)
+
+
+def _action(space: Any) -> specs.DiscreteArray | specs.BoundedArray:
+  """The spec of a gymnax space."""
+  kind = type(space).__name__
+  if kind == "Discrete":
+    return specs.DiscreteArray(int(space.n))
+  if kind == "Box":
+    low, high = (
+      np.broadcast_to(np.asarray(x, np.float32), space.shape) for x in (space.low, space.high)
+    )
+    return specs.BoundedArray(space.shape, np.float32, low, high)
+  raise UserError(f"@gymnax(): actions of a {kind} space are not offered; one Discrete or Box is.")
