@@ -28,9 +28,10 @@ SPEC = EnvSpec(
 
 @dataclasses.dataclass(frozen=True)
 class SmallNetwork:
-  """One tanh layer, then linear heads that also see their gamma."""
+  """One tanh layer, then linear heads that also see their gamma, unless it is not `embedded`."""
 
   hidden: int = 5
+  embedded: bool = True
 
   def build(self, spec, policy_size, heads):
     size = int(np.prod(spec.observation.shape))
@@ -48,11 +49,15 @@ class SmallNetwork:
     def unroll(params, timestep, core_state, gamma):
       p = len(gamma)
       x = jnp.tanh(timestep.observation @ params["torso"])
-      x = x[None] + 0.1 * gamma[:, None, None, None] * params["gamma"][None, None, None]
+      seen = gamma if self.embedded else jnp.ones_like(gamma)
+      x = x[None] + 0.1 * seen[:, None, None, None] * params["gamma"][None, None, None]
       policy = jnp.einsum("ptbh,pha->ptba", x, params["policy"][:p])
       return HeadOut(policy, jnp.einsum("ptbh,ph->ptb", x, params["value"][:p])), core_state
 
-    return Network(init, lambda batch: (), unroll)
+    def heads_alone(params):
+      return {**jax.lax.stop_gradient(params), "policy": params["policy"], "value": params["value"]}
+
+    return Network(init, lambda batch: (), unroll, heads_alone)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -210,7 +210,8 @@ class Functions:
     out = self.forward(params, trajectory, self.gamma(values))
     still = jax.lax.stop_gradient(out)
     if fixed is not None:
-      still = self.forward(fixed, trajectory, self.gamma(values))
+      # An embedded discount stays a constant here, as it is where all of this is stopped.
+      still = self.forward(fixed, trajectory, jax.lax.stop_gradient(self.gamma(values)))
 
     def one_head(values, out, still):
       terms = tunables.bind(plugins, values)

@@ -148,7 +148,7 @@ def _through_gradient(fns, tuned, update: Update, w, by_params: bool):
 
   def along(etas, params, trajectory):
     values = tunables.transform(etas, tuned)
-    # The gradient has IS ratios and targets for constants, but these move with theta_k all the same.
+    # The gradient takes IS ratios and targets for constants, but they too move with theta_k.
     fixed = params if by_params else None
     loss = lambda params: fns.inner_loss(params, values, trajectory, fixed)[0]
     # Forward mode: what depends on eta then comes behind the network, and the backward pass by eta

@@ -1,7 +1,6 @@
 """Self-tuning by metagradients (Xu et al. 2018; Algorithm 2 of the STAC paper), and its family."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 import optax
 
 from ...core.api import (
-  BATCH_AXES,
   AgentFns,
   Array,
   Count,
@@ -27,6 +25,8 @@ from ...core.api import (
   register,
   tunables,
 )
+from . import _eta
+from ._batches import drawn, held_out
 from ._chain import Etas, Update, derivative, inner_update
 from ._context import Context, Contextual
 from ._judge import Bootstrap, matching_gradient, outer_gradient
@@ -113,8 +113,8 @@ class Metagradient:
       ValueError: a pattern matches nothing, or bounds are none of a number's domain.
     """
     tuned = self._tuned(components)
-    self._starts_given(tuned)
-    self._bounds(tuned)
+    _eta.starts(tuned, self.eta_init_of)
+    _eta.bounds(tuned, self.bounds)
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
     """Returns the meta state before the first update; `batch` gives shapes, [T+1, B].
@@ -125,7 +125,7 @@ class Metagradient:
     tuned = self._tuned(fns.components)
     if not tuned:
       return MetaState({}, ())
-    etas = self._first_etas(fns, tuned)
+    etas = self._first(fns, tuned)
     context, recent = (), ()
     if self.context is not None:
       weights = self.context.init(state.key, {name: fns.tunable_shapes[name] for name in etas})
@@ -202,7 +202,7 @@ class Metagradient:
       meta = meta._replace(context=meta.context._replace(recent=recent))
     inner, _ = self._split(batch)
     if self.outer_batch == "replayed":
-      inner = self._drawn(state, meta, batch)
+      inner = drawn(state, meta.replay, batch)
       meta = meta._replace(replay=(batch, *meta.replay[:-1]))
     updated = inner_update(
       fns, tuned, state.params, state.opt_state, state.step, self._etas(meta), inner, recent
@@ -246,7 +246,7 @@ class Metagradient:
     keep = begun & jnp.isfinite(norm) & (state.step > self.start_after)
     moved = self._moved(tuned, meta, self._guarded(fns, tuned, meta, learned_gradient, norm))
     meta = jax.tree.map(lambda new, old: jnp.where(keep, new, old), moved, meta)
-    return meta, metrics | _by_head("metagrad", gradient) | {"metagrad_norm": norm}
+    return meta, metrics | _eta.by_head("metagrad", gradient) | {"metagrad_norm": norm}
 
   def _context_gradient(self, meta, updates, of_updates, begun):
     """Returns the derivative by the weights of the context, through eta of every update."""
@@ -266,7 +266,7 @@ class Metagradient:
       scale = jnp.minimum(1.0, self.max_norm / jnp.maximum(norm, self.max_norm))
       gradient = jax.tree.map(lambda x: scale * x, gradient)
     if self.anchor:
-      first = self._first_etas(fns, tuned)
+      first = self._first(fns, tuned)
       pull = {name: self.anchor * (eta - first[name]) for name, eta in meta.etas.items()}
       if self.context is None:
         return jax.tree.map(jnp.add, gradient, pull)
@@ -288,7 +288,10 @@ class Metagradient:
       meta = meta._replace(etas=moved)
     else:
       meta = meta._replace(etas=moved[0], context=meta.context._replace(weights=moved[1]))
-    within = {name: jnp.clip(meta.etas[name], *ends) for name, ends in self._bounds(tuned).items()}
+    within = {
+      name: jnp.clip(meta.etas[name], *ends)
+      for name, ends in _eta.bounds(tuned, self.bounds).items()
+    }
     return meta._replace(etas=meta.etas | within, opt_state=opt_state)
 
   def _etas(self, meta: MetaState) -> Etas:
@@ -307,30 +310,9 @@ class Metagradient:
     policies = lambda t: fns.outer_heads(update.params, gamma, t).policy[:, :-1]
     return fns.accumulate(lambda t: ((), (), policies(t)), batch)[2]
 
-  def _split(self, batch: Trajectory) -> tuple[Trajectory, Trajectory]:
-    """Returns what an inner update and an outer loss see of a batch, [T+1, B'] each."""
-    if self.outer_batch != "held_out":
-      return batch, batch
-    size = batch.action.shape[1]
-    inner = size - max(1, math.floor(self.held_out * size))
-    if not inner:
-      raise ValueError(
-        f"outer_batch = 'held_out' divides the {size} trajectories of a batch: it needs two or "
-        "more; write a greater train.num_envs, or fewer train.learner_devices"
-      )
-    return _part(batch, 0, inner), _part(batch, inner, size)
-
-  def _drawn(self, state: LearnerState, meta: MetaState, batch: Trajectory) -> Trajectory:
-    """Returns one of the last batches, drawn; the newest where there is none before it."""
-    there = jnp.minimum(state.step, self.replay)
-    key = jax.random.fold_in(state.key, state.step)
-    which = jax.random.randint(key, (), 0, jnp.maximum(there, 1))
-    one = lambda now, *past: jnp.where(there > 0, jnp.stack(past)[which], now)
-    return jax.tree.map(one, batch, *meta.replay)
-
   def _values_logged(self, fns: AgentFns, meta: MetaState) -> Metrics:
     """Returns what is tuned, [] each, by head; `eta/...` is unconstrained, `tuned/...` is not."""
-    return _by_head("tuned", self.values(fns, meta)) | _by_head("eta", self._etas(meta))
+    return _eta.by_head("tuned", self.values(fns, meta)) | _eta.by_head("eta", self._etas(meta))
 
   def _no_metrics(self, fns, state: LearnerState, meta: MetaState, batch: Trajectory) -> Metrics:
     """Returns zeros by the names of all metrics: what phases log before any has computed them."""
@@ -346,54 +328,21 @@ class Metagradient:
     if self.bootstrap is not None:
       metrics |= {f"outer_loss/match_{part}": jnp.zeros(()) for part in ("policy", "value")}
     norms = {"grad_norm": jnp.zeros(()), "metagrad_norm": jnp.zeros(())}
-    of_each = jax.tree.map(jnp.zeros_like, _by_head("metagrad", meta.etas))
+    of_each = jax.tree.map(jnp.zeros_like, _eta.by_head("metagrad", meta.etas))
     return metrics | norms | of_each | self._values_logged(fns, meta)
+
+  def _split(self, batch: Trajectory) -> tuple[Trajectory, Trajectory]:
+    """Returns what an inner update and an outer loss see of a batch, [T+1, B'] each."""
+    return held_out(batch, self.held_out) if self.outer_batch == "held_out" else (batch, batch)
 
   def _tuned(self, components: tunables.Components) -> dict[str, tunables.Tunable]:
     return tunables.select(tunables.collect(components), self.tune)
 
-  def _first_etas(self, fns: AgentFns, tuned: Mapping[str, tunables.Tunable]) -> Etas:
-    start = {name: t.domain.initial(self.eta_init, t.value) for name, t in tuned.items()}
-    start |= self._starts_given(tuned)
-    return {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
-
-  def _starts_given(self, tuned: Mapping[str, tunables.Tunable]) -> dict[str, float]:
-    """Returns the initial etas that `eta_init_of` says, by name."""
-    start: dict[str, float] = {}
-    for pattern, eta in self.eta_init_of.items():
-      start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
-    return start
-
-  def _bounds(self, tuned: Mapping[str, tunables.Tunable]) -> dict[str, tuple[Array, Array]]:
-    """Returns the least and greatest eta by name, where there are bounds.
-
-    Raises:
-      ValueError: a pattern matches nothing, or the first bound is not less than the second.
-    """
-    ends = {}
-    for pattern, (least, greatest) in self.bounds.items():
-      if not least < greatest:
-        raise ValueError(f"bounds['{pattern}'] = {(least, greatest)}: the first is to be less")
-      for name, t in tunables.select(tuned, (pattern,), "bounds").items():
-        low, high = (jnp.asarray(t.domain.inverse(x, t.value)) for x in (least, greatest))
-        # NaN: a bound beyond the domain, within which every eta lies anyway.
-        nowhere = lambda x, end: jnp.where(jnp.isnan(x), end, x)
-        ends[name] = (nowhere(low, -jnp.inf), nowhere(high, jnp.inf))
-    return ends
+  def _first(self, fns: AgentFns, tuned: Mapping[str, tunables.Tunable]) -> Etas:
+    return _eta.first(fns, tuned, self.eta_init, self.eta_init_of)
 
   def _init_optimizer(self, learned: PyTree) -> PyTree:
     return self._adam().init(learned) if self.optimizer is None else self.optimizer.init(learned)
 
   def _adam(self) -> optax.GradientTransformation:
     return optax.adam(self.learning_rate, self.b1, self.b2, self.eps)
-
-
-def _by_head(kind: str, tree: Mapping[str, Array]) -> Metrics:
-  """Returns numbers by name, [P] or [1] each, as metrics [] by name and head."""
-  return {f"{kind}/{name}/{p}": x for name, xs in tree.items() for p, x in enumerate(xs)}
-
-
-def _part(batch: Trajectory, start: int, stop: int) -> Trajectory:
-  """Returns the trajectories from `start` to `stop` of a batch, [T+1, stop - start, ...]."""
-  cut = lambda axis: lambda x: jax.lax.slice_in_dim(x, start, stop, axis=axis)
-  return Trajectory(*(jax.tree.map(cut(n), x) for n, x in zip(BATCH_AXES, batch, strict=True)))

@@ -1,0 +1,65 @@
+"""Where metaparameters start, how far they may go, and how they are logged."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+
+from ...core.api import AgentFns, Array, Metrics, tunables
+from ._chain import Etas
+
+Tuned = Mapping[str, tunables.Tunable]
+
+
+def first(fns: AgentFns, tuned: Tuned, eta_init: float, given: Mapping[str, float]) -> Etas:
+  """Returns the first etas by name, [P] or [1].
+
+  Args:
+    fns: know the shapes.
+    tuned: what is tuned.
+    eta_init: where a domain takes its start from it.
+    given: by pattern, in place of that.
+  """
+  start = {name: t.domain.initial(eta_init, t.value) for name, t in tuned.items()}
+  start |= starts(tuned, given)
+  return {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
+
+
+def starts(tuned: Tuned, given: Mapping[str, float]) -> dict[str, float]:
+  """Returns the initial etas that are given by pattern, by name.
+
+  Raises:
+    ValueError: a pattern matches nothing that is tuned.
+  """
+  start: dict[str, float] = {}
+  for pattern, eta in given.items():
+    start |= dict.fromkeys(tunables.select(tuned, (pattern,), "eta_init_of"), eta)
+  return start
+
+
+def bounds(
+  tuned: Tuned, given: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[Array, Array]]:
+  """Returns the least and greatest eta by name, [] each, where there are bounds.
+
+  Args:
+    tuned: what is tuned.
+    given: least and greatest value as plugins see it, by pattern.
+
+  Raises:
+    ValueError: a pattern matches nothing, or the first bound is not less than the second.
+  """
+  ends = {}
+  for pattern, (least, greatest) in given.items():
+    if not least < greatest:
+      raise ValueError(f"bounds['{pattern}'] = {(least, greatest)}: the first is to be less.")
+    for name, t in tunables.select(tuned, (pattern,), "bounds").items():
+      low, high = (jnp.asarray(t.domain.inverse(x, t.value)) for x in (least, greatest))
+      # NaN: a bound beyond the domain, within which every eta lies anyway.
+      nowhere = lambda x, end: jnp.where(jnp.isnan(x), end, x)
+      ends[name] = (nowhere(low, -jnp.inf), nowhere(high, jnp.inf))
+  return ends
+
+
+def by_head(kind: str, tree: Mapping[str, Array]) -> Metrics:
+  """Returns numbers by name, [P] or [1] each, as metrics [] by kind, name and head."""
+  return {f"{kind}/{name}/{p}": x for name, xs in tree.items() for p, x in enumerate(xs)}

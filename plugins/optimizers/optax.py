@@ -1,0 +1,62 @@
+"""The optimisers of Optax, by name."""
+
+import dataclasses
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+
+from ...core.api import SCALE, Array, NotNegative, PyTree, register, tunable
+
+
+@register("optimizer", "optax")
+@dataclasses.dataclass(frozen=True)
+class Optax:
+  """An optimiser of Optax: `adam`, `sgd`, `rmsprop`, `lion`, ... at a constant learning rate.
+
+  Of the metaparameters (`metagradient.optimizer = @optax()`) or of the agent, whose metagradient
+  needs a derivative that is finite at zero gradient: where an optimiser has an epsilon inside the
+  root (`eps_root`), it is 1e-8 unless `kwargs` say otherwise.
+
+  Attributes:
+    name: of the function in Optax that makes it.
+    learning_rate: multiplies its updates.
+    kwargs: its other arguments.
+
+  Raises:
+    ValueError: Optax has no such optimiser, or it does not take these arguments.
+  """
+
+  name: str = "adam"
+  learning_rate: NotNegative = tunable(1e-3, SCALE, "lr")
+  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    self._transformation()
+
+  def _transformation(self) -> optax.GradientTransformation:
+    """The optimiser at learning rate 1: its updates are scaled afterwards, by what may be traced."""
+    make = getattr(optax, self.name, None)
+    parameters = inspect.signature(make).parameters if callable(make) else {}
+    if make is None or "learning_rate" not in parameters:
+      raise ValueError(f"optax.name = {self.name!r}: Optax has no optimiser of that name.")
+    finite = {"eps_root": 1e-8} if "eps_root" in parameters else {}
+    try:
+      return make(learning_rate=1.0, **(finite | dict(self.kwargs)))
+    except TypeError as error:
+      raise ValueError(f"optax.kwargs of {self.name}: {error}.") from error
+
+  def init(self, params: PyTree) -> PyTree:
+    """Returns the first state for parameters, a tree of arrays [...]."""
+    return self._transformation().init(params)
+
+  def update(
+    self, grads: PyTree, opt_state: PyTree, params: PyTree, progress: Array
+  ) -> tuple[PyTree, PyTree]:
+    """Takes one step; arguments and results are those of `api.Optimizer`, trees of [...]."""
+    del progress
+    updates, opt_state = self._transformation().update(grads, opt_state, params)
+    updates = jax.tree.map(lambda x: self.learning_rate * x, updates)
+    return optax.apply_updates(params, updates), opt_state
