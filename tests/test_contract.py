@@ -337,6 +337,7 @@ OBSERVATIONS = (
   specs.Array((2,), np.float32),
   specs.Array((7,), np.float32),
   specs.Array((36, 36, 4), np.uint8),
+  specs.Array((10, 10, 4), bool),
 )
 
 

@@ -14,6 +14,7 @@ from selftune.core.api.types import EnvSpec, TimeStep
 from selftune.plugins.networks._convolution import convolve
 from selftune.plugins.networks._pooling import max_pool
 from selftune.plugins.networks.impala_resnet import ImpalaResnet
+from selftune.plugins.networks.minatar_cnn import MinAtarCnn
 from selftune.plugins.networks.mlp import Mlp
 from selftune.plugins.networks.nature_cnn import NatureCnn
 
@@ -24,8 +25,14 @@ NETWORKS = {  # every network, small
   "mlp": functools.partial(Mlp, hidden=(8, 8)),
   "nature_cnn": NatureCnn,
   "impala_resnet": functools.partial(ImpalaResnet, channels=(2, 4)),
+  "minatar_cnn": functools.partial(MinAtarCnn, head_hidden=8),
 }
-OBSERVATIONS = {"mlp": (5,), "nature_cnn": (36, 36, 1), "impala_resnet": (9, 12, 2)}
+OBSERVATIONS = {
+  "mlp": (5,),
+  "nature_cnn": (36, 36, 1),
+  "impala_resnet": (9, 12, 2),
+  "minatar_cnn": (6, 5, 3),
+}
 every_network = pytest.mark.parametrize("name", NETWORKS)
 with_embedding = pytest.mark.parametrize("embedding", ["shared", "per_head"])
 
@@ -316,6 +323,86 @@ def test_residual_network_in_numpy(pooling):
     for p in range(HEADS):
       close(out.policy[p, 0, b], np_head(x, params, p, "policy"), rtol=1e-4, atol=1e-5)
       close(out.value[p, 0, b], np_head(x, params, p, "value")[0], rtol=1e-4, atol=1e-5)
+
+
+def np_dense(x, layer):
+  return x @ layer["w"] + layer["b"]
+
+
+def test_minatar_network_in_numpy_of_bits():
+  network = MinAtarCnn(channels=2, dense=8).build(env_spec((6, 5, 3)), ACTIONS, 1)
+  params = jax.tree.map(np.asarray, network.init(jax.random.key(0)))
+  observation = np.random.default_rng(0).random((1, 4, 6, 5, 3)) < 0.3
+  zeros = np.zeros((1, 4), np.float32)
+  steps = TimeStep(observation, zeros, zeros, zeros > 0)
+  out, _ = jax.jit(network.unroll)(params, steps, (), GAMMA[:1])
+  (conv,) = (v for v in params["torso"].values() if "conv_w" in v)
+  (dense,) = (v for v in params["torso"].values() if "w" in v)
+  heads = params["heads"]["~"]
+  assert set(heads) == {f"{name}_output_{x}" for name in ("policy", "value") for x in "wb"}
+  for b in range(4):
+    # A convolution without padding is one with it, but for its border.
+    x = np_conv(observation[0, b].astype(np.float32), conv["conv_w"], conv["conv_b"])[1:-1, 1:-1]
+    x = np.maximum(np_dense(np.maximum(x, 0).reshape(-1), dense), 0)
+    close(out.policy[0, 0, b], x @ heads["policy_output_w"][0], rtol=1e-4, atol=1e-5)
+    close(out.value[0, 0, b], (x @ heads["value_output_w"][0])[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("torsos", ["shared", "separate"])
+@pytest.mark.parametrize("head_hidden", [None, 4])
+def test_mlp_with_its_options_in_numpy(torsos, head_hidden):
+  unroll, params = build("mlp", torsos=torsos, head_hidden=head_hidden, activation="tanh")
+  steps = timesteps("mlp", 2, 3)
+  out = unroll(params, steps, GAMMA)
+
+  def tower(name):
+    x = steps.observation
+    for i in (0, 1):
+      x = np.tanh(np_dense(x, params[name][f"mlp/~/linear_{i}"]))
+    return x
+
+  assert ("value_torso" in params) == (torsos == "separate")
+  towers = {"policy": "torso", "value": "value_torso" if torsos == "separate" else "torso"}
+  for p in range(HEADS):
+    for name, found in (("policy", out.policy[p]), ("value", out.value[p][..., None])):
+      x = tower(towers[name])
+      head = {k: v[p] for k, v in params["heads"]["~"].items()}
+      if head_hidden:
+        x = np.tanh(x @ head[f"{name}_hidden_w"] + head[f"{name}_hidden_b"])
+      close(found, x @ head[f"{name}_output_w"] + head[f"{name}_output_b"], rtol=1e-4, atol=1e-5)
+
+
+def test_orthogonal_weights():
+  """Orthonormal up to the scale, square or not; uniform: their entries have no favourite sign."""
+  network = Mlp((64, 64), torsos="separate", init="orthogonal").build(
+    env_spec((9,)), ACTIONS, HEADS
+  )
+  params = jax.jit(network.init)(jax.random.key(0))
+  scales = {(9, 64): 2, (64, 64): 2, (64, 256): 2, (256, ACTIONS): 1e-4, (256, 1): 1}
+  seen = set()
+  for path, w in jax.tree_util.tree_leaves_with_path(params):
+    if not jax.tree_util.keystr(path).endswith("w']"):
+      assert not np.any(w)
+      continue
+    for matrix in np.asarray(w).reshape(-1, *w.shape[-2:]):
+      thin = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+      scale = scales[matrix.shape]
+      close(thin @ thin.T, scale * np.eye(len(thin)), atol=2e-5 * scale)
+      seen.add(matrix.shape)
+      assert abs(matrix.mean()) < 4 * np.sqrt(scale / (matrix.size * max(matrix.shape)))
+  assert seen == set(scales)
+
+
+@pytest.mark.parametrize(
+  "options, message",
+  [
+    ({"torsos": "separate", "lstm": 4}, "torsos = 'shared'"),
+    ({"head_hidden": None, "gamma_embedding": "shared"}, "gamma_embedding = 'none'"),
+  ],
+)
+def test_options_that_do_not_go_together(options, message):
+  with pytest.raises(ValueError, match=message):
+    Mlp(**options).build(env_spec((5,)), ACTIONS, HEADS)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ...core.api import Array, EnvSpec, HeadOut, Network, PyTree, TimeStep
-from ._heads import GammaEmbedding, heads
+from ._heads import TABLE_2, GammaEmbedding, Style, heads
 
 ComputeDtype = Literal["float32", "bfloat16"]
 
@@ -21,6 +21,8 @@ def compose(
   lstm: int | None,
   gamma_embedding: GammaEmbedding,
   compute_dtype: ComputeDtype,
+  style: Style = TABLE_2,
+  separate: bool = False,
 ) -> Network:
   """Builds a network whose parameters are `{'torso': ..., 'lstm': ..., 'heads': ...}`.
 
@@ -35,15 +37,33 @@ def compose(
     lstm: units of an LSTM between torso and heads; None for none, and a core state of ().
     gamma_embedding: whether heads see their discounts, see `_heads.heads`.
     compute_dtype: of torso and core; the parameters stay float32.
+    style: of the heads.
+    separate: values have a torso of their own, whose parameters are 'value_torso'.
+
+  Raises:
+    ValueError: these do not go together.
   """
+  if separate and lstm is not None:
+    raise ValueError("separate torsos have no LSTM: write lstm = None, or torsos = 'shared'")
+  if style.hidden is None and gamma_embedding != "none":
+    raise ValueError(
+      "discounts are embedded in the heads' hidden layer: give head_hidden a number, or write "
+      "gamma_embedding = 'none'"
+    )
   torso_fn = hk.without_apply_rng(hk.transform(torso))
   lstm_fn = None if lstm is None else _lstm(lstm)
 
   @hk.without_apply_rng
   @hk.transform
-  def heads_fn(x: jax.Array, gamma: jax.Array) -> HeadOut:
+  def heads_fn(x: jax.Array, value_x: jax.Array, gamma: jax.Array) -> HeadOut:
     return heads(
-      x, gamma, total=total_heads, policy_size=policy_size, gamma_embedding=gamma_embedding
+      x,
+      value_x,
+      gamma,
+      total=total_heads,
+      policy_size=policy_size,
+      gamma_embedding=gamma_embedding,
+      style=style,
     )
 
   def initial_state(batch: int) -> PyTree:
@@ -53,6 +73,8 @@ def compose(
     torso_key, heads_key = jax.random.split(key)
     x = jnp.zeros((1, *spec.observation.shape), jnp.float32)
     params = {"torso": torso_fn.init(torso_key, x)}
+    if separate:
+      params["value_torso"] = torso_fn.init(jax.random.fold_in(torso_key, 2), x)
     # Shapes alone: running a residual network on zeros would compile it once more.
     features = jax.eval_shape(torso_fn.apply, params["torso"], x)
     x = jnp.zeros(features.shape, features.dtype)
@@ -60,7 +82,7 @@ def compose(
       lstm_key = jax.random.fold_in(torso_key, 1)  # not split: torso and heads start as without it
       params["lstm"] = lstm_fn.init(lstm_key, x[None], jnp.zeros((1, 1), bool), initial_state(1))
       x = jnp.zeros((1, lstm))
-    return params | {"heads": heads_fn.init(heads_key, x, jnp.zeros(total_heads))}
+    return params | {"heads": heads_fn.init(heads_key, x, x, jnp.zeros(total_heads))}
 
   def unroll(
     params: PyTree, timestep: TimeStep, core_state: PyTree, gamma: Array
@@ -68,8 +90,9 @@ def compose(
     dtype = working_dtype(params, compute_dtype)
     cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
     time_batch = timestep.first.shape
-    x = timestep.observation.reshape(-1, *timestep.observation.shape[2:])
-    x = torso_fn.apply(cast(params["torso"]), as_input(x, dtype))
+    x = as_input(timestep.observation.reshape(-1, *timestep.observation.shape[2:]), dtype)
+    value_x = torso_fn.apply(cast(params["value_torso"]), x) if separate else None
+    x = torso_fn.apply(cast(params["torso"]), x)
     if lstm_fn is not None:
       x, state = lstm_fn.apply(
         cast(params["lstm"]), x.reshape(*time_batch, -1), timestep.first, cast(core_state)
@@ -77,7 +100,8 @@ def compose(
       x = x.reshape(-1, x.shape[-1])
       # The state that is carried on keeps its dtype, else the next unroll is another program.
       core_state = jax.tree.map(lambda new, old: new.astype(old.dtype), state, core_state)
-    out = heads_fn.apply(params["heads"], x, gamma)  # casts its own: some of it is never rounded
+    value_x = x if value_x is None else value_x
+    out = heads_fn.apply(params["heads"], x, value_x, gamma)  # casts its own: some is never rounded
     out = jax.tree.map(lambda y: y.reshape(y.shape[0], *time_batch, *y.shape[2:]), out)
     return out, core_state
 
