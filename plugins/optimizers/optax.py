@@ -37,7 +37,7 @@ class Optax:
     self._transformation()
 
   def _transformation(self) -> optax.GradientTransformation:
-    """The optimiser at learning rate 1: its updates are scaled afterwards, by what may be traced."""
+    """The optimiser at learning rate 1: its updates are scaled by the rate, which may be traced."""
     make = getattr(optax, self.name, None)
     parameters = inspect.signature(make).parameters if callable(make) else {}
     if make is None or "learning_rate" not in parameters:
