@@ -14,7 +14,10 @@ import small
 from selftune.core.api.errors import NonFiniteError, UserError
 from selftune.core.api.failures import INPUTS, check_order, first_failure, not_finite, without_flags
 from selftune.core.api.types import BATCH_AXES, Trajectory
+from selftune.core.experiment import Outer
 from selftune.core.record.checkpoint import Checkpointer
+from selftune.plugins.metaopt._context import Context
+from selftune.plugins.metaopt._judge import Bootstrap
 from selftune.plugins.metaopt.fixed import Fixed
 from selftune.plugins.metaopt.metagradient import Metagradient
 
@@ -30,6 +33,13 @@ AGENTS = {
   "stac": lambda: small.agent(tuned()),
   "stacx": lambda: small.agent(tuned(), heads=3),
   "next": lambda: small.agent(tuned(outer_batch="next"), heads=2),
+  "fresh": lambda: small.agent(
+    tuned(inner_updates=2, outer_batch="fresh", bootstrap=Bootstrap(2), context=Context()),
+    heads=2,
+    outer=Outer(critic="stopped", normalise=False),
+  ),
+  "held_out": lambda: small.agent(tuned(outer_batch="held_out")),
+  "replayed": lambda: small.agent(tuned(outer_batch="replayed", replay=2)),
 }
 BATCHES = [small.trajectory(seed, T, B) for seed in range(4)]
 
@@ -47,8 +57,8 @@ def start(name, devices=1, micro_batch=None):
 
 
 def train(learner, state, batches):
-  for batch in batches:
-    state, metrics = learner.update(state, learner.put(batch))
+  for n, batch in enumerate(batches):
+    state, metrics = learner.update(state, learner.put(batch), n % learner.phases)
   return state, jax.device_get(metrics)
 
 
@@ -104,6 +114,9 @@ def compilations():
     pytest.param("stacx", 1, 2, marks=pytest.mark.slow),
     pytest.param("next", 2, None, marks=pytest.mark.slow),
     pytest.param("next", 2, 1, marks=pytest.mark.slow),
+    pytest.param("fresh", 2, 1, marks=pytest.mark.slow),
+    pytest.param("held_out", 2, None, marks=pytest.mark.slow),
+    pytest.param("replayed", 2, 1, marks=pytest.mark.slow),
   ],
 )
 def test_devices_and_micro_batches_change_nothing(name, devices, micro_batch):

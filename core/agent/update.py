@@ -91,8 +91,8 @@ def guarded_step(
   """
   metaopt: Any = fns.metaopt
   stepped = metaopt.step(fns, state, batch, *((phase,) if isinstance(metaopt, Cyclic) else ()))
-  new, metrics = checks.updated(checks.who(fns.metaopt), stepped, state)
-  metrics["param_norm"] = optax.tree.norm(new.params)
+  new, found = checks.updated(checks.who(fns.metaopt), stepped, state)
+  metrics = found | {"param_norm": optax.tree.norm(new.params)}  # theirs may be in the state, too
   lag = jnp.mean((state.step - batch.params_version).astype(jnp.float32))
   metrics["policy_lag"] = mean(lag)
   bad_inputs = mean(not_finite(batch.timestep).astype(jnp.float32)) > 0  # on any device

@@ -1,32 +1,34 @@
 """Parts of batches and batches of the past: what inner updates and outer losses are taken on."""
 
-import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...core.api import BATCH_AXES, LearnerState, Trajectory
 
 
-def held_out(batch: Trajectory, share: float) -> tuple[Trajectory, Trajectory]:
+def held_out(batch: Trajectory, every: int) -> tuple[Trajectory, Trajectory]:
   """Divides a batch [T+1, B] into what is learned from and what is held out, [T+1, B'] each.
 
   Args:
     batch: [T+1, B].
-    share: of the trajectories that are held out, rounded down, but at least one.
+    every: one in so many trajectories is held out. Not the last of the batch: devices, which have
+      their shares one after the other, then hold out the same ones however many there are.
 
   Raises:
-    ValueError: nothing would be left to learn from.
+    ValueError: nothing would be held out, or left to learn from.
   """
   size = batch.action.shape[1]
-  inner = size - max(1, math.floor(share * size))
-  if not inner:
+  out = np.arange(every - 1, size, every)
+  rest = np.delete(np.arange(size), out)
+  if not out.size or not rest.size:
     raise ValueError(
-      f"outer_batch = 'held_out' divides the {size} trajectories of a batch: it needs two or more "
-      "and a share below 1; write a greater train.num_envs, or fewer train.learner_devices"
+      f"outer_batch = 'held_out' divides the {size} trajectories of a batch, or of a device's "
+      f"share of it: held_out = {every} must be from 2 to {size}, or train.num_envs greater"
     )
-  return _part(batch, 0, inner), _part(batch, inner, size)
+  return _some(batch, rest), _some(batch, out)
 
 
 def drawn(state: LearnerState, past: Sequence[Trajectory], batch: Trajectory) -> Trajectory:
@@ -44,7 +46,7 @@ def drawn(state: LearnerState, past: Sequence[Trajectory], batch: Trajectory) ->
   return jax.tree.map(one, batch, *past)
 
 
-def _part(batch: Trajectory, start: int, stop: int) -> Trajectory:
-  """Returns the trajectories from `start` to `stop` of a batch, [T+1, stop - start, ...]."""
-  cut = lambda axis: lambda x: jax.lax.slice_in_dim(x, start, stop, axis=axis)
-  return Trajectory(*(jax.tree.map(cut(n), x) for n, x in zip(BATCH_AXES, batch, strict=True)))
+def _some(batch: Trajectory, which: np.ndarray) -> Trajectory:
+  """Returns some trajectories [B'] of a batch, [T+1, B', ...]."""
+  take = lambda axis: lambda x: jnp.take(x, which, axis=axis)
+  return Trajectory(*(jax.tree.map(take(n), x) for n, x in zip(BATCH_AXES, batch, strict=True)))

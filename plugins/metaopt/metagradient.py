@@ -13,7 +13,6 @@ from ...core.api import (
   Array,
   Count,
   Decay,
-  Fraction,
   LearnerState,
   Metrics,
   Natural,
@@ -70,7 +69,7 @@ class Metagradient:
       the inner loss does not see. `replayed`: the whole batch, while inner updates are made on
       batches drawn from the last ones. In `next` nothing has been judged before update K: outer
       loss and metagradient are logged as 0 until then.
-    held_out: the share of each batch's trajectories that is held out, rounded down, at least one.
+    held_out: one in so many trajectories of each batch is held out.
     replay: how many of the last batches are drawn from.
     bootstrap: `@bootstrap()` matches a target in place of the outer loss (BMG).
     context: `@context()` makes eta follow from recent statistics.
@@ -90,7 +89,7 @@ class Metagradient:
   eta_init_of: Mapping[str, float] = dataclasses.field(default_factory=dict)
   inner_updates: Count = 1
   outer_batch: OuterBatch = "same"
-  held_out: Fraction = 0.5
+  held_out: Count = 2
   replay: Count = 8
   bootstrap: Bootstrap | None = None
   context: Context | None = None
