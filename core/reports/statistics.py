@@ -87,12 +87,15 @@ def profiles(
 
 
 def interquartile_means(
-  scores: Mapping[str, np.ndarray], resamples: int, seed: int = 0
-) -> Estimates:
-  """Interquartile means alone, N = 1; arguments and errors are as in `statistics`."""
-  _, metrics = _rliable()
+  scores: Mapping[Any, np.ndarray], resamples: int, seed: int = 0
+) -> dict[Any, np.ndarray]:
+  """The interquartile mean of each task, [3, tasks]: its value, from, to; as in `statistics`."""
+  _rliable()
+  from scipy.stats import trim_mean
+
   np.random.seed(seed)
-  return _estimates(scores, lambda x: np.array([metrics.aggregate_iqm(x)]), resamples)
+  point, interval = _estimates(scores, lambda x: trim_mean(x, 0.25, axis=0), resamples)
+  return {name: np.stack([x, *interval[name]]) for name, x in point.items()}
 
 
 def _profiles(scores: Mapping[str, np.ndarray], resamples: int) -> tuple[np.ndarray, Estimates]:

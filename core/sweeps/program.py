@@ -29,7 +29,7 @@ def fields_of(flats: Sequence[Mapping[str, Any]], points: Sequence[Point]) -> Fi
   Returns:
     None where a macro is also part of something else, such as a tuple.
   """
-  found = {name: (name,) for name in points[0] if "." in name}
+  found: dict[str, tuple[str, ...]] = {name: (name,) for name in points[0] if "." in name}
   keys: dict[str, list[str]] = {}  # a field in every scope
   for key in flats[0]:
     keys.setdefault(key.split("/")[-1], []).append(key)

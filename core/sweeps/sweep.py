@@ -128,9 +128,8 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
 
 def _best(found: Sweep, outcomes: Sequence[Outcome]) -> str:
   """What the bar says of the best point so far."""
-  best = sweep_results.ranked(found, outcomes)[0] if outcomes else None
-  known = best is not None and best.metric is not None
-  return f"best {found.metric} {best.metric:.4g}" if known else ""
+  values = [outcome.metric for outcome in sweep_results.ranked(found, outcomes)[:1]]
+  return "".join(f"best {found.metric} {x:.4g}" for x in values if x is not None)
 
 
 def _outcomes(found: Sweep, out: Path, points: Sequence[Point]) -> list[Outcome]:
