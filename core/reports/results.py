@@ -138,15 +138,19 @@ def _row(cells: Mapping[str, str], where: str) -> Row:
   for name in ("agent", "environment", "seed"):
     if not cells[name]:
       raise UserError(f"{where}: {name} is empty.")
-  moved = [{k: number(p + k, v) for k, v in of(p).items() if v} for p in (FIRST, LAST)]
+  first, last = (
+    {k: number(prefix + k, text) for k, text in of(prefix).items() if text}
+    for prefix in (FIRST, LAST)
+  )
   return Row(
     cells["agent"],
     cells["environment"],
     tuple((name, _value(text)) for name, text in of(SETTING).items() if text),
     cells["seed"],
     cells.get("status") or FINISHED,
-    *(number(name, cells.get(name, "")) for name in NUMBERS),
-    *moved,
+    **{name: number(name, cells.get(name, "")) for name in NUMBERS},
+    first=first,
+    last=last,
   )
 
 

@@ -49,7 +49,7 @@ def statistics(
   Raises:
     UserError: rliable is not installed.
   """
-  _, metrics = _rliable()
+  _, metrics = rliable()
   from scipy.stats import trim_mean  # rliable needs it, too
 
   np.random.seed(seed)
@@ -90,7 +90,7 @@ def interquartile_means(
   scores: Mapping[Any, np.ndarray], resamples: int, seed: int = 0
 ) -> dict[Any, np.ndarray]:
   """The interquartile mean of each task, [3, tasks]: its value, from, to; as in `statistics`."""
-  _rliable()
+  rliable()
   from scipy.stats import trim_mean
 
   np.random.seed(seed)
@@ -108,11 +108,12 @@ def _profiles(scores: Mapping[str, np.ndarray], resamples: int) -> tuple[np.ndar
 
 
 def _estimates(data: Mapping[str, Any], function: Any, resamples: int) -> Estimates:
-  library, _ = _rliable()
+  library, _ = rliable()
   return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
 
 
-def _rliable() -> tuple[Any, Any]:
+def rliable() -> tuple[Any, Any]:
+  """The library and its metrics; raises UserError where it is not installed."""
   try:
     from rliable import library, metrics
   except (ImportError, TypeError) as error:  # its own imports fail with pandas 3 by a TypeError

@@ -72,8 +72,7 @@ def evaluate(results: Results, resamples: int) -> Found:
     ]
     found = sensitivity.sensitivity(gamma)
     star = NONE if np.isnan(found.common) else int(found.star)
-    lacks_all = np.isnan(gamma).all(-1).tolist()
-    best = [NONE if no else int(h) for no, h in zip(lacks_all, found.best, strict=True)]
+    best = [int(h) if np.isfinite(gamma[e]).any() else NONE for e, h in enumerate(found.best)]
     worth[agent] = Worth(*estimates, star=star, best=best)
   whole, unprofiled = _whole(runs, low, high)
   thresholds, profiles = statistics.profiles(whole, resamples)

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -10,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from ..api import files
+from ..api.errors import UserError
 from ..record.plotting import save
 from . import markup, study_figures
-from .results import Row, arranged, described
+from .results import Row, arranged, described, read
 from .study import NONE, Found, Place, evaluate
 from .study_figures import Moved
 
 LISTED = 200  # runs that are missing, at most
+_LOG = logging.getLogger(__name__)
 
 TITLES = {
   "sensitivity": "Sensitivity",
@@ -66,6 +69,24 @@ def report(rows: Sequence[Row], out: Path, resamples: int = 2000) -> str:
   text = _page(found, moves, table, {name: out / f"{name}.png" for name in figures}, resamples)
   files.write(out / "index.html", text.encode("utf-8", "backslashreplace").decode())  # odd names
   return markup.text(table)
+
+
+def report_csv(path: Path, out: Path, resamples: int = 2000) -> str:
+  """Writes the same of a CSV of anybody's results; see `core.reports.results`.
+
+  Returns:
+    The table of agents, and where the page is.
+
+  Raises:
+    UserError: it is no such CSV, or as `report`.
+  """
+  if resamples < 1:
+    raise UserError(f"--resamples {resamples} must be at least 1.")
+  files.check_folder(out, f"--out {out}")
+  rows, unknown = read(path)
+  if unknown:
+    _LOG.warning("%s: columns that mean nothing here: %s", path, ", ".join(unknown))
+  return f"{report(rows, out, resamples)}\n{out / 'index.html'}"
 
 
 def agent_table(found: Found) -> list[list[str]]:
