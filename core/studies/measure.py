@@ -83,8 +83,8 @@ def area(episodes: list[tuple[float, float]], end: float) -> float:
   if not episodes:
     return math.nan
   at, values = np.array(episodes).T
-  # An episode that ends where a segment does is of that one.
-  segment = np.clip(np.ceil(at / end * SEGMENTS).astype(int) - 1, 0, SEGMENTS - 1)
+  # An episode that ends where a segment does is of that one: multiplied first, so that it is exact.
+  segment = np.clip(np.ceil(at * SEGMENTS / end).astype(int) - 1, 0, SEGMENTS - 1)
   counts = np.bincount(segment, minlength=SEGMENTS)
   means = np.bincount(segment, values, minlength=SEGMENTS) / np.maximum(counts, 1)
   (known,) = np.nonzero(counts)

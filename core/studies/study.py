@@ -24,7 +24,7 @@ from ..runs.logs import folder
 from ..sweeps import bar
 from ..sweeps.file import bindings
 from ..sweeps.launch import Launcher, Processes, Ray, Task, each, import_ray
-from ..sweeps.library import Outcome
+from ..sweeps.library import Outcome, Point
 from ..sweeps.point import DIVERGED
 from ..sweeps.program import Fields, apart_because, fields_of, together
 from ..sweeps.sweep import MANY, alone, say
@@ -39,7 +39,8 @@ class Plan(NamedTuple):
 
   cell: Cell
   root: Any  # its experiment
-  fields: Fields | None
+  constant: Point  # what is equal in all its settings, which may be more than numbers
+  fields: Fields | None  # what the names of the others set
   apart: str | None  # why its runs are processes; None where they are one program
 
   @property
@@ -79,9 +80,9 @@ def study(
       raise UserError(f"--{name} {value} must be at least 1.")
   if launcher == "ray":
     import_ray()
-  statistics.rliable()  # or it says so now, and not when all is trained
   out = out or Path("runs", "studies", found.path.stem)
   files.check_folder(out, f"--out {out}")
+  statistics.rliable()  # or it says so now, and not when all is trained
   if (many := sum(len(cell.settings) for cell in found.cells)) > MANY:
     say(f"reading {many:,} configurations.")
   plans = [_plan(found, cell, launcher) for cell in found.cells]
@@ -122,13 +123,19 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
       loaded.append(config.load(cell.experiment, binds))
   except UserError as error:
     raise UserError(f"{where}: {shortened(str(error))}") from error
-  root = loaded[0].root
+  root, first = loaded[0].root, cell.settings[0]
   if "jsonl" not in map(name_of, root.writers):
     raise UserError(f"{named}: a study reads logs: put @jsonl() among train.writers.")
-  points = [{**setting, SEED: cell.seeds[0]} for setting in cell.settings]
-  fields = fields_of([it.flat for it in loaded], points)
+  constant = {k: v for k, v in first.items() if all(s[k] == v for s in cell.settings)}
+  points = _varied(cell.points, constant)
+  fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
   apart = "a macro is part of more than a number" if fields is None else None
-  return Plan(cell, root, fields, apart or apart_because(root, points, False, launcher, fields))
+  apart = apart or apart_because(root, points, launcher=launcher, fields=fields)
+  return Plan(cell, root, constant, fields, apart)
+
+
+def _varied(points: Sequence[Point], constant: Point) -> list[Point]:
+  return [{k: v for k, v in point.items() if k not in constant} for point in points]
 
 
 def _keep(found: Study, plan: Plan, out: Path) -> None:
@@ -155,8 +162,9 @@ def _programs(plans: Sequence[Plan], out: Path) -> bool:
       seconds = round((time.monotonic() - begun) / made * left)
       ends = f"; all are done in {datetime.timedelta(seconds=seconds)}, at the pace so far"
     say(f"program {number} of {len(waiting)}: {plan.name}, {runs} runs{ends}.")
-    cell, path = plan.cell, plan.path(out)
-    if together(cell.experiment, cell.bindings, plan.root, cell.points, path, plan.fields):
+    binds = (*plan.cell.bindings, *bindings(plan.constant))
+    points = _varied(plan.cell.points, plan.constant)
+    if together(plan.cell.experiment, binds, plan.root, points, plan.path(out), plan.fields):
       return True
     made, left = made + runs, left - runs
   return False
