@@ -6,6 +6,7 @@ import json
 import math
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 import fakes
@@ -14,7 +15,8 @@ import pytest
 import yaml
 
 from selftune.core import config
-from selftune.core.api.errors import UserError
+from selftune.core import train as training
+from selftune.core.api.errors import NonFiniteError, RunError, UserError
 from selftune.core.commands import cli
 from selftune.core.machine import platform
 from selftune.core.record import plotting
@@ -22,6 +24,7 @@ from selftune.core.reports import results, study_page
 from selftune.core.reports import study as statistics
 from selftune.core.reports.results import Row
 from selftune.core.studies import file, measure, study
+from selftune.core.sweeps import point
 from selftune.core.sweeps.point import DIVERGED
 from selftune.core.sweeps.program import apart_because, fields_of
 
@@ -273,6 +276,24 @@ def trained(monkeypatch):
   return calls
 
 
+def test_a_process_says_that_its_run_diverged(monkeypatch, capsys):
+  def finish(*arguments):
+    raise errors[0]
+
+  monkeypatch.setattr(training, "finish", finish)
+  monkeypatch.setattr(point, "_end_with_parent", lambda: None)
+  monkeypatch.setattr(sys, "argv", ["point", "x.gin", "out"])
+  for error, code in (
+    (NonFiniteError("it was"), DIVERGED),
+    (RunError("a"), 1),
+    (UserError("b"), 1),
+  ):
+    errors = [error]
+    with pytest.raises(SystemExit) as ended:
+      point.main()
+    assert ended.value.code == code and capsys.readouterr().err == f"selftune: {error}\n"
+
+
 def table(path):
   with path.open() as rows:
     return list(csv.DictReader(rows))
@@ -322,8 +343,8 @@ def test_programs_are_the_runs_alone(write, capsys, monkeypatch):
   }
   name = write(
     agents=agents,
-    environments={"nine": [], "five": ["mountain_car.max_steps = 5"]},
-    settings={"rate": [0.1, 0.01, 1e38], "mountain_car.cut": ["'terminal'"]},
+    environments={"five": ["mountain_car.max_steps = 5"]},
+    settings={"rate": [0.1, 1e38], "mountain_car.cut": ["'terminal'"]},
   )
   asked = []
 
@@ -338,14 +359,14 @@ def test_programs_are_the_runs_alone(write, capsys, monkeypatch):
   assert not Path("one/study.csv").exists()
   assert cli.main(["study", name, "--out", "one", "--resamples", "5"]) == 0
   told = capsys.readouterr().err
-  assert "program 4 of 4: m on nine, 6 runs; all are done in 0:0" in told
+  assert "program 2 of 2: m on five, 4 runs; all are done in 0:0" in told
   assert cli.main(["study", name, "--out", "one", "--resamples", "5"]) == 0
   assert "program" not in capsys.readouterr().err
   apart = ["--out", "two", "--resamples", "5", "--launcher", "processes", "--workers", "2"]
   assert cli.main(["study", name, *apart]) == 0
   assert "because of --launcher processes" in capsys.readouterr().err
   one, two = table(Path("one/study.csv")), table(Path("two/study.csv"))
-  assert len(one) == 24 and {row["status"] for row in one} == {"finished", "diverged"}
+  assert len(one) == 8 and {row["status"] for row in one} == {"finished", "diverged"}
   for name in (
     "agent",
     "environment",
@@ -363,6 +384,24 @@ def test_a_packaged_study_can_be_trained_as_programs():
   found = file.read("studies/mountain_car")
   plans = [study._plan(found, cell, "auto") for cell in found.cells]
   assert len(plans) == 4 and [plan.apart for plan in plans] == [None] * 4
+
+
+DOCS = Path(__file__).resolve().parents[1] / "docs" / "studies.md"
+
+
+@pytest.mark.parametrize("where", ["docs", "help"])
+def test_studies_that_are_shown_can_be_trained(write, capsys, where):
+  if where == "docs":
+    (text,) = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.S)
+  else:
+    with pytest.raises(SystemExit):
+      cli.main(["study", "--help"])
+    text = re.search(r"^  environments:.*?^An agent", capsys.readouterr().out, re.S | re.M)[0]
+    text = textwrap.dedent(text.removesuffix("An agent"))
+  Path("shown.yaml").write_text(text)
+  found = file.read("shown.yaml")
+  plans = [study._plan(found, cell, "auto") for cell in found.cells]
+  assert len(plans) == 4 and len({plan.cell.bindings for plan in plans}) == 4
 
 
 def row(agent, environment, score, seed=0, status="finished", **setting):

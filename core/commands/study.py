@@ -13,9 +13,9 @@ def add(commands: Commands) -> None:
     commands,
     run,
     "study",
-    "train agents in environments with many settings and seeds; what is tuning worth to them?",
+    "train agents in environments with many settings and seeds; tell what tuning is worth to each",
     """\
-  selftune study studies/mountain_car                   about a minute on two cores
+  selftune study studies/mountain_car                   a minute and a half of CPU time
   selftune study my.yaml --workers 4                    four processes, where there is no program
   selftune study results.csv --out page                 the page alone, of anybody's results
 
@@ -24,7 +24,7 @@ A study file is YAML; bindings are gin, as of selftune train.
     catch: [include 'envs/catch.gin']
     cartpole: [include 'envs/cartpole.gin']
   agents:
-    impala: {config: experiments/catch_stacx, bind: [agent.heads = 1, 'agent.metaopt = @fixed()']}
+    impala: {config: experiments/catch_stacx, bind: [agent.heads = 1, metagradient.tune = ()]}
     stac: {config: experiments/catch_stacx, bind: [agent.heads = 1]}
   settings: {gamma: [0.9, 0.99], rmsprop.learning_rate: [1e-3, 3e-3]}    # all combinations
   seeds: 5
