@@ -152,7 +152,9 @@ def _keep(found: Study, plan: Plan, out: Path) -> None:
 
 def _programs(plans: Sequence[Plan], out: Path) -> bool:
   """Trains each cell as one program; returns whether a signal stopped it."""
-  waiting = [plan for plan in plans if not Workdir(plan.path(out)).done.exists()]
+  # The last run is marked last: before that a kill may have left some unmarked.
+  last = lambda plan: Workdir(folder(plan.path(out), len(plan.cell.points) - 1))
+  waiting = [plan for plan in plans if not last(plan).done.exists()]
   begun, made = time.monotonic(), 0
   left = sum(len(plan.cell.points) for plan in waiting)
   for number, plan in enumerate(waiting, 1):

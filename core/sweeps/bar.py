@@ -17,12 +17,9 @@ def begin(total: int) -> Display:
 def show(display: Display, outcomes: Sequence[Outcome], running: int, more: str = "") -> None:
   """Shows how all points are, and something more."""
   failed = sum(outcome.status == "failed" for outcome in outcomes)
-  parts = [
-    f"{running} running",
-    *([f"{failed} failed"] if failed else []),
-    *([more] if more else []),
-  ]
-  display.show(sum(outcome.status != "pending" for outcome in outcomes), *parts)
+  parts = f"{running} running", f"{failed} failed" if failed else "", more
+  ended = sum(outcome.status != "pending" for outcome in outcomes)
+  display.show(ended, *filter(None, parts))
 
 
 def ended(what: str, outcome: Outcome, log: Path, metric: str) -> str:
