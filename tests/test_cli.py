@@ -639,7 +639,7 @@ def test_stdout_of_any_encoding(monkeypatch):
     assert rb"\u03b3" in out.buffer.getvalue()  # a gamma
 
 
-COMMANDS = ["train", "eval", "plot", "report", "sweep", "reproduce", "plugins", "config"]
+COMMANDS = ["train", "eval", "plot", "report", "sweep", "study", "reproduce", "plugins", "config"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

@@ -393,7 +393,8 @@ def test_a_parameter_without_default_must_be_given(load, tmp_path):
     ("scratch_root.count", "Couldn't parse statement"),
     ("scratch_root.count =", "Unable to parse value"),
     ("", "write 'component.parameter = value' or 'macro = value'."),
-    ("include 'x.gin'", "write 'component.parameter = value' or 'macro = value'."),
+    ("import x", "write 'component.parameter = value' or 'macro = value'."),
+    ("include 'envs/cach.gin'", "no file 'envs/cach.gin' in . or "),
     ("sead = 3", "macro 'sead' is defined but never read. Did you mean 'seed'?"),
   ],
 )
@@ -401,6 +402,14 @@ def test_mistakes_in_a_bind(load, bind, words):
   found = message(load, BASE + "seed = 1\nscratch_root.number = %seed", bind)
   assert found.startswith(f"--bind '{bind}': ")
   assert words in found
+
+
+def test_a_binding_may_include_a_file():
+  binds = ("include 'envs/cartpole.gin'", "envpool.max_episode_steps = 7")
+  found = config.load("experiments/catch_stacx", binds).root.env
+  assert (found.task, found.max_episode_steps) == ("CartPole-v1", 7)
+  back = ("include 'envs/cartpole.gin'", "include 'envs/catch.gin'")
+  assert config.load("experiments/cartpole_stac", back).root.env.task == "Catch-v0"
 
 
 def test_later_bindings_win(load):

@@ -507,15 +507,14 @@ def test_a_long_name_is_no_sweep(capsys):
   assert "no sweep" in capsys.readouterr().err
 
 
-def test_what_a_failed_point_said_is_cut(file, tmp_path, capsys):
-  found = read(file())
-  log = tmp_path / "log.txt"
+def test_what_a_failed_point_said_is_cut(tmp_path, capsys):
+  log, outcome = tmp_path / "log.txt", Outcome({}, "failed")
   log.write_text("Traceback ...\nselftune: no " + 5000 * "x" + " luck\n\n")
   with bar.begin(2) as display:
-    display.print(bar.ended(found, 0, Outcome({"a.b": 5000 * "y"}, "failed"), log))
-    display.print(bar.ended(found, 1, Outcome({"a.b": 1}, "failed"), tmp_path / "absent.txt"))
+    display.print(bar.ended("point 0", outcome, log, "m"))
+    display.print(bar.ended("point 1 (a.b=1)", outcome, tmp_path / "absent.txt", "m"))
   first, second = capsys.readouterr().err.splitlines()
-  assert first.startswith("selftune: point 0 (a.b=yyy") and len(first) < 1000
+  assert first.startswith("selftune: point 0 failed") and len(first) < 1000
   assert "failed: no xxx" in first and f"xxx luck (all of it: {log})" in first
   assert second.startswith("selftune: point 1 (a.b=1) failed: it said nothing")
 
@@ -556,11 +555,11 @@ def test_settings_taken_together():
 
 def test_a_folder_is_of_one_sweep_at_a_time(tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, "GRACE", 0.3)
-  with sweep._alone(tmp_path):
+  with sweep.alone(tmp_path):
     with pytest.raises(UserError, match=r"is in use by process .*: another sweep, or points"):
-      with sweep._alone(tmp_path):
+      with sweep.alone(tmp_path):
         pass
-  with sweep._alone(tmp_path):
+  with sweep.alone(tmp_path):
     pass
 
 

@@ -76,7 +76,9 @@ def load(
 
   Args:
     config: a gin file, or the name of a packaged one, such as `experiments/catch_stacx`.
-    bindings: further bindings that override it, such as `train.seed = 1`.
+    bindings: further bindings that override it, such as `train.seed = 1`; or includes of files,
+      such as `include 'envs/catch.gin'`, of which those that the configuration has are not read
+      again.
     root: name of the configurable that everything hangs from.
     importing: is called before a module is imported, with its name and the folders where it is
       looked for beside where Python looks; returns those to take, or raises UserError.
@@ -90,7 +92,7 @@ def load(
     read = _Read(importing)
     _read_file(_find(str(config)), read)
     for text in bindings:
-      _read_bind(text, read.table)
+      _read_bind(text, read)
     table = read.table
     # All of it before gin builds anything: a message with file and line, not a traceback.
     reached = reach(table, root, str(config))
@@ -176,14 +178,7 @@ def _read_file(path: Path, read: _Read) -> None:
     raise ConfigError(f"cannot read {path}: {error}") from None
   for statement, where in _statements(text, lambda line: f"{path}:{line}"):
     if isinstance(statement, config_parser.IncludeStatement):
-      name = statement.filename
-      found = [p for p in (path.parent / name, ROOT / name) if p.is_file()]
-      if not found:
-        near = did_you_mean(name, _packaged())
-        if now := _renamed(_experiment(name)):
-          near = f" Write include '{now[0]}.gin', and below it: {'; '.join(now[1:])}"
-        raise ConfigError(f"{where}: no file '{name}' in {path.parent} or {ROOT}.{near}")
-      _read_file(found[0], read)
+      _include(statement.filename, where, path.parent, read)
     elif isinstance(statement, config_parser.ImportStatement):
       _import(statement, where, path.parent, read.importing)
       read.imports.add(statement.format())
@@ -191,14 +186,28 @@ def _read_file(path: Path, read: _Read) -> None:
       _read_statement(statement, where, read.table)
 
 
-def _read_bind(text: str, table: Table) -> None:
+def _include(name: str, where: str, folder: Path, read: _Read) -> None:
+  """Reads a file that is included, from this folder or those that are packaged."""
+  found = [p for p in (folder / name, ROOT / name) if p.is_file()]
+  if not found:
+    near = did_you_mean(name, _packaged())
+    if now := _renamed(_experiment(name)):
+      near = f" Write include '{now[0]}.gin', and below it: {'; '.join(now[1:])}"
+    raise ConfigError(f"{where}: no file '{name}' in {folder} or {ROOT}.{near}")
+  _read_file(found[0], read)
+
+
+def _read_bind(text: str, read: _Read) -> None:
   where = f"--bind '{text}'"
   statements = [statement for statement, _ in _statements(text, lambda _: where)]
-  wrong = [s for s in statements if not isinstance(s, config_parser.BindingStatement)]
-  if wrong or not statements:
+  known = config_parser.BindingStatement, config_parser.IncludeStatement
+  if not statements or not all(isinstance(s, known) for s in statements):
     raise ConfigError(f"{where}: write 'component.parameter = value' or 'macro = value'.")
   for statement in statements:
-    _read_statement(statement, where, table)
+    if isinstance(statement, config_parser.IncludeStatement):
+      _include(statement.filename, where, Path(), read)
+    else:
+      _read_statement(statement, where, read.table)
 
 
 def _statements(text: str, where: Callable[[int], str]) -> Iterator[tuple[Any, str]]:

@@ -49,7 +49,7 @@ def statistics(
   Raises:
     UserError: rliable is not installed.
   """
-  library, metrics = _rliable()
+  _, metrics = rliable()
   from scipy.stats import trim_mean  # rliable needs it, too
 
   np.random.seed(seed)
@@ -59,29 +59,61 @@ def statistics(
     metrics.aggregate_mean,
     metrics.aggregate_optimality_gap,
   )
-
-  def estimates(data: Mapping[str, Any], function: Any) -> Estimates:
-    return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
-
-  both = np.concatenate([x.ravel() for x in scores.values()])
-  # Thresholds over all agents: profiles are compared at the same scores.
-  low, high = both.min(), both.max()
-  thresholds = np.linspace(low - 0.05 * (high - low), high, THRESHOLDS)  # profiles begin at 1
+  estimates = lambda data, function: _estimates(data, function, resamples)
   names = list(scores)
   pairs = {
     f"{a}{PAIR}{b}": (scores[a], scores[b]) for i, a in enumerate(names) for b in names[i + 1 :]
   }
+  thresholds, of_profiles = _profiles(scores, resamples)
   return Statistics(
     estimates(scores, lambda x: np.array([f(x) for f in functions])),
     thresholds,
-    estimates(scores, lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1))),
+    of_profiles,
     estimates(pairs, lambda x, y: np.array([metrics.probability_of_improvement(x, y)])),
     # aggregate_iqm at each point; all points in one call are ten times faster.
     estimates(curves, lambda x: trim_mean(x.reshape(-1, x.shape[-1]), 0.25, axis=0)),
   )
 
 
-def _rliable() -> tuple[Any, Any]:
+def profiles(
+  scores: Mapping[str, np.ndarray], resamples: int, seed: int = 0
+) -> tuple[np.ndarray, Estimates]:
+  """Performance profiles alone: the thresholds, and what fraction of runs is above each.
+
+  Arguments and errors are as in `statistics`; agents may differ in their number of tasks.
+  """
+  np.random.seed(seed)
+  return _profiles(scores, resamples)
+
+
+def interquartile_means(
+  scores: Mapping[Any, np.ndarray], resamples: int, seed: int = 0
+) -> dict[Any, np.ndarray]:
+  """The interquartile mean of each task, [3, tasks]: its value, from, to; as in `statistics`."""
+  rliable()
+  from scipy.stats import trim_mean
+
+  np.random.seed(seed)
+  point, interval = _estimates(scores, lambda x: trim_mean(x, 0.25, axis=0), resamples)
+  return {name: np.stack([x, *interval[name]]) for name, x in point.items()}
+
+
+def _profiles(scores: Mapping[str, np.ndarray], resamples: int) -> tuple[np.ndarray, Estimates]:
+  both = np.concatenate([x.ravel() for x in scores.values()])
+  # Thresholds over all agents: profiles are compared at the same scores.
+  low, high = both.min(), both.max()
+  thresholds = np.linspace(low - 0.05 * (high - low), high, THRESHOLDS)  # profiles begin at 1
+  above = lambda x: np.mean(x[..., None] > thresholds, axis=(0, 1))
+  return thresholds, _estimates(scores, above, resamples)
+
+
+def _estimates(data: Mapping[str, Any], function: Any, resamples: int) -> Estimates:
+  library, _ = rliable()
+  return Estimates(*library.get_interval_estimates(data, function, reps=resamples))
+
+
+def rliable() -> tuple[Any, Any]:
+  """The library and its metrics; raises UserError where it is not installed."""
   try:
     from rliable import library, metrics
   except (ImportError, TypeError) as error:  # its own imports fail with pandas 3 by a TypeError

@@ -1,4 +1,4 @@
-"""How far a sweep of processes is: a bar on a terminal, and a line for each point that ended."""
+"""How far points in processes are: a bar on a terminal, and a line for each that ended."""
 
 import math
 from collections.abc import Sequence
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from ..api.display import Display
 from ..api.errors import shortened
-from .file import Outcome, Sweep, bindings
-from .results import ranked
+from .file import Outcome
 
 
 def begin(total: int) -> Display:
@@ -15,23 +14,26 @@ def begin(total: int) -> Display:
   return Display(total, "points", silent=math.inf)
 
 
-def show(display: Display, sweep: Sweep, outcomes: Sequence[Outcome], running: int) -> None:
-  """Shows how all points are."""
+def show(display: Display, outcomes: Sequence[Outcome], running: int, more: str = "") -> None:
+  """Shows how all points are, and something more."""
   failed = sum(outcome.status == "failed" for outcome in outcomes)
-  parts = [f"{running} running", *([f"{failed} failed"] if failed else [])]
-  best = ranked(sweep, outcomes)[0] if outcomes else None
-  if best is not None and best.metric is not None:
-    parts.append(f"best {sweep.metric} {best.metric:.4g}")
-  display.show(sum(outcome.status != "pending" for outcome in outcomes), *parts)
+  parts = f"{running} running", f"{failed} failed" if failed else "", more
+  ended = sum(outcome.status != "pending" for outcome in outcomes)
+  display.show(ended, *filter(None, parts))
 
 
-def ended(sweep: Sweep, number: int, outcome: Outcome, log: Path) -> str:
-  """A line about a point that has ended."""
-  what = f"point {number} ({shortened(', '.join(bindings(outcome.point)))}) {outcome.status}"
+def ended(what: str, outcome: Outcome, log: Path, metric: str) -> str:
+  """A line about a point that has ended; of one that failed, with the last line of its log."""
+  what += f" {outcome.status}"
   if outcome.status == "failed":
-    lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
-    said = [line.removeprefix("selftune: ") for line in lines if line.strip()]
-    what += f": {shortened(said[-1]) if said else 'it said nothing'} (all of it: {log})"
+    what += f": {said(log)} (all of it: {log})"
   elif outcome.metric is not None:
-    what += f": {sweep.metric} {outcome.metric:.4g}"
+    what += f": {metric} {outcome.metric:.4g}"
   return f"selftune: {what}"
+
+
+def said(log: Path) -> str:
+  """The last that a process said."""
+  lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
+  found = [line.removeprefix("selftune: ") for line in lines if line.strip()]
+  return shortened(found[-1]) if found else "it said nothing"

@@ -1,14 +1,34 @@
 """YAML as W&B reads it, with gin's numbers, and within limits."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..api.errors import UserError, shortened
+from .. import config
+from ..api.errors import UserError, did_you_mean, shortened
 
 MOST = 10**5  # entries of a file, those that aliases repeat counted again
+
+
+def find(name: str, kind: str) -> Path:
+  """A YAML file, by its path or the name of a packaged one.
+
+  Args:
+    name: such as `my.yaml` or `sweeps/catch_stac_discount`.
+    kind: what it is to be, `sweep` or `study`; packaged ones lie in a folder of that name.
+
+  Raises:
+    UserError: there is none.
+  """
+  for path in (Path(name), config.ROOT / name, config.ROOT / f"{name}.yaml"):
+    if os.path.isfile(path):  # Path.is_file raises where a name is too long
+      return path
+  folder = {"sweep": "sweeps", "study": "studies"}[kind]
+  known = [f"{folder}/{path.stem}" for path in sorted(config.ROOT.glob(f"{folder}/*.yaml"))]
+  raise UserError(f"no {kind} '{name}'.{did_you_mean(name, known)} Packaged: {', '.join(known)}.")
 
 
 def read(path: Path) -> Any:

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .. import config
 from ..api import files, jsonl
-from ..api.errors import UserError, did_you_mean
+from ..api.errors import UserError
 from . import document, library
 from .library import MOST, Asked, Outcome, Point
 
@@ -64,7 +63,7 @@ def read(name: str, parse: Parse) -> Sweep:
   Raises:
     UserError: it is no sweep, or its command is none that `parse` takes.
   """
-  path = _find(name)
+  path = document.find(name, "sweep")
   found = document.read(path)
   needed = ("method", "parameters", "command")
   if not isinstance(found, dict) or not all(found.get(key) for key in needed):
@@ -140,11 +139,3 @@ class Points:
     if self._path is not None:
       # Every digit: the library looks for what it has given.
       files.write(self._path, "".join(json.dumps(point) + "\n" for point in self.asked))
-
-
-def _find(name: str) -> Path:
-  for path in (Path(name), config.ROOT / name, config.ROOT / f"{name}.yaml"):
-    if os.path.isfile(path):  # Path.is_file raises where a name is too long
-      return path
-  known = [f"sweeps/{path.stem}" for path in sorted(config.ROOT.glob("sweeps/*.yaml"))]
-  raise UserError(f"no sweep '{name}'.{did_you_mean(name, known)} Packaged: {', '.join(known)}.")

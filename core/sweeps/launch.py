@@ -8,17 +8,28 @@ import logging
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..api import files
 from ..api.errors import RunError, UserError, shortened
 from ..api.subprocesses import python
+from ..machine import platform
 
 GRACE = 60.0  # seconds in which a process that is asked to end may save
+POLL = 0.2  # seconds between looks at the processes
 JOIN = 20.0  # seconds in which a Ray cluster must answer
 POINT = f"from {__package__}.point import main; main()"
+
+
+class Task(NamedTuple):
+  """A point to be trained."""
+
+  experiment: str
+  workdir: Path
+  bindings: Sequence[str]
 
 
 class Job(Protocol):
@@ -34,6 +45,52 @@ class Launcher(Protocol):
   workers: int
 
   def start(self, experiment: str, workdir: Path, bindings: Sequence[str]) -> Job: ...
+
+
+def each(
+  further: Callable[[], tuple[int, Task] | None],
+  launcher: Launcher,
+  looked: Callable[[int], None],
+  ended: Callable[[int, int], None],
+) -> bool:
+  """Trains points until there are no further ones, or a signal comes.
+
+  Args:
+    further: gives the next point with its number; None where there is none at least until another
+      has ended.
+    launcher: starts them.
+    looked: is told now and then how many are running.
+    ended: is told the number and the exit code of each that has ended.
+
+  Returns:
+    Whether a signal stopped it; points that were running have then been given time to save.
+  """
+  running: dict[int, Job] = {}
+  with platform.stop_signals() as stopping:
+    more = True
+    while (more or running) and not stopping():
+      while more and len(running) < launcher.workers:
+        found = further()
+        more = found is not None
+        if found is not None:
+          number, task = found
+          running[number] = launcher.start(*task)
+      looked(len(running))
+      time.sleep(POLL)
+      for number in [k for k, job in running.items() if job.poll() is not None]:
+        code = running.pop(number).poll()
+        ended(number, -1 if code is None else code)
+    _stop(running)
+    return stopping()
+
+
+def _stop(running: Mapping[int, Job]) -> None:
+  """Lets the processes save and end."""
+  for job in running.values():
+    job.stop()
+  deadline = time.monotonic() + GRACE
+  while any(job.poll() is None for job in running.values()) and time.monotonic() < deadline:
+    time.sleep(POLL)
 
 
 class Processes:

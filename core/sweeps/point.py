@@ -11,17 +11,20 @@ import sys
 import threading
 from pathlib import Path
 
+DIVERGED = 3  # exit code where a loss or gradient was not finite
+
 
 def main() -> None:
   threading.Thread(target=_end_with_parent, daemon=True).start()
   from .. import train as training
-  from ..api.errors import RunError, UserError
+  from ..api.errors import NonFiniteError, RunError, UserError
 
   name, workdir, *bindings = sys.argv[1:]
   try:
     training.finish(name, bindings, Path(workdir))
   except (UserError, RunError) as error:
-    sys.exit(f"selftune: {error}")
+    print(f"selftune: {error}", file=sys.stderr)
+    sys.exit(DIVERGED if isinstance(error, NonFiniteError) else 1)
 
 
 def _end_with_parent() -> None:

@@ -6,31 +6,24 @@ all points are one compiled program, whose own workdir is OUT.
 """
 
 import contextlib
-import itertools
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import config
-from .. import train as training
 from ..api import files, jsonl
 from ..api.errors import UserError, shortened
-from ..api.registry import name_of
-from ..experiment import IndependentRuns
-from ..machine import lock, platform
+from ..machine import lock
 from ..record.workdir import Workdir
-from ..runs import settings
-from ..runs.independent import varied
 from ..runs.logs import folder
 from . import bar
 from . import results as sweep_results
 from .file import Outcome, Point, Points, Sweep, bindings
-from .launch import GRACE, Job, Launcher, Processes, Ray, import_ray
+from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
+from .program import apart_because, together
 
-POLL = 0.2  # seconds between looks at the processes
 MANY = 500  # points, whose configurations take some seconds to read
 
 
@@ -61,24 +54,24 @@ def sweep(
   files.check_folder(out, f"--out {out}")
   root = _check(found, Points(found).further())
   ray = Ray(workers) if launcher == "ray" else None
-  with _alone(out) as lock:
+  with alone(out) as lock:
     _same(found, out)
     points = Points(found, out / "points.jsonl")
     if not found.bayes:
       points.add(points.further())
     if found.config.get("early_terminate"):
-      _say("early_terminate is for W&B's agents: here every point runs to its end.")
+      say("early_terminate is for W&B's agents: here every point runs to its end.")
     why_not = apart_because(root, points.asked, found.bayes, launcher)
     if why_not is None:
-      _say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
-      stopped = _together(found, root, points.asked, out)
+      say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
+      stopped = together(found.experiment, found.bindings, root, points.asked, out)
       outcomes = _outcomes(found, out, points.asked)
     else:
       runner: Launcher = ray or Processes(workers, lock)
-      _say(f"a process a point, {runner.workers} at a time, because {why_not}.")
+      say(f"a process a point, {runner.workers} at a time, because {why_not}.")
       outcomes, stopped = _apart(found, points, out, runner)
     if stopped:
-      _say("stopped; the same command goes on.")
+      say("stopped; the same command goes on.")
       return False
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
@@ -93,7 +86,7 @@ def _check(found: Sweep, points: Sequence[Point]) -> Any:
   if not points:
     raise UserError(f"{found.path} has no point.")
   if len(points) > MANY:
-    _say(f"reading the configurations of {len(points):,} points.")
+    say(f"reading the configurations of {len(points):,} points.")
   roots = []
   for number, point in enumerate(points):
     try:
@@ -103,112 +96,47 @@ def _check(found: Sweep, points: Sequence[Point]) -> Any:
   return roots[0]
 
 
-def apart_because(
-  root: Any, points: Sequence[Point], bayes: bool, launcher: str = "auto"
-) -> str | None:
-  """Why the points cannot be one program; None if they can.
-
-  Args:
-    root: the experiment.
-    points: of the sweep.
-    bayes: whether later points depend on the results of earlier ones.
-    launcher: what the user asked for.
-  """
-  if launcher != "auto":
-    return f"of --launcher {launcher}"
-  if bayes:
-    return "bayes chooses a point by the results of those before it"
-  if not isinstance(root.runtime, IndependentRuns):
-    return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
-  if root.runtime.settings or root.runtime.repeats > 1:
-    return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
-  numbers = {"train.seed", *dict(settings.numbers(varied(root)))}
-  for name, value in itertools.chain.from_iterable(point.items() for point in points):
-    if name not in numbers:
-      return f"{name} is no number that can vary in one program"
-    if _number(value) is None:
-      return f"{name} is {value!r} in one of them"
-  return None
-
-
-def _number(value: Any) -> float | None:
-  """The value as a number, also of text that gin reads as one."""
-  try:
-    return None if isinstance(value, bool) else float(value)
-  except (TypeError, ValueError):
-    return None
-
-
-def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bool:
-  """Trains all points as one program; returns whether a signal stopped it."""
-  if Workdir(out).done.exists() and not folder(out, len(points) - 1).exists():
-    raise UserError(
-      f"{out} holds fewer points, trained as one program that has ended: choose another --out."
-    )
-  values = {name: tuple(_number(point[name]) for point in points) for name in points[0]}
-  others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
-  more = (
-    f"runs.settings = {values!r}",
-    "runs.paired = True",
-    f"runs.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
-    "train.writers = (@jsonl(), @terminal())",
-  )
-  if not training.finish(found.experiment, (*found.bindings, *more), out):
-    return True
-  for number in range(len(points)):
-    files.write(Workdir(folder(out, number)).done, "")
-  return False
-
-
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
   """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
   outcomes = _outcomes(found, out, points.asked)
   waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
-  running: dict[int, Job] = {}
 
-  def next_number() -> int | None:
+  def further() -> tuple[int, Task] | None:
     if not waiting and found.bayes and (new := points.further(outcomes)):
       points.add(new)
       waiting.append(len(outcomes))
       outcomes.append(Outcome(new[0], "pending"))
-    return waiting.pop(0) if waiting else None
+    if not waiting:
+      return None
+    number = waiting.pop(0)
+    binds = (*found.bindings, *bindings(points.asked[number]))
+    return number, Task(found.experiment, folder(out, number), binds)
+
+  def ended(number: int, code: int) -> None:
+    outcome = outcome_of(folder(out, number), points.asked[number], found.metric)
+    outcomes[number] = outcome if code == 0 else outcome._replace(status="failed")
+    log = folder(out, number) / "log.txt"
+    what = f"point {number} ({shortened(', '.join(bindings(points.asked[number])))})"
+    display.print(bar.ended(what, outcomes[number], log, found.metric))
 
   total = found.count if found.bayes and found.count else len(outcomes)
-  with platform.stop_signals() as stopping, bar.begin(total) as display:
-    more = True
-    while (more or running) and not stopping():
-      while more and len(running) < runner.workers:
-        number = next_number()
-        more = number is not None
-        if number is not None:
-          binds = (*found.bindings, *bindings(points.asked[number]))
-          running[number] = runner.start(found.experiment, folder(out, number), binds)
-      bar.show(display, found, outcomes, len(running))
-      time.sleep(POLL)
-      for number in [k for k, job in running.items() if job.poll() is not None]:
-        outcome = _outcome(found, folder(out, number), points.asked[number])
-        if running.pop(number).poll() != 0:
-          outcome = outcome._replace(status="failed")
-        outcomes[number] = outcome
-        display.print(bar.ended(found, number, outcome, folder(out, number) / "log.txt"))
-    _stop(running)
-  return outcomes, stopping()
+  with bar.begin(total) as display:
+    looked = lambda running: bar.show(display, outcomes, running, _best(found, outcomes))
+    stopped = each(further, runner, looked, ended)
+  return outcomes, stopped
 
 
-def _stop(running: Mapping[int, Job]) -> None:
-  """Lets the processes save and end."""
-  for job in running.values():
-    job.stop()
-  deadline = time.monotonic() + GRACE
-  while any(job.poll() is None for job in running.values()) and time.monotonic() < deadline:
-    time.sleep(POLL)
+def _best(found: Sweep, outcomes: Sequence[Outcome]) -> str:
+  """What the bar says of the best point so far."""
+  values = [outcome.metric for outcome in sweep_results.ranked(found, outcomes)[:1]]
+  return "".join(f"best {found.metric} {x:.4g}" for x in values if x is not None)
 
 
 def _outcomes(found: Sweep, out: Path, points: Sequence[Point]) -> list[Outcome]:
-  return [_outcome(found, folder(out, number), point) for number, point in enumerate(points)]
+  return [outcome_of(folder(out, k), point, found.metric) for k, point in enumerate(points)]
 
 
-def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
+def outcome_of(workdir: Path, point: Point, metric: str) -> Outcome:
   """How a point ended, by what its workdir says; pending if it does not say."""
   if not Workdir(workdir).done.exists():
     return Outcome(point, "pending")
@@ -217,13 +145,12 @@ def _outcome(found: Sweep, workdir: Path, point: Point) -> Outcome:
   for row in jsonl.read(path) if path.exists() else ():
     last |= {name: value for name, value in row.items() if jsonl.is_number(value)}
   status = "diverged" if last.get("runs/diverged") else "finished"
-  return Outcome(
-    point, status, last.get(found.metric), last.get("env_steps", 0), last.get("wall_time", 0.0)
-  )
+  steps, seconds = last.get("env_steps", 0), last.get("wall_time", 0.0)
+  return Outcome(point, status, last.get(metric), steps, seconds)
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Iterator[int]:
+def alone(out: Path) -> Iterator[int]:
   """Within it no other sweep works in `out`; yields the file descriptor that holds the lock.
 
   The processes of a killed sweep hold it too, until they have saved and ended.
@@ -253,5 +180,5 @@ def _same(found: Sweep, out: Path) -> None:
   files.write(path, text)
 
 
-def _say(message: str) -> None:
+def say(message: str) -> None:
   print(f"selftune: {message}", file=sys.stderr)

@@ -1,0 +1,233 @@
+"""`selftune study`: trains what is missing of a study, and reports what tuning is worth.
+
+OUT holds `study.csv`, `index.html` and its figures. `cells/<agent>/<environment>` in it is a folder
+as a sweep has: `points.jsonl`, and a workdir for each run in `runs/`.
+"""
+
+import datetime
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .. import config
+from ..api import files
+from ..api.errors import UserError, shortened
+from ..api.registry import name_of
+from ..experiment import IndependentRuns
+from ..record.workdir import Workdir
+from ..reports import results, statistics
+from ..reports.study_page import report
+from ..runs.logs import folder
+from ..sweeps import bar
+from ..sweeps.file import bindings
+from ..sweeps.launch import Launcher, Processes, Ray, Task, each, import_ray
+from ..sweeps.library import Outcome, Point
+from ..sweeps.point import DIVERGED
+from ..sweeps.program import Fields, apart_because, fields_of, together
+from ..sweeps.sweep import MANY, alone, say
+from .file import SEED, Cell, Study
+from .measure import measure
+
+ONE_RUN = ("runs.settings = {}", "runs.repeats = 1")
+
+
+class Plan(NamedTuple):
+  """A cell, and how it is trained."""
+
+  cell: Cell
+  root: Any  # its experiment
+  constant: Point  # what is equal in all its settings, which may be more than numbers
+  fields: Fields | None  # what the names of the others set
+  apart: str | None  # why its runs are processes; None where they are one program
+
+  @property
+  def name(self) -> str:
+    return f"{self.cell.agent} on {self.cell.environment}"
+
+  def path(self, out: Path) -> Path:
+    """The folder of the cell."""
+    return out / "cells" / self.cell.agent / self.cell.environment
+
+
+def study(
+  found: Study,
+  out: Path | None,
+  workers: int | None = None,
+  launcher: str = "auto",
+  resamples: int = 2000,
+) -> bool:
+  """Trains what is missing; then writes the report and prints its table.
+
+  Args:
+    found: what the study file says.
+    out: folder; None takes runs/studies/<name of the file>.
+    workers: processes at a time; None leaves it to the launcher.
+    launcher: `auto`, `processes` or `ray`.
+    resamples: of the report's bootstraps.
+
+  Returns:
+    Whether every run has ended: not where one failed, or a signal stopped the study.
+
+  Raises:
+    UserError: a mistake in any of these, or in a configuration; nothing was created then.
+    RunError: a program cannot go on, or Ray is not to be had.
+  """
+  for name, value in (("workers", workers), ("resamples", resamples)):
+    if value is not None and value < 1:
+      raise UserError(f"--{name} {value} must be at least 1.")
+  if launcher == "ray":
+    import_ray()
+  out = out or Path("runs", "studies", found.path.stem)
+  files.check_folder(out, f"--out {out}")
+  statistics.rliable()  # or it says so now, and not when all is trained
+  if (many := sum(len(cell.settings) for cell in found.cells)) > MANY:
+    say(f"reading {many:,} configurations.")
+  plans = [_plan(found, cell, launcher) for cell in found.cells]
+  ray = Ray(workers) if launcher == "ray" else None
+  with alone(out) as lock:
+    for plan in plans:
+      _keep(found, plan, out)
+    stopped = _programs([plan for plan in plans if plan.apart is None], out)
+    codes: dict[Path, int] = {}
+    if not stopped:
+      runner: Launcher = ray or Processes(workers, lock)
+      stopped = _processes([p for p in plans if p.apart is not None], out, runner, codes)
+    if stopped:
+      say("stopped; the same command goes on.")
+      return False
+    rows = [row for plan in plans for row in _rows(plan, out, found.last, codes)]
+    results.write(out / "study.csv", rows)
+    print(report(rows, out, resamples))
+    print(f"{out / 'index.html'}\n{out / 'study.csv'}")
+  return all(row.status in (results.FINISHED, results.DIVERGED) for row in rows)
+
+
+def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
+  """Loads the configuration of every setting, as training will.
+
+  Raises:
+    UserError: names the first that cannot be loaded, and why.
+  """
+  where = named = f"{found.path}: {cell.agent} on {cell.environment}"
+  try:
+    runtime = config.load(cell.experiment, cell.bindings).root.runtime
+    if isinstance(runtime, IndependentRuns) and (runtime.settings or runtime.repeats > 1):
+      cell = cell._replace(bindings=(*cell.bindings, *ONE_RUN))
+    loaded = []
+    for setting in cell.settings:
+      where = f"{named}, {results.described(tuple(setting.items()))}"
+      binds = (*cell.bindings, *bindings({**setting, SEED: cell.seeds[0]}))
+      loaded.append(config.load(cell.experiment, binds))
+  except UserError as error:
+    raise UserError(f"{where}: {shortened(str(error))}") from error
+  root, first = loaded[0].root, cell.settings[0]
+  if "jsonl" not in map(name_of, root.writers):
+    raise UserError(f"{named}: a study reads logs: put @jsonl() among train.writers.")
+  constant = {k: v for k, v in first.items() if all(s[k] == v for s in cell.settings)}
+  points = _varied(cell.points, constant)
+  fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
+  apart = "a macro is part of more than a number" if fields is None else None
+  apart = apart or apart_because(root, points, launcher=launcher, fields=fields)
+  return Plan(cell, root, constant, fields, apart)
+
+
+def _varied(points: Sequence[Point], constant: Point) -> list[Point]:
+  return [{k: v for k, v in point.items() if k not in constant} for point in points]
+
+
+def _keep(found: Study, plan: Plan, out: Path) -> None:
+  """Keeps what the cell is; raises UserError if its folder holds another one."""
+  path, cell = plan.path(out), plan.cell
+  mine = {"experiment": cell.experiment, "bindings": cell.bindings, "points": cell.points}
+  text = json.dumps(mine)
+  if (path / "cell.json").exists() and files.read(path / "cell.json") != text:
+    raise UserError(f"{path} holds other runs than {found.path} has now: choose another --out.")
+  files.make_folder(path)
+  files.write(path / "points.jsonl", "".join(json.dumps(p) + "\n" for p in cell.points))
+  files.write(path / "cell.json", text)
+
+
+def _programs(plans: Sequence[Plan], out: Path) -> bool:
+  """Trains each cell as one program; returns whether a signal stopped it."""
+  # The last run is marked last: before that a kill may have left some unmarked.
+  last = lambda plan: Workdir(folder(plan.path(out), len(plan.cell.points) - 1))
+  waiting = [plan for plan in plans if not last(plan).done.exists()]
+  begun, made = time.monotonic(), 0
+  left = sum(len(plan.cell.points) for plan in waiting)
+  for number, plan in enumerate(waiting, 1):
+    runs = len(plan.cell.points)
+    ends = ""
+    if made:
+      seconds = round((time.monotonic() - begun) / made * left)
+      ends = f"; all are done in {datetime.timedelta(seconds=seconds)}, at the pace so far"
+    say(f"program {number} of {len(waiting)}: {plan.name}, {runs} runs{ends}.")
+    binds = (*plan.cell.bindings, *bindings(plan.constant))
+    points = _varied(plan.cell.points, plan.constant)
+    if together(plan.cell.experiment, binds, plan.root, points, plan.path(out), plan.fields):
+      return True
+    made, left = made + runs, left - runs
+  return False
+
+
+def _processes(plans: Sequence[Plan], out: Path, runner: Launcher, codes: dict[Path, int]) -> bool:
+  """Trains runs as processes, and keeps their exit codes; returns whether a signal stopped it."""
+  for plan in plans:
+    say(f"{plan.name}: a process a run, because {plan.apart}.")
+  tasks = [(plan, number) for plan in plans for number in range(len(plan.cell.points))]
+  workdirs = [folder(plan.path(out), number) for plan, number in tasks]
+  ended = [Workdir(workdir).done.exists() for workdir in workdirs]
+  outcomes = [
+    Outcome(plan.cell.points[k], "finished" if done else "pending")
+    for (plan, k), done in zip(tasks, ended, strict=True)
+  ]
+  waiting = [k for k, done in enumerate(ended) if not done]
+  if not waiting:
+    return False
+
+  def further() -> tuple[int, Task] | None:
+    if not waiting:
+      return None
+    k = waiting.pop(0)
+    plan, number = tasks[k]
+    binds = (*plan.cell.bindings, *bindings(plan.cell.points[number]))
+    return k, Task(plan.cell.experiment, workdirs[k], binds)
+
+  def one_ended(k: int, code: int) -> None:
+    plan, number = tasks[k]
+    codes[workdirs[k]] = code
+    status = {0: "finished", DIVERGED: "diverged"}.get(code, "failed")
+    outcomes[k] = outcomes[k]._replace(status=status)
+    point = shortened(", ".join(bindings(plan.cell.points[number])))
+    log = workdirs[k] / "log.txt"
+    display.print(bar.ended(f"{plan.name} ({point})", outcomes[k], log, "score"))
+
+  with bar.begin(len(tasks)) as display:
+    looked = lambda running: bar.show(display, outcomes, running)
+    return each(further, runner, looked, one_ended)
+
+
+def _rows(plan: Plan, out: Path, last: float, codes: dict[Path, int]) -> list[results.Row]:
+  """What each run of a cell came to."""
+  cell, rows = plan.cell, []
+  share = len(cell.points) if plan.apart is None else 1  # the clock of a program is that of all
+  for number, point in enumerate(cell.points):
+    setting = tuple((name, value) for name, value in point.items() if name != SEED)
+    row = results.Row(cell.agent, cell.environment, setting, str(point[SEED]))
+    workdir = folder(plan.path(out), number)
+    if Workdir(workdir).done.exists():
+      of = measure(workdir, last)
+      status = results.DIVERGED if of.diverged else results.FINISHED
+      if status == results.FINISHED and math.isnan(of.score):
+        status = f"no episode ended in the last {last:g} of training"
+      numbers = of.score, of.auc, of.env_steps, of.wall_time / share
+      row = row._replace(**dict(zip(results.NUMBERS, numbers, strict=True)))
+      row = row._replace(status=status, first=of.first, last=of.last)
+    elif codes.get(workdir) == DIVERGED:
+      row = row._replace(status=results.DIVERGED)
+    else:
+      row = row._replace(status=f"failed: {bar.said(workdir / 'log.txt')}")
+    rows.append(row)
+  return rows

@@ -1,0 +1,131 @@
+"""Points of one experiment as one compiled program: whether they can be, and training them so."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import train as training
+from ..api import files
+from ..api.errors import UserError
+from ..api.registry import name_of
+from ..experiment import IndependentRuns
+from ..record.workdir import Workdir
+from ..runs import settings
+from ..runs.independent import varied
+from ..runs.logs import folder
+from .library import Point
+
+Fields = Mapping[str, Sequence[str]]  # name in a point -> 'component.field' that it sets
+
+
+def fields_of(flats: Sequence[Mapping[str, Any]], points: Sequence[Point]) -> Fields | None:
+  """The fields that each name of the points sets: itself or, of a macro, those that hold it.
+
+  Args:
+    flats: the configuration of each point, as `config.Loaded.flat`.
+    points: with equal names.
+
+  Returns:
+    None where a macro is also part of something else, such as a tuple.
+  """
+  found: dict[str, tuple[str, ...]] = {name: (name,) for name in points[0] if "." in name}
+  keys: dict[str, list[str]] = {}  # a field in every scope
+  for key in flats[0]:
+    keys.setdefault(key.split("/")[-1], []).append(key)
+  for name in points[0].keys() - found.keys():
+    wanted = [_number(point[name]) for point in points]
+    holds = lambda key, wanted=wanted: wanted == [_number(flat.get(key)) for flat in flats]
+    found[name] = tuple(field for field, scoped in keys.items() if all(map(holds, scoped)))
+  known = set(itertools.chain.from_iterable(found.values()))
+  vary = {k.split("/")[-1] for k in flats[0] if len({repr(flat.get(k)) for flat in flats}) > 1}
+  return found if vary <= known else None
+
+
+def apart_because(
+  root: Any,
+  points: Sequence[Point],
+  bayes: bool = False,
+  launcher: str = "auto",
+  fields: Fields | None = None,
+) -> str | None:
+  """Why the points cannot be one program; None if they can.
+
+  Args:
+    root: the experiment.
+    points: with equal names.
+    bayes: whether later points depend on the results of earlier ones.
+    launcher: what the user asked for.
+    fields: what each name of a point sets; None for itself alone.
+  """
+  if launcher != "auto":
+    return f"of --launcher {launcher}"
+  if bayes:
+    return "bayes chooses a point by the results of those before it"
+  if not isinstance(root.runtime, IndependentRuns):
+    return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
+  if root.runtime.settings or root.runtime.repeats > 1:
+    return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
+  numbers = {"train.seed", *dict(settings.numbers(varied(root)))}
+  for name, value in itertools.chain.from_iterable(point.items() for point in points):
+    set_there = (name,) if fields is None else fields[name]
+    if not set_there or not numbers.issuperset(set_there):
+      return f"{name} is no number that can vary in one program"
+    if _number(value) is None:
+      return f"{name} is {value!r} in one of them"
+  return None
+
+
+def together(
+  experiment: str,
+  bindings: Sequence[str],
+  root: Any,
+  points: Sequence[Point],
+  out: Path,
+  fields: Fields | None = None,
+) -> bool:
+  """Trains all points as one program, whose workdir is `out`.
+
+  Args:
+    experiment: of all points.
+    bindings: of all points.
+    root: the experiment, loaded.
+    points: of which `apart_because` says nothing.
+    out: each point has its logs in runs/<number> there.
+    fields: as in `apart_because`.
+
+  Returns:
+    Whether a signal stopped it.
+
+  Raises:
+    UserError: `out` holds a program of fewer points that has ended.
+  """
+  if Workdir(out).done.exists() and not folder(out, len(points) - 1).exists():
+    raise UserError(
+      f"{out} holds fewer points, trained as one program that has ended: choose another --out."
+    )
+  values = {
+    field: tuple(_number(point[name]) for point in points)
+    for name in points[0]
+    for field in (fields[name] if fields is not None else (name,))
+  }
+  others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
+  more = (
+    f"runs.settings = {values!r}",
+    "runs.paired = True",
+    f"runs.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
+    "train.writers = (@jsonl(), @terminal())",
+  )
+  if not training.finish(experiment, (*bindings, *more), out):
+    return True
+  for number in range(len(points)):
+    files.write(Workdir(folder(out, number)).done, "")
+  return False
+
+
+def _number(value: Any) -> float | None:
+  """The value as a number, also of text that gin reads as one."""
+  try:
+    return None if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError):
+    return None
