@@ -10,8 +10,10 @@ import pytest
 from selftune.core.api import UserError
 from selftune.core.commands.cli import main
 from selftune.core.engine import environments
+from selftune.plugins.envs.brax import Brax
 from selftune.plugins.envs.gymnax import Gymnax
 from selftune.plugins.envs.jumanji import Jumanji
+from selftune.plugins.envs.playground import Playground
 
 KEY = jax.random.key(3)
 SNAKE = {"num_rows": 6, "num_cols": 6}
@@ -124,6 +126,41 @@ def test_gymnax_equals_its_own_loop_for_10_000_steps(name):
   assert ended.sum() >= 4
 
 
+def check_brax(plugin, env, length, repeat, steps):
+  """Against brax's own wrapper of episodes, which does not reset."""
+  from brax.envs.wrappers.training import EpisodeWrapper
+
+  env = EpisodeWrapper(env, length, repeat)
+
+  def reset(key):
+    state = env.reset(key)
+    return state, state.obs
+
+  def step(key, state, action):
+    state = env.step(state, action)
+    truncated = state.info["truncation"] > 0
+    return state, state.obs, state.reward, (state.done > 0) & ~truncated, truncated
+
+  return check(plugin, jax.jit(reset), jax.jit(step), steps, rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_brax_equals_its_own_wrapper():
+  envs = pytest.importorskip("brax.envs")
+  own = envs.get_environment("inverted_pendulum", backend="spring")
+  env = Brax("inverted_pendulum", "spring", episode_length=12, action_repeat=2)
+  timesteps, ended = check_brax(env, own, 12, 2, 10_000)
+  assert ended.sum() > 1000 and 0 < timesteps.discount[ended].mean() < 1
+
+
+@pytest.mark.slow
+def test_playground_equals_the_wrapper_of_brax():
+  registry = pytest.importorskip("mujoco_playground").registry
+  own = registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
+  timesteps, ended = check_brax(Playground(episode_length=50), own, 50, 1, 10_000)
+  assert ended.sum() > 190 and timesteps.discount.all()  # the task never terminates
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name, observe, plugin",
@@ -150,9 +187,10 @@ def test_what_is_observed():
   assert Jumanji(observation="grid").spec.observation.shape == (12, 12, 5)
 
 
-@pytest.mark.parametrize("name", ["gymnax", "jumanji"])
+@pytest.mark.parametrize("name", ["gymnax", "jumanji", "brax", "playground"])
 def test_a_missing_library_is_one_line_with_what_to_type(name, monkeypatch, capsys):
-  monkeypatch.setitem(sys.modules, name, None)  # as Python marks what cannot be imported
+  module = {"playground": "mujoco_playground"}.get(name, name)
+  monkeypatch.setitem(sys.modules, module, None)  # as Python marks what cannot be imported
   bind = f"train.env = @{name}()"
   arguments = ["config", "experiments/metatrace_mountain_car", "--bind", bind]
   assert main(arguments) == 2
@@ -178,4 +216,21 @@ def test_a_missing_library_is_one_line_with_what_to_type(name, monkeypatch, caps
 def test_what_cannot_be_made_is_said_in_one_line(env, message):
   with pytest.raises(UserError) as error:
     environments.functional(env)
+  assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "module, name, options, message",
+  [
+    ("brax", "Brax", {"name": "Hopper"}, "Did you mean 'hopper'"),
+    ("brax", "Brax", {"kwargs": {"wind": 3}}, "brax.kwargs of inverted_pendulum: "),
+    ("mujoco_playground", "Playground", {"name": "Cartpole"}, "Did you mean 'Cartpole"),
+    ("mujoco_playground", "Playground", {"config": {"wind": 3}}, "playground.config of Cartpole"),
+  ],
+)
+def test_what_cannot_be_made_of_robots_is_said_in_one_line(module, name, options, message):
+  pytest.importorskip(module)
+  with pytest.raises(UserError) as error:
+    environments.functional({"Brax": Brax, "Playground": Playground}[name](**options))
   assert message in str(error.value) and "\n" not in str(error.value)

@@ -74,7 +74,8 @@ class Runs:
     mapped = functools.partial(
       jax.shard_map, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False
     )
-    self._init = jax.jit(mapped(jax.vmap(self._first_state)))
+    self._first_device = devices[0]
+    self._init = jax.jit(jax.vmap(self._first_state))
     advance = lambda iterations, *rows: mapped(functools.partial(self._advance, iterations))(*rows)
     self._compiled = jax.jit(advance, static_argnums=0, donate_argnums=1)
 
@@ -84,7 +85,10 @@ class Runs:
     Raises:
       UserError: the meta-optimiser cannot learn from such batches.
     """
-    return self._init(*self._rows)
+    # On one device: where several CPU devices call LAPACK at once, as orthogonal initialisers do,
+    # its threads may wait for each other for ever.
+    rows = jax.device_put(self._rows, self._first_device)
+    return jax.device_put(self._init(*rows), self._sharding)
 
   def saved(self, states: RunState) -> RunState:
     """What a checkpoint holds: without the copies, [R, ...], whatever the devices are."""

@@ -152,3 +152,34 @@ def _fields(observation: PyTree) -> Mapping[str, Any]:
   if hasattr(observation, "_asdict"):
     return observation._asdict()
   return {} if hasattr(observation, "shape") else vars(observation)
+
+
+def of_brax(
+  env: Any, episode_length: int, action_repeat: int, observe: Callable[[PyTree], Array]
+) -> Library:
+  """An environment with brax's interface, a robot whose actions are within [-1, 1].
+
+  Like brax's own `EpisodeWrapper`: a step repeats the action and adds the rewards, its `done`
+  terminates, and an episode that has not ended by `episode_length` is truncated.
+  """
+
+  def reset(key: Array):
+    state = env.reset(key)
+    return (state, jnp.zeros((), jnp.int32)), observe(state.obs)
+
+  def step(key: Array, inner: Any, action: Array) -> Stepped:
+    del key  # the state has its own
+    state, steps = inner
+    state, rewards = jax.lax.scan(
+      lambda state, _: ((new := _strong(env.step(state, action))), new.reward),
+      state,
+      length=action_repeat,
+    )
+    steps = steps + action_repeat
+    terminated = state.done != 0
+    done = terminated | (steps >= episode_length)
+    return Stepped((state, steps), observe(state.obs), jnp.sum(rewards), ~terminated, done)
+
+  low, high = -np.ones(env.action_size, np.float32), np.ones(env.action_size, np.float32)
+  action = specs.BoundedArray((env.action_size,), np.float32, low, high)
+  return Library(action, reset, step)

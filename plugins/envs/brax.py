@@ -1,0 +1,82 @@
+"""The environments of brax: robots in MuJoCo's MJX and in brax's own physics, on the device."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.api import (
+  Array,
+  Count,
+  Environment,
+  EnvSpec,
+  FunctionalPool,
+  TimeStep,
+  UserError,
+  register,
+)
+from . import _device
+from ._pool import unknown
+
+_BACKENDS = ("generalized", "mjx", "positional", "spring")
+
+
+@register("env", "brax")
+@dataclasses.dataclass(frozen=True)
+class Brax:
+  """Environments of brax by name: ant, halfcheetah, hopper, humanoid, inverted_pendulum, ...
+
+  `backend` is the physics: generalized, mjx, positional or spring; None for the environment's own
+  choice. An episode that has not terminated is cut after `episode_length` steps of the environment,
+  of which an action takes `action_repeat`; learning bootstraps there. `kwargs` are for its
+  constructor. Every episode starts from brax's `reset`; its own wrapper repeats the first start.
+
+  Raises:
+    UserError: brax is not installed. When it is first used: no such environment or argument.
+  """
+
+  name: str = "inverted_pendulum"
+  backend: str | None = None
+  episode_length: Count = 1000
+  action_repeat: Count = 1
+  kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    _device.require("brax", "brax")
+    if self.backend is not None and self.backend not in _BACKENDS:
+      raise UserError(unknown("brax.backend", self.backend, _BACKENDS))
+
+  @functools.cached_property
+  def spec(self) -> EnvSpec:
+    """Shapes, dtypes and bounds."""
+    return _device.spec_of(self._library)
+
+  def init(self, key: Array) -> tuple[_device.State, TimeStep]:
+    """Starts the first episode: the state, and its FIRST timestep."""
+    return _device.init(self._library, key)
+
+  def step(self, state: _device.State, action: Array) -> tuple[_device.State, TimeStep]:
+    """Makes a step; after an end, starts an episode instead."""
+    return _device.step(self._library, state, action)
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    return FunctionalPool(self, seeds)
+
+  @functools.cached_property
+  def _library(self) -> _device.Library:
+    with _device.eager():
+      env = self._made()
+    observe = functools.partial(_device.flat, "brax")
+    return _device.of_brax(env, self.episode_length, self.action_repeat, observe)
+
+  def _made(self) -> Any:
+    """The environment of brax, without its wrappers."""
+    envs = _device.imported("brax", "brax.envs")
+    known = envs._envs  # brax has no public list of them
+    if self.name not in known:
+      raise UserError(unknown("brax.name", self.name, known))
+    backend = {} if self.backend is None else {"backend": self.backend}
+    try:
+      return envs.get_environment(self.name, **backend, **self.kwargs)
+    except (TypeError, ValueError) as error:
+      raise UserError(f"brax.kwargs of {self.name}: {error}.") from error

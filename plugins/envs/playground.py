@@ -1,0 +1,101 @@
+"""The environments of MuJoCo Playground: the Control Suite and robots in MJX, on the device."""
+
+import dataclasses
+import functools
+import subprocess
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from ...core.api import (
+  Array,
+  Count,
+  Environment,
+  EnvSpec,
+  FunctionalPool,
+  TimeStep,
+  UserError,
+  register,
+)
+from . import _device
+from ._pool import unknown
+
+
+@register("env", "playground")
+@dataclasses.dataclass(frozen=True)
+class Playground:
+  """Environments of MuJoCo Playground by name: CartpoleBalance, CheetahRun, Go1Getup, ...
+
+  `config` overrides entries of the environment's own configuration, such as {'ctrl_dt': 0.02}.
+  `episode_length` and `action_repeat` are None for those of this configuration: steps of the
+  environment after which an episode that has not terminated is cut, where learning bootstraps, and
+  how many of them an action takes. `impl` 'jax' is physics for every device, 'warp' for NVIDIA's.
+
+  `observation` is the field to take where there are several; None takes 'state', or all of them
+  as one vector where there is none of that name. Robots outside of the Control Suite need models
+  that Playground downloads with git when one is first used.
+
+  Raises:
+    UserError: playground is not installed. When it is first used: no such environment, entry or
+      field; the models cannot be downloaded.
+  """
+
+  name: str = "CartpoleBalance"
+  impl: Literal["jax", "warp"] = "jax"
+  episode_length: Count | None = None
+  action_repeat: Count | None = None
+  observation: str | None = None
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+  def __post_init__(self):
+    _device.require("playground", "mujoco_playground")
+
+  @functools.cached_property
+  def spec(self) -> EnvSpec:
+    """Shapes, dtypes and bounds."""
+    return _device.spec_of(self._library)
+
+  def init(self, key: Array) -> tuple[_device.State, TimeStep]:
+    """Starts the first episode: the state, and its FIRST timestep."""
+    return _device.init(self._library, key)
+
+  def step(self, state: _device.State, action: Array) -> tuple[_device.State, TimeStep]:
+    """Makes a step; after an end, starts an episode instead."""
+    return _device.step(self._library, state, action)
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    return FunctionalPool(self, seeds)
+
+  @functools.cached_property
+  def _library(self) -> _device.Library:
+    with _device.eager():
+      env, config = self._made()
+
+    def observe(observation: Any) -> Array:
+      field = self.observation
+      if field is None and isinstance(observation, Mapping) and "state" in observation:
+        field = "state"
+      return _device.flat("playground", observation, field)
+
+    length = self.episode_length or config.episode_length
+    return _device.of_brax(env, length, self.action_repeat or config.action_repeat, observe)
+
+  def _made(self) -> tuple[Any, Any]:
+    """The environment of Playground, without wrappers, and its configuration."""
+    registry = _device.imported("playground", "mujoco_playground").registry
+    if self.name not in registry.ALL_ENVS:
+      raise UserError(unknown("playground.name", self.name, registry.ALL_ENVS))
+    config = registry.get_default_config(self.name)
+    overrides = dict(self.config)
+    if "impl" in config:
+      overrides.setdefault("impl", self.impl)
+    try:
+      config.update_from_flattened_dict(overrides)
+    except (KeyError, TypeError, ValueError) as error:
+      raise UserError(f"playground.config of {self.name}: {error.args[0]}") from error
+    try:
+      return registry.load(self.name, config), config
+    except (subprocess.CalledProcessError, OSError) as error:
+      raise UserError(
+        f"playground.name = {self.name!r} needs models of robots that git could not download "
+        f"({error}); those of the Control Suite, such as CartpoleBalance, need none."
+      ) from error
