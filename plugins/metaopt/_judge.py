@@ -115,7 +115,7 @@ def matching_gradient(
     # Means over the Po heads, sums over valid transitions: as the losses are.
     kl = fns.distribution.kl(wanted.policy[:, :-1], found.policy[:, :-1])
     apart = (wanted.value[:, :-1] - found.value[:, :-1]) ** 2
-    summed = lambda x: jnp.mean(jnp.sum(x * mask, (1, 2)))
+    summed = lambda x: jnp.mean(jnp.sum(x * mask[None], (1, 2)))
     total = bootstrap.policy * summed(kl) + bootstrap.value * summed(apart)
     averaged = lambda x: summed(x) / jnp.maximum(jnp.sum(mask), 1)
     return total, {
