@@ -18,14 +18,16 @@ from ..api.errors import UserError, plugin_mistakes
 from ..api.online import RunState
 from ..api.ranges import LARGEST
 from ..api.types import Device, Episode, Histogram, Metrics
+from ..engine import single
 from ..engine.actor import Interrupted
+from ..engine.learner import micro_batches_of
 from ..engine.loop import Moved, Progress
 from ..experiment import IndependentRuns, Train
 from ..machine import hosts, platform, shortage
 from ..record.histograms import pooled
 from ..record.logging import Logger
 from . import settings as settings_of
-from .device import Runs
+from .device import Runs, layout
 from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
@@ -139,8 +141,6 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
     raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
   if experiment.overlap:
     raise UserError("train.overlap: @runs() takes trajectories one after the other; write 0.")
-  if experiment.micro_batch is not None:
-    raise UserError("train.micro_batch: @runs() takes the whole batch of a run; write None.")
   if experiment.evaluation is not None:
     raise UserError(
       "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
@@ -155,7 +155,12 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
   seeds, settings = runtime.grid(experiment.seed)
   with plugin_mistakes():
     settings_of.check(varied(experiment), settings, len(seeds))
-  platform.devices(experiment.learner_devices, "train.learner_devices")
+  devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+  of_device = single.micro_batch(experiment, devices)
+  if isinstance(experiment.env, FunctionalEnvironment):
+    layout(len(devices), size, b, of_device)
+  else:
+    micro_batches_of(b, 1, of_device)
 
 
 def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
@@ -183,7 +188,8 @@ def make_runs(
   Args:
     experiment: what is trained.
     runtime: its runtime.
-    devices: that the runs are split over.
+    devices: that the runs, and where they are part of the program their environments, are split
+      over.
     restart: of the training; environments in a pool get new seeds at each.
 
   Raises:
@@ -202,9 +208,10 @@ def make_runs(
       runtime.episodes,
       experiment.total_env_steps,
     )
+    micro_batch = single.micro_batch(experiment, devices)
     if isinstance(env, FunctionalEnvironment):
-      return Runs(members, env, devices, chunk=runtime.chunk)
-    return PoolRuns(members, env, devices, restart, experiment.stagger)
+      return Runs(members, env, devices, chunk=runtime.chunk, micro_batch=micro_batch)
+    return PoolRuns(members, env, devices, restart, experiment.stagger, micro_batch)
 
 
 def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | Histogram]:

@@ -12,6 +12,7 @@ from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, RunState, count
 from ..api.timesteps import as_specified
 from ..api.types import ActorParams, Array, Metrics, PyTree, TimeStep, Trajectory
+from .share import Share
 
 
 class Waited(NamedTuple):
@@ -76,9 +77,24 @@ def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array)
 
 
 def iterate(
-  fns: Functions, env: FunctionalEnvironment, unroll_length: int, state: RunState
+  fns: Functions,
+  env: FunctionalEnvironment,
+  unroll_length: int,
+  share: Share,
+  state: RunState,
 ) -> tuple[RunState, Ends, Metrics]:
-  """T steps of each environment of one run, and an update, whose metrics are []."""
+  """T steps of each environment of one run, and an update.
+
+  Args:
+    fns: of the agent, for a share of the batch.
+    env: one environment.
+    unroll_length: T.
+    share: how the batch is split.
+    state: of the run, with the environments of this device.
+
+  Returns:
+    The new state, the episodes that ended in these environments, [T, B], and metrics [].
+  """
   actor = actor_params(fns, state)
 
   def step(state: RunState, t: Array):
@@ -90,7 +106,8 @@ def iterate(
     return state, ((timestep, sample, mu), ends)
 
   acted, (seen, ends) = jax.lax.scan(step, state, jnp.arange(unroll_length))
-  learner, metrics = guarded_step(fns, acted.learner, trajectory(state, *seen))
+  acted = share.counted(state, acted)
+  learner, metrics = guarded_step(fns, acted.learner, trajectory(state, *seen), share.mean)
   return acted._replace(learner=learner), ends, metrics
 
 
