@@ -18,6 +18,7 @@ from .api.registry import name_of
 from .api.types import LearnerState
 from .engine import environments, single
 from .engine.loop import Progress, Training, run
+from .evaluation import of_runs
 from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
 from .experiment import IndependentRuns, Train
@@ -152,7 +153,8 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
   """
   if isinstance(experiment.runtime, IndependentRuns):
     table = workdir.path / "runs.csv"
-    return independent.ManyRuns(experiment, experiment.runtime, workdir.restarts(), table)
+    beside = functools.partial(of_runs.Scores, experiment) if experiment.evaluation else None
+    return independent.ManyRuns(experiment, experiment.runtime, workdir.restarts(), table, beside)
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
     environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not

@@ -7,7 +7,7 @@ batch of each. A run that has finished or diverged is frozen; a chunk of such ru
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -151,6 +151,30 @@ class Runs:
     """
     program = self._program(states)
     jax.eval_shape(lambda *rows: program(iterations, *rows), states, self._rows[1])
+
+  def each(self, of_run: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Makes a function of one run, which changes nothing of it, one of all runs; compiled.
+
+    Args:
+      of_run: from the run's functions, environment and seed, and further trees, to a tree.
+
+    Returns:
+      The same from further trees [R', ...] to a tree [R', ...].
+    """
+
+    def one(row: tuple[Array, Mapping[str, Array]], *trees: PyTree) -> PyTree:
+      seed, values = row
+      return of_run(*self._built(values), seed, *trees)
+
+    def of_device(*rows: PyTree) -> PyTree:
+      chunks = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), rows)
+      out = jax.lax.map(lambda chunk: jax.vmap(one)(*chunk), chunks)
+      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+    mapped = jax.shard_map(
+      of_device, mesh=self._mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False
+    )
+    return functools.partial(jax.jit(mapped), self._rows)
 
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""

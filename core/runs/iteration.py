@@ -11,7 +11,7 @@ from ..agent.update import first_state, guarded_step, trajectory_shapes
 from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, RunState, count
 from ..api.timesteps import as_specified
-from ..api.types import ActorParams, Array, Metrics, PyTree, TimeStep, Trajectory
+from ..api.types import ActorParams, Array, LearnerState, Metrics, PyTree, TimeStep, Trajectory
 from .share import Share
 
 
@@ -54,9 +54,9 @@ def first_run(
   )
 
 
-def actor_params(fns: Functions, state: RunState) -> ActorParams:
-  """What acts in a run."""
-  return ActorParams(state.learner.params, fns.gamma(fns.values(state.learner.meta_state)))
+def actor_params(fns: Functions, state: LearnerState) -> ActorParams:
+  """What acts in a run whose learner is in this state."""
+  return ActorParams(state.params, fns.gamma(fns.values(state.meta_state)))
 
 
 def act(
@@ -95,7 +95,7 @@ def iterate(
   Returns:
     The new state, the episodes that ended in these environments, [T, B], and metrics [].
   """
-  actor = actor_params(fns, state)
+  actor = actor_params(fns, state.learner)
 
   def step(state: RunState, t: Array):
     sample, mu, core_state = act(fns, actor, state, t)

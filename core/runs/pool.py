@@ -169,7 +169,7 @@ class PoolRuns:
   def _act_one(self, state, timestep, core_state, values, t):
     fns = self._built(values)
     now = state._replace(timestep=timestep, core_state=core_state)
-    sample, mu, core_state = act(fns, actor_params(fns, state), now, t)
+    sample, mu, core_state = act(fns, actor_params(fns, state.learner), now, t)
     return sample, mu, core_state, fns.distribution.to_action(sample)
 
   def _learn_one(self, values, state, timesteps, samples, mus, core_state):
