@@ -302,6 +302,11 @@ class Train:
       )
 
   @property
+  def runs(self) -> IndependentRuns | None:
+    """The runtime where it is of many runs as one program; None where it is of one."""
+    return self.runtime if isinstance(self.runtime, IndependentRuns) else None
+
+  @property
   def steps_per_update(self) -> int:
     """New env steps an update; the first has `overlap * num_envs` more."""
     return (self.unroll_length - self.overlap) * self.num_envs

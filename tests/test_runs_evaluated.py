@@ -1,4 +1,4 @@
-"""Evaluation of many runs on the device: scores are those of a plain loop, training is as without."""
+"""Evaluation of many runs on the device: scores as by a plain loop, training as without it."""
 
 import dataclasses
 import types
@@ -65,7 +65,7 @@ class Drawn:
 
 
 def loop(runs, states, run, evaluation, unroll_length):
-  """Returns and lengths of one run's episodes, environment by environment, and how many were cut."""
+  """Returns and lengths of one run's episodes by environment, and how many were cut."""
   fns, env = runs._built({})
   params = jax.tree.map(lambda x: x[run], jax.device_get(states.learner.params))
   actor = of_runs.actor_params(fns, types.SimpleNamespace(params=params, meta_state=()))

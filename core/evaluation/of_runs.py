@@ -120,9 +120,8 @@ class Scores:
   ) -> Played:
     """The episodes of one run, from [E, K], and how many each environment played, [E]."""
     mine = np.arange(returns.shape[1]) < played[:, None]
-    episodes = [
-      Episode(0, float(r), int(n)) for r, n in zip(returns[mine], lengths[mine], strict=True)
-    ]
+    ended = zip(returns[mine].tolist(), lengths[mine].tolist(), strict=True)
+    episodes = [Episode(0, *episode) for episode in ended]
     return Played(episodes, int(cut.sum()), self._evaluation.episodes - len(episodes))
 
 
@@ -189,7 +188,8 @@ def go_on(
     timestep = as_specified(timestep, env.spec, jnp.asarray)
     first = timestep.first
     ended, endless = x.going & first, x.going & ~first & (x.length == evaluation.max_steps)
-    here = (ended | endless)[:, None] & (jnp.arange(x.returns.shape[1]) == x.played[:, None])
+    number = jnp.arange(x.returns.shape[1])[None]
+    here = (ended | endless)[:, None] & (number == x.played[:, None])
     played = x.played + (ended | endless)
     return Playing(
       env=env_state,

@@ -19,7 +19,6 @@ from .. import train as training
 from ..api import files, jsonl
 from ..api.errors import UserError, shortened
 from ..api.registry import name_of
-from ..experiment import IndependentRuns
 from ..machine import lock, platform
 from ..record.workdir import Workdir
 from ..runs import settings
@@ -118,9 +117,9 @@ def apart_because(
     return f"of --launcher {launcher}"
   if bayes:
     return "bayes chooses a point by the results of those before it"
-  if not isinstance(root.runtime, IndependentRuns):
+  if root.runs is None:
     return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
-  if root.runtime.settings or root.runtime.repeats > 1:
+  if root.runs.settings or root.runs.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
   numbers = {"train.seed", *dict(settings.numbers(varied(root)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
