@@ -80,9 +80,6 @@ class Network(NamedTuple):
   initial_state: Callable[[int], PyTree]  # batch size -> core state [B, ...]
   unroll: Callable[[PyTree, TimeStep, PyTree, Array], tuple[HeadOut, PyTree]]
   # (params, timestep [T, B, ...], core_state [B, ...], gamma [P]) -> HeadOut [P, T, B, ...], state
-  active: Callable[[Array], Array] | None = None
-  # observation [..., *shape] -> [..., K]: only of networks linear in F binary features, of which
-  # one in each of K groups of F / K is active; params are {"value": [P, F], "policy": [P, A, F]}
 
 
 class NetworkPlugin(Protocol):
