@@ -17,6 +17,7 @@ from typing import Any
 from .. import config
 from .. import train as training
 from ..api import files, jsonl
+from ..api.contracts import ForAllRuns
 from ..api.errors import UserError, shortened
 from ..api.registry import name_of
 from ..machine import lock, platform
@@ -145,12 +146,16 @@ def _together(found: Sweep, root: Any, points: Sequence[Point], out: Path) -> bo
       f"{out} holds fewer points, trained as one program that has ended: choose another --out."
     )
   values = {name: tuple(_number(point[name]) for point in points) for name in points[0]}
-  others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
+  of_all = [writer for writer in root.writers if isinstance(writer, ForAllRuns)]
+  of_each = [writer for writer in root.writers if writer not in of_all]
+  # What a run must not lose is logged of all together, too: the whole has a history of its own.
+  of_all = [writer for writer in of_each if writer.required] + of_all
+  listed = lambda writers: f"({''.join(f'@{name_of(writer)}(), ' for writer in writers)})"
   more = (
     f"runs.settings = {values!r}",
     "runs.paired = True",
-    f"runs.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
-    "train.writers = (@jsonl(), @terminal())",
+    f"runs.run_writers = {listed(of_each)}",
+    f"train.writers = {listed(of_all)}",
   )
   if not training.finish(found.experiment, (*found.bindings, *more), out):
     return True

@@ -27,6 +27,7 @@ from .environments import (
   ScoredPlugin,
 )
 from .writers import (
+  ForAllRuns,
   RunInfo,
   TakesEvaluations,
   TakesHistograms,
@@ -45,6 +46,7 @@ __all__ = [
   "DrawnEnvironment",
   "EnvPlugin",
   "Environment",
+  "ForAllRuns",
   "FunctionalEnvironment",
   "LossTerm",
   "MetaOptimizer",
