@@ -76,10 +76,10 @@ def batch_of_runs(agent, runs, sharing):
       assert len(states.returns.sharding.device_set) == sharing[devices]
       assert len(states.returns.addressable_data(0)[0]) == B * min(devices, runs) / sharing[devices]
       states, ends = made.advance(states, iterations)
-      ended = jax.device_get((ends, {k: x for k, x in made.metrics.items() if "quantile" not in k}))
+      metrics = {k: x for k, x in made.metrics.items() if "is_ratio/q" not in k}
+      ended = jax.device_get((ends, metrics))
       resumed = made.resume(jax.device_get(made.saved(states)))
-      of_states = states.returns.sharding
-    assert resumed.returns.sharding.is_equivalent_to(of_states, 2)
+      assert resumed.returns.sharding.is_equivalent_to(states.returns.sharding, 2)
     learner = states.learner._replace(key=())
     seen = (states.timestep, states.returns, states.lengths, states.finished, states.env_steps)
     return jax.device_get((learner, seen)), ended

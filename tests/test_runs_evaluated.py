@@ -158,16 +158,15 @@ def test_training_is_the_same_to_the_bit_and_rows_go_to_every_log(gin, tmp_path)
 
 
 @pytest.mark.parametrize(
-  "bindings, message",
+  "env, video, message",
   [
-    (("evaluation.video = True",), "evaluation.video: @runs"),
-    (
-      ("train.env = @envpool()", "envpool.task = 'MountainCar-v0'"),
-      r"that of env @envpool\(\) is not",
-    ),
+    ("@mountain_car()", True, "evaluation.video: @runs"),
+    ("@envpool()\nenvpool.task = 'MountainCar-v0'", False, r"that of env @envpool\(\) is not"),
   ],
 )
-def test_what_is_refused(gin, tmp_path, bindings, message):
+def test_what_is_refused(gin, tmp_path, env, video, message):
+  text = CONFIG.replace("mountain_car.max_steps = 9\n", "").replace("@mountain_car()", env)
+  (tmp_path / "online.gin").write_text(text)
   with pytest.raises(UserError, match=message):
-    training.train(gin, (*EVALUATION, *bindings), tmp_path / "run")
+    training.train(gin, (*EVALUATION, f"evaluation.video = {video}"), tmp_path / "run")
   assert not (tmp_path / "run").exists()
