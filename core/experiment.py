@@ -270,11 +270,13 @@ class IndependentRuns:
 class Evaluation:
   """Scores the agent now and then while it trains, in environments that it is not trained in.
 
+  Many runs are all scored at once, on the device; they wait for it.
+
   Every time these are the same, from their start. An evaluation that is due while the one before
   is still under way is skipped; the parameters that training ends with are always scored.
 
   Attributes:
-    every_env_steps: of training; the first is of the untrained agent.
+    every_env_steps: of training, and of each run; the first is of the untrained agent.
     episodes: to play each time.
     num_envs: that play them.
     max_steps: of an episode; one that has not ended then is cut, and counted as `cut`.
@@ -314,7 +316,8 @@ class Train:
     stagger: episodes that are all of one length start out of step with each other; the first one of
       each environment then is a part only, and so is its return.
     learner_devices: indices of the devices that learn, and may act too; they share the batch, or
-      the runs of `@runs()`. None takes every accelerator, or without one a CPU device a core.
+      the runs of `@runs()`, and where these are fewer the batch of each. None takes every
+      accelerator, or without one a CPU device a core.
     micro_batch: trajectories that a learner device takes at a time; None for its whole share.
     cpu_micro_batch: the same where the learners are CPUs and `micro_batch` is None: convolutions
       are several times faster there while their activations stay in cache.
@@ -365,6 +368,11 @@ class Train:
         f"checkpoints_to_keep = {self.checkpoints_to_keep} must be at least 2: a crash may damage "
         "the newest."
       )
+
+  @property
+  def runs(self) -> IndependentRuns | None:
+    """The runtime where it is of many runs as one program; None where it is of one."""
+    return self.runtime if isinstance(self.runtime, IndependentRuns) else None
 
   @property
   def steps_per_update(self) -> int:

@@ -18,9 +18,10 @@ from .api.registry import name_of
 from .api.types import LearnerState
 from .engine import environments, single
 from .engine.loop import Progress, Training, run
+from .evaluation import of_runs
 from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
-from .experiment import IndependentRuns, Train
+from .experiment import Train
 from .machine import hosts, platform, shortage
 from .record import plotting
 from .record.checkpoint import Checkpointer
@@ -150,19 +151,21 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
   Raises:
     UserError: the agent cannot act in the environment, or a plugin gives what it must not.
   """
-  if isinstance(experiment.runtime, IndependentRuns):
+  if experiment.runs is not None:
     table = workdir.path / "runs.csv"
-    return independent.ManyRuns(experiment, experiment.runtime, workdir.restarts(), table)
+    beside = functools.partial(of_runs.Scores, experiment) if experiment.evaluation else None
+    return independent.ManyRuns(experiment, experiment.runs, workdir.restarts(), table, beside)
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
     environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
   beside = functools.partial(evaluated, experiment, workdir)
-  return single.SingleRun(experiment, experiment.runtime, workdir.restarts(), beside)
+  runtime: Any = experiment.runtime  # one of those that are no `runs`
+  return single.SingleRun(experiment, runtime, workdir.restarts(), beside)
 
 
 def _how(experiment: Train) -> ModuleType:
   """The module that knows the runtime: one run, or many as one program."""
-  return independent if isinstance(experiment.runtime, IndependentRuns) else single
+  return single if experiment.runs is None else independent
 
 
 def finish(name: str, bindings: Sequence[str], path: Path) -> bool:

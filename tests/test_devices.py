@@ -1,5 +1,6 @@
 """The same numbers on 1, 2 and 8 simulated devices, in a process that has so many."""
 
+import dataclasses
 import os
 import platform
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import small
 
+from selftune.core.api.types import LearnerState
 from selftune.core.runs.device import Runs
 from selftune.core.runs.settings import Members
 from selftune.plugins.envs.mountain_car import MountainCar
@@ -61,23 +63,69 @@ def runs():
   return {n: state(n, 2) for n in DEVICES}, state(1, 0)
 
 
+def batch_of_runs(agent, runs, sharing):
+  """The states of few runs, each with a batch that devices share, likewise; and all that ended."""
+
+  def state(devices, iterations, micro_batch=None):
+    members = Members(agent, range(runs), {}, B, T, 9, max_episodes=30)
+    made = Runs(members, MountainCar(max_steps=7), jax.devices()[:devices], micro_batch=micro_batch)
+    states, ended = made.init(), ()
+    if iterations:
+      assert len(states.returns.sharding.device_set) == sharing[devices]
+      assert len(states.returns.addressable_data(0)[0]) == B * min(devices, runs) / sharing[devices]
+      states, ends = made.advance(states, iterations)
+      metrics = {k: x for k, x in made.metrics.items() if "is_ratio/q" not in k}
+      ended = jax.device_get((ends, metrics))
+      resumed = made.resume(jax.device_get(made.saved(states)))
+      assert resumed.returns.sharding.is_equivalent_to(states.returns.sharding, 2)
+    learner = states.learner._replace(key=())
+    seen = (states.timestep, states.returns, states.lengths, states.finished, states.env_steps)
+    return jax.device_get((learner, seen)), ended
+
+  found = {n: state(n, 8) for n in DEVICES}
+  assert found[1][0][1][-2].tolist() == [24] * runs  # episodes: three of each environment
+  assert found[1][0][1][-1].tolist() == [8 * T * B] * runs
+  close(state(2, 8, micro_batch=2), found[1])
+  return found, state(1, 0)
+
+
 CASES = {
   "fixed": lambda: learned(small.agent(Fixed())),
   "stac": lambda: learned(small.agent(TUNED)),
   "stacx": lambda: learned(small.agent(TUNED, heads=3)),
   "runs": runs,
+  "a run": lambda: batch_of_runs(small.agent(Fixed()), 1, {1: 1, 2: 2, 8: 8}),
+  "random heads": lambda: batch_of_runs(
+    small.agent(Fixed(), heads=3, behaviour="random"), 1, {1: 1, 2: 2, 8: 8}
+  ),
+  "stac, next batch": lambda: batch_of_runs(
+    small.agent(dataclasses.replace(TUNED, outer_batch="next")), 3, {1: 1, 2: 2, 8: 6}
+  ),
 }
+
+
+def close(tree, other):
+  one = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+  jax.tree.map(one, tree, other)
 
 
 def check(case):
   """Called in a process of its own."""
   states, first = CASES[case]()
-  close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
   for devices in DEVICES[1:]:
-    jax.tree.map(close, states[devices], states[1])
-  moved = jax.tree.map(lambda a, b: np.max(np.abs(a - b), initial=0), states[1], first)
-  params = moved[0].params if case == "runs" else moved.params
+    close(states[devices], states[1])
+  learner = lambda state: next(x for x in _nodes(state) if isinstance(x, LearnerState))
+  before, after = learner(first).params, learner(states[1]).params
+  params = jax.tree.map(lambda a, b: np.max(np.abs(a - b), initial=0), before, after)
   assert min(jax.tree.leaves(params)) > 1e-3  # there is something to see
+
+
+def _nodes(state):
+  """What a nested tuple holds, itself first."""
+  yield state
+  if type(state) is tuple:
+    for part in state:
+      yield from _nodes(part)
 
 
 @pytest.mark.slow

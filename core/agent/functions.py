@@ -43,6 +43,11 @@ def whole_batch(f: Callable, batch: Trajectory, *stacked: PyTree) -> tuple[PyTre
   return sums, means, jax.tree.map(lambda x: x[None], out)
 
 
+def whole_rows(draw: Callable[[Array], PyTree], policies: Array) -> PyTree:
+  """Draws for a batch that no devices share: from policies [Pa, B, A] to a tree [B, ...]."""
+  return draw(policies)
+
+
 class Functions:
   """The pure functions of an agent: `api.AgentFns`, and what acts, begins and publishes.
 
@@ -70,6 +75,7 @@ class Functions:
     """
     self.agent = agent
     self.accumulate = accumulate
+    self.rows: Callable[[Callable[[Array], PyTree], Array], PyTree] = whole_rows
     self.components: Mapping[str, Any] = agent.components
     self.distribution = distributions.for_action_spec(spec.action)
     self.behaviour = behaviour(agent.behaviour, agent.heads)
@@ -114,10 +120,19 @@ class Functions:
       for t in tunables.collect(self.components).values()
     }
 
-  def accumulating(self, accumulate: Callable[..., tuple[PyTree, PyTree, PyTree]]) -> "Functions":
-    """Returns the same functions with another `accumulate`, over K micro-batches [T+1, B/K]."""
+  def sharing(
+    self,
+    accumulate: Callable[..., tuple[PyTree, PyTree, PyTree]],
+    rows: Callable[[Callable[[Array], PyTree], Array], PyTree] = whole_rows,
+  ) -> "Functions":
+    """Returns the same functions for a batch that is split.
+
+    Args:
+      accumulate: see `AgentFns`; over K micro-batches [T+1, B/K].
+      rows: calls a function that draws for a whole batch, for the rows of this device.
+    """
     other = copy.copy(self)
-    other.accumulate = accumulate
+    other.accumulate, other.rows = accumulate, rows
     return other
 
   def act(
@@ -146,11 +161,14 @@ class Functions:
     sequence = jax.tree.map(lambda x: x[None], timestep)  # T = 1: networks know sequences alone
     gamma = actor.gamma[: self.behaviour.acting_heads]
     out, core_state = self.network.unroll(actor.params, sequence, core_state, gamma)
-    mu = self.behaviour.choose(head_key, out.policy[:, 0])
-    if greedy:
-      return self.distribution.mode(mu), mu, core_state
-    sample = self.distribution.sample(jax.random.fold_in(action_key, t), mu)
-    return sample, mu, core_state
+
+    def draw(policies: Array) -> tuple[Array, Array]:
+      mu = self.behaviour.choose(head_key, policies)
+      if greedy:
+        return self.distribution.mode(mu), mu
+      return self.distribution.sample(jax.random.fold_in(action_key, t), mu), mu
+
+    return *self.rows(draw, out.policy[:, 0]), core_state
 
   def forward(self, params: PyTree, trajectory: Trajectory, gamma: Array) -> HeadOut:
     """Evaluates the first `len(gamma)` heads on a trajectory [T+1, B].

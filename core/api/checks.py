@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from .contracts import Network, RunInfo, Writer, WriterPlugin
 from .errors import UserError
+from .online import SparseNetwork
 from .registry import kind_of, name_of
 from .types import (
   OF_CORE,
@@ -158,7 +159,8 @@ def targets(owner: str, given: Any, like: Array, taken: Collection[str]) -> tupl
 
 def network(owner: str, given: Any, policy_size: int) -> Network:
   """Returns the network with functions that check what they give; `policy_size` is A."""
-  instance(owner, "its network", given, Network)
+  if not isinstance(given, SparseNetwork):
+    instance(owner, "its network", given, Network)
 
   def init(key: Array) -> PyTree:
     params = given.init(key)

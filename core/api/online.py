@@ -10,7 +10,19 @@ import jax
 import jax.numpy as jnp
 
 from .contracts import AgentFns, FunctionalEnvironment
-from .types import Array, LearnerState, Metrics, PyTree, Scalar, TimeStep
+from .types import Array, HeadOut, LearnerState, Metrics, PyTree, Scalar, TimeStep
+
+
+class SparseNetwork(NamedTuple):
+  """A `Network` linear in F binary features, of which one in each of K groups of F / K is active.
+
+  Its parameters are {"value": [P, F], "policy": [P, A, F]}. It may be built in place of a Network.
+  """
+
+  init: Callable[[Array], PyTree]  # these three as in Network
+  initial_state: Callable[[int], PyTree]
+  unroll: Callable[[PyTree, TimeStep, PyTree, Array], tuple[HeadOut, PyTree]]
+  active: Callable[[Array], Array]  # observation [..., *shape] -> the active features [..., K]
 
 
 class TunerInputs(NamedTuple):

@@ -36,23 +36,39 @@ from ..api.types import (
 AXIS = "learners"
 
 
-def batch_specs(trajectory: Trajectory) -> Trajectory:
-  """PartitionSpecs that split a trajectory's batch axis over the learners."""
+def batch_specs(
+  trajectory: Trajectory, over: str = AXIS, leading: tuple[str, ...] = ()
+) -> Trajectory:
+  """PartitionSpecs that split a trajectory's batch axis over the learners.
+
+  Args:
+    trajectory: [*leading, T+1, B, ...].
+    over: the axis of the mesh that shares the batch.
+    leading: the axes of the mesh that share each leading axis.
+  """
 
   def spec(axis, subtree):
-    return jax.tree.map(lambda _: P(*[None] * axis, AXIS), subtree)
+    return jax.tree.map(lambda _: P(*leading, *[None] * axis, over), subtree)
 
   return Trajectory(*map(spec, BATCH_AXES, trajectory))
 
 
-def state_specs(state: PyTree) -> PyTree:
-  """PartitionSpecs of a learner state: replicated, but for trajectories inside it."""
+def state_specs(state: PyTree, over: str = AXIS, leading: tuple[str, ...] = ()) -> PyTree:
+  """PartitionSpecs of a learner state: replicated, but for trajectories inside it.
+
+  Args:
+    state: [*leading, ...].
+    over: see `batch_specs`; leading, too.
+    leading: likewise.
+  """
 
   def is_trajectory(x):
     return isinstance(x, Trajectory)
 
   return jax.tree.map(
-    lambda x: batch_specs(x) if is_trajectory(x) else P(), state, is_leaf=is_trajectory
+    lambda x: batch_specs(x, over, leading) if is_trajectory(x) else P(*leading),
+    state,
+    is_leaf=is_trajectory,
   )
 
 
@@ -84,8 +100,16 @@ def parts(batch: Trajectory, micro_batch: int) -> int:
   return next(k for k in range(1, size + 1) if size % k == 0 and size // k <= micro_batch)
 
 
-def accumulate(f, batch: Trajectory, *stacked, micro_batch: int):
-  """Sums, means and stacked results of `f` over micro-batches and devices (see AgentFns)."""
+def accumulate(f, batch: Trajectory, *stacked, micro_batch: int, axis: str | None = AXIS):
+  """Sums, means and stacked results of `f` over micro-batches and devices (see AgentFns).
+
+  Args:
+    f: from a part of the batch, and slices, to (sums, means, stacked).
+    batch: of this device, [T+1, B].
+    *stacked: trees [K, ...].
+    micro_batch: trajectories of a part, at most.
+    axis: of the devices that share the batch; None where there is one.
+  """
   micro_batches = parts(batch, micro_batch)
   for x in jax.tree.leaves(stacked):
     if len(x) != micro_batches:
@@ -110,8 +134,10 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batch: int):
 
     (sums, means), out = jax.lax.scan(body, nothing, slices)
     means = _where_greatest(lambda x: x, lambda x: x / micro_batches, means)
-  of_devices = (functools.partial(f, axis_name=AXIS) for f in (jax.lax.pmax, jax.lax.pmean))
-  return jax.lax.psum(sums, AXIS), _where_greatest(*of_devices, means), out
+  if axis is None:
+    return sums, means, out
+  of_devices = (functools.partial(f, axis_name=axis) for f in (jax.lax.pmax, jax.lax.pmean))
+  return jax.lax.psum(sums, axis), _where_greatest(*of_devices, means), out
 
 
 def _where_greatest(greatest, other, tree: PyTree, *rest: PyTree) -> PyTree:
@@ -178,7 +204,7 @@ class Learner:
     self.phases = phases_of(fns.metaopt)
     share = batch_size // len(devices)
     at_once = functools.partial(accumulate, micro_batch=share // micro_batches)
-    self._fns = fns.accumulating(at_once)
+    self._fns = fns.sharing(at_once)
 
   def init(self, key: Array, timestep: TimeStep) -> LearnerState:
     """The first state, replicated over the learner devices.

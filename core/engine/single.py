@@ -131,7 +131,7 @@ def check(experiment: Train, runtime: Lockstep | Sebulba) -> None:
   pool_seeds(experiment, runtime, 0)
   platform.devices(runtime.actor_devices, "actor_devices")
   devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
-  micro_batches_of(experiment.num_envs, len(devices), _micro_batch(experiment, devices))
+  micro_batches_of(experiment.num_envs, len(devices), micro_batch(experiment, devices))
 
 
 def rehearse(experiment: Train, runtime: Lockstep | Sebulba) -> None:
@@ -202,11 +202,12 @@ def make_learner(experiment: Train, fns: Functions) -> Learner:
     devices,
     experiment.num_envs,
     experiment.unroll_length,
-    _micro_batch(experiment, devices),
+    micro_batch(experiment, devices),
     checks.who(experiment.env),
   )
 
 
-def _micro_batch(experiment: Train, devices: Sequence[Device]) -> int | None:
+def micro_batch(experiment: Train, devices: Sequence[Device]) -> int | None:
+  """How many trajectories a learner device takes at a time; None for its whole share."""
   on_cpu = devices[0].platform == "cpu"
   return experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None)

@@ -16,7 +16,7 @@ from ..api.ranges import MAX_STEPS, Count, Seed
 from ..api.types import ActorParams, EnvSpec, PyTree, TimeStep
 from ..config.values import describe, fits
 from ..engine.learner import Learner
-from ..experiment import IndependentRuns, Train
+from ..experiment import Train
 from ..machine import shortage, variables
 from ..machine.seeding import evaluation_seeds
 from ..record.checkpoint import Checkpointer, Restored
@@ -84,7 +84,7 @@ def evaluate(
       played = play(agent, actor_params, pool, *how_long, key, greedy, watchers)
   if note := played.note(f"{max_steps:,} steps (--max-steps)"):
     print(f"selftune: {note}.", file=sys.stderr)
-  of_run = {"run": 0} if isinstance(experiment.runtime, IndependentRuns) else {}
+  of_run = {"run": 0} if experiment.runs is not None else {}
   return summary(experiment.env, played) | {
     "env_steps": env_steps,
     "greedy": greedy,
@@ -96,9 +96,9 @@ def evaluate(
 
 def of_first(experiment: Train) -> Train:
   """Returns the experiment with the settings of its first run, where there are many."""
-  if not isinstance(experiment.runtime, IndependentRuns):
+  if experiment.runs is None:
     return experiment
-  _, settings = experiment.runtime.grid(experiment.seed)
+  _, settings = experiment.runs.grid(experiment.seed)
   first = {name: values[0] for name, values in settings.items()}
   agent, env = with_settings((experiment.agent, experiment.env), first)
   return dataclasses.replace(experiment, agent=agent, env=env)
@@ -122,8 +122,8 @@ def restore(
     UserError: there is no whole checkpoint, or it is of another agent.
   """
   device = jax.devices()[0]
-  if isinstance(experiment.runtime, IndependentRuns):
-    with contextlib.closing(make_runs(experiment, experiment.runtime, [device])) as runs:
+  if experiment.runs is not None:
+    with contextlib.closing(make_runs(experiment, experiment.runs, [device])) as runs:
       restored = _checkpoint(workdir, step, runs.saved(runs.init()))
     # Run 0 of the leading axis R: `Functions` know one run only.
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)

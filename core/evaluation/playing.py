@@ -71,9 +71,7 @@ def play(
   Returns:
     The episodes, in the order in which they ended.
   """
-  # Episodes are dealt out evenly, the remainder to the first environments.
-  left = np.full(pool.num_envs, episodes // pool.num_envs)
-  left[: episodes % pool.num_envs] += 1
+  left = shares(episodes, pool.num_envs)
   counter = EpisodeCounter(pool.num_envs)
   act = acting(agent, actor_params, pool.num_envs, unroll_length, key, greedy)
   timestep = as_specified(pool.reset(), pool.spec)
@@ -98,6 +96,11 @@ def play(
     for watch in watchers:
       watch(timestep, len(played))
   return Played(played, cut, missing)
+
+
+def shares(episodes: int, num_envs: int) -> np.ndarray:
+  """Deals episodes out evenly, the remainder to the first environments: [num_envs]."""
+  return episodes // num_envs + (np.arange(num_envs) < episodes % num_envs)
 
 
 def acting(

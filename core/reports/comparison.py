@@ -17,7 +17,7 @@ from ..api.contracts import ScoredPlugin
 from ..api.errors import UserError
 from ..api.registry import configurables, name_of
 from ..evaluation.scores import normalised
-from ..experiment import IndependentRuns, Train
+from ..experiment import Train
 from ..record.plotting import holding, stem
 from ..record.workdir import Workdir, identity
 
@@ -102,7 +102,7 @@ def _read(path: Path, evaluations: bool, trusted: bool) -> Run:
   workdir = Workdir(path, trusted)
   loaded = workdir.load()
   root: Train = loaded.root
-  if isinstance(root.runtime, IndependentRuns):
+  if root.runs is not None:
     raise UserError(
       f"{path} holds the runs of @runs() as one: their scores are in its episodes.jsonl."
     )

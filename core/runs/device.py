@@ -2,12 +2,13 @@
 
 Every run has its own seed, settings, environments, parameters and traces; one compiled program
 serves all. Runs are split over devices and there taken a chunk at a time, time innermost, so that
-what a chunk carries stays in the cache. A run that has finished or diverged is frozen, and a chunk
-of such runs costs nothing.
+what a chunk carries stays in the cache. Where there are more devices than runs, several share the
+batch of each. A run that has finished or diverged is frozen; a chunk of such runs costs nothing.
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +20,45 @@ from ..agent.functions import Functions
 from ..api.contracts import FunctionalEnvironment
 from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
 from ..api.timesteps import as_specified
-from ..api.types import Array, Device, Metrics
+from ..api.types import Array, Device, Metrics, PyTree
 from ..engine.environments import functional
+from ..engine.learner import micro_batches_of, state_specs
 from .iteration import Waited, first_run, iterate
 from .settings import Members, check, with_settings
+from .share import BATCH, Share
 
 AXIS = "runs"
+
+
+def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> tuple[int, Share]:
+  """Lays runs out over devices: runs first, and what devices are left share the batch of each.
+
+  Returns:
+    How many parts the runs are split into, and how the batch of each is split.
+
+  Raises:
+    UserError: the share of a device is no multiple of `micro_batch`.
+  """
+  groups = min(devices, runs)
+  sharing = max(n for n in range(1, devices // groups + 1) if num_envs % n == 0)
+  micro_batches_of(num_envs, sharing, micro_batch)
+  return groups, Share(sharing, micro_batch)
+
+
+def specs(states: RunState) -> RunState:
+  """PartitionSpecs of states [R, ...]: what is of each environment is split by that, too."""
+  of_run, of_env = P(AXIS), P(AXIS, BATCH)
+  return RunState(
+    learner=state_specs(states.learner, BATCH, (AXIS,)),
+    env=jax.tree.map(lambda _: of_env, states.env),
+    timestep=jax.tree.map(lambda _: of_env, states.timestep),
+    core_state=jax.tree.map(lambda _: of_env, states.core_state),
+    returns=of_env,
+    lengths=of_env,
+    finished=of_run,
+    env_steps=of_run,
+    key=of_run,
+  )
 
 
 class Runs:
@@ -40,44 +74,42 @@ class Runs:
     devices: Sequence[Device],
     fuse: bool = True,
     chunk: int = 32,
+    micro_batch: int | None = None,
   ):
     """Prepares the compiled program.
 
     Args:
       members: the runs; settings may be of `env`, too.
       env: of every run, but for its settings.
-      devices: runs are split over them.
+      devices: runs are split over them, and where these are fewer, the batch of each.
       fuse: use the meta-optimiser's own form of an iteration, if it has one for this agent.
       chunk: at most so many runs of a device are taken together.
+      micro_batch: trajectories of a run that a device learns from at a time; None for all.
 
     Raises:
+      UserError: the share of a device is no multiple of `micro_batch`.
       ValueError: a setting is of no component that is there, or not R numbers.
     """
     check((members.agent, env), members.settings, members.size)
     self.members, self._env, self._fuse = members, env, fuse
     self.metrics: Metrics = {}  # [R'], of each run's last update in `advance`; NaN: it made none
-    devices = list(devices)[: members.size]
-    share = -(-members.size // len(devices))
-    chunks = -(-share // chunk)
-    self._chunk = -(-share // chunks)
-    places = len(devices) * chunks * self._chunk
+    groups, self._share = layout(len(devices), members.size, members.num_envs, micro_batch)
+    each = -(-members.size // groups)
+    chunks = -(-each // chunk)
+    self._chunk = -(-each // chunks)
+    places = groups * chunks * self._chunk
     self._padded = rows = np.minimum(np.arange(places), members.size - 1)
-    mesh = Mesh(devices, (AXIS,))
-    self._sharding = NamedSharding(mesh, P(AXIS))
+    used = np.array(devices[: groups * self._share.devices]).reshape(groups, -1)
+    self._mesh = Mesh(used, (AXIS, BATCH))
     self._rows = jax.device_put(
       (
         np.asarray(members.seeds, np.uint32)[rows],
         {name: np.asarray(values, np.float32)[rows] for name, values in members.settings.items()},
       ),
-      self._sharding,
-    )
-    mapped = functools.partial(
-      jax.shard_map, mesh=mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False
+      NamedSharding(self._mesh, P(AXIS)),
     )
     self._first_device = devices[0]
-    self._init = jax.jit(jax.vmap(self._first_state))
-    advance = lambda iterations, *rows: mapped(functools.partial(self._advance, iterations))(*rows)
-    self._compiled = jax.jit(advance, static_argnums=0, donate_argnums=1)
+    self._compiled: Any = None  # known with the states' structure
 
   def init(self) -> RunState:
     """The first state of all runs, [R', ...]: R, and copies of the last that fill the chunks.
@@ -87,8 +119,9 @@ class Runs:
     """
     # On one device: where several CPU devices call LAPACK at once, as orthogonal initialisers do,
     # its threads may wait for each other for ever.
-    rows = jax.device_put(self._rows, self._first_device)
-    return jax.device_put(self._init(*rows), self._sharding)
+    first, rows = jax.vmap(self._first_state), jax.device_put(self._rows, self._first_device)
+    shardings = self._shardings(jax.eval_shape(first, *rows))
+    return jax.device_put(jax.jit(first)(*rows), shardings)
 
   def saved(self, states: RunState) -> RunState:
     """What a checkpoint holds: without the copies, [R, ...], whatever the devices are."""
@@ -99,9 +132,9 @@ class Runs:
   def resume(self, saved: RunState) -> RunState:
     """The states [R', ...] that were saved; their environments are part of them."""
     if len(self._padded) == self.members.size:
-      return jax.device_put(saved, self._sharding)
+      return jax.device_put(saved, self._shardings(saved))
     pad = lambda states: jax.tree.map(lambda x: x[self._padded], states)
-    return jax.jit(pad, out_shardings=self._sharding)(saved)
+    return jax.jit(pad, out_shardings=self._shardings(saved))(saved)
 
   def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
     """So many iterations of every run that is still going; `states` are donated.
@@ -110,7 +143,7 @@ class Runs:
       The states [R', ...], and the ends of episodes, [R', iterations * T, B]; a fused iteration
       has a T of its own.
     """
-    states, ends, self.metrics = self._compiled(iterations, states, self._rows[1])
+    states, ends, self.metrics = self._program(states)(iterations, states, self._rows[1])
     return states, ends
 
   def trace(self, states: RunState, iterations: int) -> None:
@@ -119,7 +152,32 @@ class Runs:
     Raises:
       UserError: a plugin gives what it must not.
     """
-    jax.eval_shape(lambda *rows: self._compiled(iterations, *rows), states, self._rows[1])
+    program = self._program(states)
+    jax.eval_shape(lambda *rows: program(iterations, *rows), states, self._rows[1])
+
+  def each(self, of_run: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Makes a function of one run, which changes nothing of it, one of all runs; compiled.
+
+    Args:
+      of_run: from the run's functions, environment and seed, and further trees, to a tree.
+
+    Returns:
+      The same from further trees [R', ...] to a tree [R', ...].
+    """
+
+    def one(row: tuple[Array, Mapping[str, Array]], *trees: PyTree) -> PyTree:
+      seed, values = row
+      return of_run(*self._built(values), seed, *trees)
+
+    def of_device(*rows: PyTree) -> PyTree:
+      chunks = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), rows)
+      out = jax.lax.map(lambda chunk: jax.vmap(one)(*chunk), chunks)
+      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+
+    mapped = jax.shard_map(
+      of_device, mesh=self._mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False
+    )
+    return functools.partial(jax.jit(mapped), self._rows)
 
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""
@@ -127,6 +185,9 @@ class Runs:
 
   def close(self) -> None:
     """Nothing is held."""
+
+  def _shardings(self, states: RunState) -> PyTree:
+    return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs(states))
 
   def _built(self, values: Mapping[str, Array]) -> tuple[Functions, FunctionalEnvironment]:
     agent, env = with_settings((self.members.agent, self._env), values)
@@ -139,8 +200,28 @@ class Runs:
     timestep = as_specified(timestep, env.spec, jnp.asarray)
     return first_run(fns, tuple(keys), env_state, timestep, self.members.unroll_length)
 
+  def _program(self, states: RunState) -> Any:
+    if self._compiled is None:
+      # Said, for JAX leaves out axes of one device: states would come back as others than went in,
+      # and be compiled for once more.
+      given = (self._shardings(states), None, None)
+      self._compiled = jax.jit(
+        self._mapped, static_argnums=0, donate_argnums=1, out_shardings=given
+      )
+    return self._compiled
+
+  def _mapped(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
+    of_states = specs(states)
+    return jax.shard_map(
+      functools.partial(self._advance, iterations),
+      mesh=self._mesh,
+      in_specs=(of_states, P(AXIS)),
+      out_specs=(of_states, P(AXIS, None, BATCH), P(AXIS)),
+      check_vma=False,
+    )(states, settings)
+
   def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
-    """Of the runs of one device."""
+    """Of the runs, and of these the environments, of one device."""
 
     def iterate(state, values):
       state, ends, metrics = self._iteration(*self._built(values))(state)
@@ -170,8 +251,10 @@ class Runs:
     return jax.tree.map(merge, states), ends, jax.tree.map(merge, metrics)
 
   def _iteration(self, fns: Functions, env: FunctionalEnvironment) -> Iteration:
-    if self._fuse and isinstance(fns.metaopt, FusesIterations):
+    share = self._share
+    if self._fuse and share.devices == 1 and isinstance(fns.metaopt, FusesIterations):
       fused = fns.metaopt.fused(fns, env, self.members.active)
       if fused is not None:
         return fused
-    return functools.partial(iterate, fns, env, self.members.unroll_length)
+    fns = share.of(fns, self.members.num_envs)
+    return functools.partial(iterate, fns, env, self.members.unroll_length, share)

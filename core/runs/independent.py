@@ -18,14 +18,16 @@ from ..api.errors import UserError, plugin_mistakes
 from ..api.online import RunState
 from ..api.ranges import LARGEST
 from ..api.types import Device, Episode, Histogram, Metrics
+from ..engine import single
 from ..engine.actor import Interrupted
+from ..engine.learner import micro_batches_of
 from ..engine.loop import Moved, Progress
 from ..experiment import IndependentRuns, Train
 from ..machine import hosts, platform, shortage
 from ..record.histograms import pooled
 from ..record.logging import Logger
 from . import settings as settings_of
-from .device import Runs
+from .device import Runs, layout
 from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
@@ -33,11 +35,21 @@ from .settings import Members
 
 _LOG = logging.getLogger(__name__)
 
+Beside = Callable[[Runs | PoolRuns, RunLogs, Logger, Callable[[], bool]], Any]
+# makes what looks at the runs with `look(states [R', ...], env_steps of all runs, last)`
+
 
 class ManyRuns:
   """Independent runs as one program; satisfies `engine.loop.Training`."""
 
-  def __init__(self, experiment: Train, runtime: IndependentRuns, restart: int, table: Path):
+  def __init__(
+    self,
+    experiment: Train,
+    runtime: IndependentRuns,
+    restart: int,
+    table: Path,
+    beside: Beside | None = None,
+  ):
     """Makes the runs.
 
     Args:
@@ -45,6 +57,7 @@ class ManyRuns:
       runtime: its runtime.
       restart: of the training; environments in a pool get new seeds at each.
       table: a CSV file with a row for each run, written beside every checkpoint.
+      beside: looks at the runs where the host does; None where nothing is to.
 
     Raises:
       UserError: this agent cannot act in this environment.
@@ -52,6 +65,7 @@ class ManyRuns:
     devices = platform.devices(experiment.learner_devices, "train.learner_devices")
     self._runs = runs = make_runs(experiment, runtime, devices, restart)
     self._experiment, self._runtime, self._table = experiment, runtime, table
+    self._beside = beside
     self.size = runs.members.size
     self.env_seeds = [[runs.env_seeds]]
     self.most_episodes = 0  # there is one process, and nobody to tell
@@ -67,12 +81,14 @@ class ManyRuns:
   def begun(
     self, saved: RunState, progress: Progress, logger: Logger, stopping: Callable[[], bool]
   ) -> Iterator[RunState]:
-    del progress
     runs, self._stopping = self._runs, stopping
     with contextlib.closing(runs):
       states = runs.resume(saved)
       writers, total = self._runtime.run_writers, self._experiment.total_env_steps
       with RunLogs(writers, logger, runs, states, total) as self._logs:
+        make = self._beside or (lambda *_: None)
+        self._looking = make(runs, self._logs, logger, stopping)
+        self._look(states, progress.env_steps)
         yield states
 
   def advance(self, state: RunState, progress: Progress) -> tuple[RunState, Moved]:
@@ -90,12 +106,20 @@ class ManyRuns:
     updates = int(runs.of_each(state.learner.step).max())
     # Metrics that say nothing, as of a fused iteration, still say that something was done.
     metrics = runs.metrics | {"updates": state.learner.step}
+    self._look(state, env_steps)
     return state, Moved(updates, env_steps, ended, metrics, 0.0, *runs.waited)
+
+  def _look(self, state: RunState, env_steps: int) -> None:
+    if self._looking:
+      self._looking.look(state, env_steps, last=not self._active(state))
+
+  def _active(self, state: RunState) -> bool:
+    return bool(self._runs.of_each(self._runs.members.active(state)).any())
 
   def done(self, state: RunState, progress: Progress) -> bool:
     """Whether every run has made its steps, finished its episodes or diverged."""
     del progress
-    return not self._runs.of_each(self._runs.members.active(state)).any()
+    return not self._active(state)
 
   def check(self, metrics: Metrics) -> None:
     """A run that was not finite stands still, and the others go on."""
@@ -139,13 +163,15 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
     raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
   if experiment.overlap:
     raise UserError("train.overlap: @runs() takes trajectories one after the other; write 0.")
-  if experiment.micro_batch is not None:
-    raise UserError("train.micro_batch: @runs() takes the whole batch of a run; write None.")
   if experiment.evaluation is not None:
-    raise UserError(
-      "train.evaluation: @runs() has nothing beside which to evaluate; leave it None, and "
-      "score the agent with selftune eval."
-    )
+    if not isinstance(experiment.env, FunctionalEnvironment):
+      raise UserError(
+        "train.evaluation: @runs() scores runs whose environment is part of the program, which "
+        f"that of {checks.who(experiment.env)} is not; leave it None, and score run 0 with "
+        "selftune eval."
+      )
+    if experiment.evaluation.video:
+      raise UserError("evaluation.video: @runs() records none; write False.")
   last = experiment.total_env_steps + experiment.steps_per_update
   if last > LARGEST:
     raise UserError(
@@ -155,7 +181,12 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
   seeds, settings = runtime.grid(experiment.seed)
   with plugin_mistakes():
     settings_of.check(varied(experiment), settings, len(seeds))
-  platform.devices(experiment.learner_devices, "train.learner_devices")
+  devices = platform.devices(experiment.learner_devices, "train.learner_devices")
+  of_device = single.micro_batch(experiment, devices)
+  if isinstance(experiment.env, FunctionalEnvironment):
+    layout(len(devices), size, b, of_device)
+  else:
+    micro_batches_of(b, 1, of_device)
 
 
 def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
@@ -183,7 +214,8 @@ def make_runs(
   Args:
     experiment: what is trained.
     runtime: its runtime.
-    devices: that the runs are split over.
+    devices: that the runs, and where they are part of the program their environments, are split
+      over.
     restart: of the training; environments in a pool get new seeds at each.
 
   Raises:
@@ -202,9 +234,10 @@ def make_runs(
       runtime.episodes,
       experiment.total_env_steps,
     )
+    micro_batch = single.micro_batch(experiment, devices)
     if isinstance(env, FunctionalEnvironment):
-      return Runs(members, env, devices, chunk=runtime.chunk)
-    return PoolRuns(members, env, devices, restart, experiment.stagger)
+      return Runs(members, env, devices, chunk=runtime.chunk, micro_batch=micro_batch)
+    return PoolRuns(members, env, devices, restart, experiment.stagger, micro_batch)
 
 
 def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | Histogram]:

@@ -11,7 +11,8 @@ from ..agent.update import first_state, guarded_step, trajectory_shapes
 from ..api.contracts import FunctionalEnvironment, phases_of
 from ..api.online import Ends, RunState, count
 from ..api.timesteps import as_specified
-from ..api.types import ActorParams, Array, Metrics, PyTree, TimeStep, Trajectory
+from ..api.types import ActorParams, Array, LearnerState, Metrics, PyTree, TimeStep, Trajectory
+from .share import Share
 
 
 class Waited(NamedTuple):
@@ -53,9 +54,9 @@ def first_run(
   )
 
 
-def actor_params(fns: Functions, state: RunState) -> ActorParams:
-  """What acts in a run."""
-  return ActorParams(state.learner.params, fns.gamma(fns.values(state.learner.meta_state)))
+def actor_params(fns: Functions, state: LearnerState) -> ActorParams:
+  """What acts in a run whose learner is in this state."""
+  return ActorParams(state.params, fns.gamma(fns.values(state.meta_state)))
 
 
 def act(
@@ -76,25 +77,42 @@ def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array)
 
 
 def iterate(
-  fns: Functions, env: FunctionalEnvironment, unroll_length: int, state: RunState
+  fns: Functions,
+  env: FunctionalEnvironment,
+  unroll_length: int,
+  share: Share,
+  state: RunState,
 ) -> tuple[RunState, Ends, Metrics]:
   """Makes T steps of each environment of one run and an update, for each phase of a cycle.
 
+  Args:
+    fns: of the agent, for a share of the batch.
+    env: one environment.
+    unroll_length: T.
+    share: how the batch is split.
+    state: of the run, with the environments of this device.
+
   Returns:
-    The new state; ends of episodes, [N * T, B] of N phases; metrics [] of the last update.
+    The new state; the episodes that ended in these environments, [N * T, B] of N phases; metrics []
+    of the last update.
   """
   ended = []
   for phase in range(phases_of(fns.metaopt)):
-    state, ends, metrics = _iterate(fns, env, unroll_length, state, phase)
+    state, ends, metrics = _iterate(fns, env, unroll_length, share, state, phase)
     ended.append(ends)
   return state, jax.tree.map(lambda *x: jnp.concatenate(x), *ended), metrics
 
 
 def _iterate(
-  fns: Functions, env: FunctionalEnvironment, unroll_length: int, state: RunState, phase: int
+  fns: Functions,
+  env: FunctionalEnvironment,
+  unroll_length: int,
+  share: Share,
+  state: RunState,
+  phase: int,
 ) -> tuple[RunState, Ends, Metrics]:
   """Makes T steps of each environment of one run, and an update, whose metrics are []."""
-  actor = actor_params(fns, state)
+  actor = actor_params(fns, state.learner)
 
   def step(state: RunState, t: Array):
     sample, mu, core_state = act(fns, actor, state, t)
@@ -105,7 +123,9 @@ def _iterate(
     return state, ((timestep, sample, mu), ends)
 
   acted, (seen, ends) = jax.lax.scan(step, state, jnp.arange(unroll_length))
-  learner, metrics = guarded_step(fns, acted.learner, trajectory(state, *seen), phase=phase)
+  acted = share.counted(state, acted)
+  batch = trajectory(state, *seen)
+  learner, metrics = guarded_step(fns, acted.learner, batch, share.mean, phase)
   return acted._replace(learner=learner), ends, metrics
 
 

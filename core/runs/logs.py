@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ..api import checks
-from ..api.contracts import RunInfo, TakesHistograms, Writer, WriterPlugin
+from ..api.contracts import RunInfo, TakesEvaluations, TakesHistograms, Writer, WriterPlugin
 from ..api.online import RunState
 from ..api.registry import name_of
 from ..api.types import Episode, Histogram
@@ -81,6 +81,11 @@ class RunLogs:
     if self._said:
       self._logger.log_episodes([e._replace(env_steps=int(env_steps[_run(e)])) for e in episodes])
 
+  def log_evaluation(self, row: Mapping[str, float], number: int) -> None:
+    """The scores of one run."""
+    if self._said:
+      self._logger.log_evaluation({RUN: number, **row})
+
   def __enter__(self) -> "RunLogs":
     self._logger.__enter__()
     return self
@@ -113,6 +118,11 @@ class _EveryRun:
     writer = self._writers[int(row[RUN])]
     if isinstance(writer, TakesHistograms):
       writer.write_histograms(histograms, _without_run(row))
+
+  def write_evaluation(self, row: Mapping[str, float]) -> None:
+    writer = self._writers[int(row[RUN])]
+    if isinstance(writer, TakesEvaluations):
+      writer.write_evaluation(_without_run(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
     own: dict[int, list[Episode]] = {}

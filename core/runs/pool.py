@@ -25,6 +25,7 @@ from ..machine.seeding import env_seeds
 from .device import AXIS
 from .iteration import Waited, act, actor_params, first_run, trajectory
 from .settings import Members, check, with_settings
+from .share import Share
 
 
 class PoolRuns:
@@ -37,6 +38,7 @@ class PoolRuns:
     devices: Sequence[Device],
     restart: int = 0,
     stagger: bool = False,
+    micro_batch: int | None = None,
   ):
     """Makes the pool and takes its first timesteps.
 
@@ -46,12 +48,13 @@ class PoolRuns:
       devices: runs are split over as many of them as divide R.
       restart: of the training; environments get new seeds at each.
       stagger: environments start at different steps of their first episode (see Environment).
+      micro_batch: trajectories of a run that a device learns from at a time; None for all.
 
     Raises:
       ValueError: a setting is of no component that is there, or not R numbers.
     """
     check((members.agent,), members.settings, members.size)
-    self.members = members
+    self.members, self._share = members, Share(1, micro_batch)
     self.env_seeds = tuple(
       s for seed in members.seeds for s in env_seeds(seed, restart, 0, members.num_envs)
     )
@@ -161,7 +164,8 @@ class PoolRuns:
 
   def _built(self, values: Mapping[str, Array]) -> Functions:
     agent = with_settings(self.members.agent, values)
-    return Functions(agent, self._pool.spec, self.members.total_updates)
+    fns = Functions(agent, self._pool.spec, self.members.total_updates)
+    return self._share.of(fns, self.members.num_envs)
 
   def _first_run(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:
     _, *keys = jax.random.split(jax.random.key(seed), 4)
@@ -170,7 +174,7 @@ class PoolRuns:
   def _act_one(self, state, timestep, core_state, values, t):
     fns = self._built(values)
     now = state._replace(timestep=timestep, core_state=core_state)
-    sample, mu, core_state = act(fns, actor_params(fns, state), now, t)
+    sample, mu, core_state = act(fns, actor_params(fns, state.learner), now, t)
     return sample, mu, core_state, fns.distribution.to_action(sample)
 
   def _learn_one(self, phase, values, state, timesteps, samples, mus, core_state):

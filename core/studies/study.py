@@ -16,7 +16,6 @@ from .. import config
 from ..api import files
 from ..api.errors import UserError, shortened
 from ..api.registry import name_of
-from ..experiment import IndependentRuns
 from ..record.workdir import Workdir
 from ..reports import results, statistics
 from ..reports.study_page import report
@@ -113,8 +112,8 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   """
   where = named = f"{found.path}: {cell.agent} on {cell.environment}"
   try:
-    runtime = config.load(cell.experiment, cell.bindings).root.runtime
-    if isinstance(runtime, IndependentRuns) and (runtime.settings or runtime.repeats > 1):
+    runs = config.load(cell.experiment, cell.bindings).root.runs
+    if runs is not None and (runs.settings or runs.repeats > 1):
       cell = cell._replace(bindings=(*cell.bindings, *ONE_RUN))
     loaded = []
     for setting in cell.settings:

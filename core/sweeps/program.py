@@ -7,9 +7,9 @@ from typing import Any
 
 from .. import train as training
 from ..api import files
+from ..api.contracts import ForAllRuns
 from ..api.errors import UserError
 from ..api.registry import name_of
-from ..experiment import IndependentRuns
 from ..record.workdir import Workdir
 from ..runs import settings
 from ..runs.independent import varied
@@ -62,9 +62,9 @@ def apart_because(
     return f"of --launcher {launcher}"
   if bayes:
     return "bayes chooses a point by the results of those before it"
-  if not isinstance(root.runtime, IndependentRuns):
+  if root.runs is None:
     return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
-  if root.runtime.settings or root.runtime.repeats > 1:
+  if root.runs.settings or root.runs.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
   numbers = {"train.seed", *dict(settings.numbers(varied(root)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
@@ -109,12 +109,16 @@ def together(
     for name in points[0]
     for field in (fields[name] if fields is not None else (name,))
   }
-  others = {name_of(writer) for writer in root.writers} - {"jsonl", "terminal"}
+  of_all = [writer for writer in root.writers if isinstance(writer, ForAllRuns)]
+  of_each = [writer for writer in root.writers if writer not in of_all]
+  # What a run must not lose is logged of all together, too: the whole has a history of its own.
+  of_all = [writer for writer in of_each if writer.required] + of_all
+  listed = lambda writers: f"({''.join(f'@{name_of(writer)}(), ' for writer in writers)})"
   more = (
     f"runs.settings = {values!r}",
     "runs.paired = True",
-    f"runs.run_writers = ({''.join(f'@{name}(), ' for name in ('jsonl', *sorted(others)))})",
-    "train.writers = (@jsonl(), @terminal())",
+    f"runs.run_writers = {listed(of_each)}",
+    f"train.writers = {listed(of_all)}",
   )
   if not training.finish(experiment, (*bindings, *more), out):
     return True

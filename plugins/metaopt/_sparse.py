@@ -31,6 +31,7 @@ from ...core.api import (
   PyTree,
   RunState,
   ScalarTuner,
+  SparseNetwork,
   TimeStep,
   as_specified,
   checks,
@@ -101,7 +102,7 @@ def block(
 
   Args:
     ac: the meta-optimiser; its tuner is a `ScalarTuner`.
-    fns: its network has `active`.
+    fns: its network is sparse.
     env: the environment that it acts in.
     active: says of a run whether it is still going, [] bool.
     state: of the run, with one environment, [1, ...].
@@ -110,7 +111,7 @@ def block(
     The state after them, and the episodes that ended, [STEPS, 1].
   """
   network = fns.network
-  assert network.active is not None
+  assert isinstance(network, SparseNetwork)
   online, tuned = state.learner.meta_state, state.learner.meta_state.tuner
   flat_w, unravel = ravel_pytree(state.learner.params)
   # A constant step size has no h: zeros stand in for it, and what becomes of them is dropped.
@@ -174,8 +175,8 @@ def step(
   Returns:
     The new carry, and the episodes that ended, [1].
   """
+  assert isinstance(fns.network, SparseNetwork)
   run, span, active = carry.run, carry.span, fns.network.active
-  assert active is not None
   phi = products(span, span.sums, span.shared)
   sample = fns.distribution.sample(key, phi[:1, 1:])  # row w without the value: the logits
   env_state, timestep = jax.vmap(env.step)(run.env, fns.distribution.to_action(sample))

@@ -26,6 +26,7 @@ from ...core.api import (
   PyTree,
   RunState,
   ScalarTuner,
+  SparseNetwork,
   Trajectory,
   Tuner,
   TunerInputs,
@@ -144,7 +145,8 @@ class AcLambda:
       size, or the agent more than one head.
     """
     one_head = len(fns.gamma({})) == 1
-    if fns.network.active is None or not isinstance(self.tuner, ScalarTuner) or not one_head:
+    sparse = isinstance(fns.network, SparseNetwork) and isinstance(self.tuner, ScalarTuner)
+    if not (sparse and one_head):
       return None
     return functools.partial(block, self, fns, env, active)
 

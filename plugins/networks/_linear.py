@@ -13,7 +13,6 @@ def linear_network(
   size: int,
   policy_size: int,
   heads: int,
-  active: Callable[[Array], Array] | None = None,
 ) -> Network:
   """Builds a network linear in the features, all weights 0 at first, without bias.
 
@@ -24,7 +23,6 @@ def linear_network(
     size: number of features.
     policy_size: A.
     heads: P.
-    active: see `Network.active`.
   """
 
   def init(key: Array) -> PyTree:
@@ -43,4 +41,4 @@ def linear_network(
       value=jnp.einsum("tbf,pf->ptb", x, value, precision=exact),
     ), core_state
 
-  return Network(init, lambda batch: (), unroll, active)
+  return Network(init, lambda batch: (), unroll)

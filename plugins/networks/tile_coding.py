@@ -4,7 +4,7 @@ import dataclasses
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Count, EnvSpec, Network, register
+from ...core.api import Array, Count, EnvSpec, SparseNetwork, register
 from ._linear import linear_network
 from ._tiles import active_tiles, binary_features
 
@@ -37,7 +37,7 @@ class TileCoding:
     if self.tiles < 2:
       raise ValueError(f"tiles = {self.tiles} must be at least 2.")
 
-  def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
+  def build(self, spec: EnvSpec, policy_size: int, heads: int) -> SparseNetwork:
     """Builds the network for observations [D] between the bounds.
 
     Raises:
@@ -61,4 +61,5 @@ class TileCoding:
     def features(observation: Array, dtype: jnp.dtype) -> Array:
       return binary_features(active(observation), self.tilings, tiles_each, dtype)
 
-    return linear_network(features, self.tilings * tiles_each, policy_size, heads, active)
+    network = linear_network(features, self.tilings * tiles_each, policy_size, heads)
+    return SparseNetwork(*network, active)

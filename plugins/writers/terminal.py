@@ -13,6 +13,7 @@ class Terminal:
   """A progress bar with steps/s, ETA and mean return; plain lines where nothing can be drawn."""
 
   required: ClassVar[bool] = False
+  for_all_runs: ClassVar[bool] = True  # a terminal has one bar
   interval: NotNegative = 10.0  # seconds between plain lines
 
   def open(self, run: RunInfo) -> "_Steps":

@@ -29,6 +29,7 @@ from .environments import (
   ScoredPlugin,
 )
 from .writers import (
+  ForAllRuns,
   RunInfo,
   TakesEvaluations,
   TakesHistograms,
@@ -48,6 +49,7 @@ __all__ = [
   "DrawnEnvironment",
   "EnvPlugin",
   "Environment",
+  "ForAllRuns",
   "FunctionalEnvironment",
   "LossTerm",
   "MetaOptimizer",

@@ -82,9 +82,6 @@ class Network(NamedTuple):
   # (params, timestep [T, B, ...], core_state [B, ...], gamma [P]) -> HeadOut [P, T, B, ...], state
   heads_alone: Callable[[PyTree], PyTree] | None = None
   # params -> the same, all stopped but for the heads': for outer.critic = 'stopped'
-  active: Callable[[Array], Array] | None = None
-  # observation [..., *shape] -> [..., K]: only of networks linear in F binary features, of which
-  # one in each of K groups of F / K is active; params are {"value": [P, F], "policy": [P, A, F]}
 
 
 class NetworkPlugin(Protocol):

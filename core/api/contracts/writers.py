@@ -68,6 +68,19 @@ class WriterPlugin(Protocol):
     ...
 
 
+@runtime_checkable
+class ForAllRuns(Protocol):
+  """Optional part of a writer plugin that one log of serves, however many runs are one program.
+
+  Of others each run of a sweep opens its own: its history, its page at a service.
+  """
+
+  @property
+  def for_all_runs(self) -> bool:
+    """True."""
+    ...
+
+
 class RunInfo(NamedTuple):
   """Facts of a run that its writers may want to know."""
 

@@ -1,0 +1,214 @@
+"""Evaluation of many runs, as one program on the device: between iterations, the runs wait for it.
+
+What `periodic` is to a single run. Every run is scored by what it is at that time, in environments
+of its own seed, the same each time and none of those that it is trained in.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..agent.functions import Functions
+from ..api.contracts import FunctionalEnvironment
+from ..api.online import RunState
+from ..api.timesteps import as_specified
+from ..api.types import Array, Episode, LearnerState, PyTree, TimeStep
+from ..experiment import Evaluation, Train
+from ..record.logging import Logger
+from ..runs.device import Runs
+from ..runs.independent import summary as of_all
+from ..runs.iteration import actor_params
+from ..runs.logs import RunLogs
+from .playing import Played, shares, summary
+
+BLOCK = 1000  # steps between looks of the host, which may ask to stop
+STREAM = 0x5C04E  # folded into a run's key: environments and actions unlike those of training
+
+_LOG = logging.getLogger(__name__)
+
+
+class Playing(NamedTuple):
+  """An evaluation of one run under way, in E environments that each play at most K episodes."""
+
+  env: PyTree  # [E, ...]
+  timestep: TimeStep  # [E, ...]
+  core_state: PyTree  # [E, ...]
+  so_far: Array  # [E] float32, raw return of the episode
+  length: Array  # [E] int32, its transitions
+  returns: Array  # [E, K] of the episodes that were played
+  lengths: Array  # [E, K]
+  played: Array  # [E] int32, how many
+  cut: Array  # [E] bool, the last of them did not end
+  going: Array  # [E] bool
+  t: Array  # [] int32, steps
+
+
+class Scores:
+  """Scores all runs now and then, and logs it: the mean of the runs, and each in its own log."""
+
+  def __init__(
+    self,
+    experiment: Train,
+    runs: Runs,
+    logs: RunLogs,
+    logger: Logger,
+    stopping: Callable[[], bool],
+  ):
+    """Prepares the programs; compiled at their first call.
+
+    Args:
+      experiment: says when, and how much; its `evaluation` is given.
+      runs: that are scored.
+      logs: of each run.
+      logger: of all.
+      stopping: says that the run is to stop; an evaluation under way is then given up.
+    """
+    assert experiment.evaluation is not None
+    self._env, self._evaluation = experiment.env, experiment.evaluation
+    self._runs, self._logs, self._logger, self._stopping = runs, logs, logger, stopping
+    self._due: int | None = None
+    how = (self._evaluation, experiment.unroll_length)
+    self._begin = runs.each(functools.partial(begin, self._evaluation))
+    self._go_on = runs.each(functools.partial(go_on, *how))
+
+  def look(self, states: RunState, env_steps: int, last: bool) -> None:
+    """Scores the runs if it is time.
+
+    Args:
+      states: of the runs, [R', ...]; they stay as they are.
+      env_steps: of all runs.
+      last: training ends here, and what it ends with is scored.
+    """
+    steps = self._runs.of_each(states.env_steps)
+    most, every = int(steps.max()), self._evaluation.every_env_steps
+    if self._due is None and most:  # a resumed run has scored what was due before
+      self._due = (most // every + 1) * every
+    if most >= (self._due or 0) or last:
+      self._due = (most // every + 1) * every
+      self._score(states, steps, env_steps)
+
+  def _score(self, states: RunState, steps: np.ndarray, env_steps: int) -> None:
+    began = time.monotonic()
+    playing = self._begin()
+    while not self._stopping():
+      playing = self._go_on(states.learner, playing)
+      if not np.any(self._runs.of_each(playing.going)):
+        break
+    else:
+      return
+    found = jax.tree.map(self._runs.of_each, (playing.returns, playing.lengths, playing.played))
+    cut = self._runs.of_each(playing.cut)
+    played = [self._of_run(*x) for x in zip(*found, cut, strict=True)]
+    whole = Played([e for x in played for e in x.episodes], *np.sum([x[1:] for x in played], 0))
+    if note := whole.note(f"evaluation.max_steps = {self._evaluation.max_steps}"):
+      _LOG.warning("of the evaluation at %s env steps, %s.", f"{env_steps:,}", note)
+    rows = [summary(self._env, x) for x in played]
+    seconds = {"seconds": time.monotonic() - began}
+    for number, row in enumerate(rows):
+      self._logs.log_evaluation({"env_steps": int(steps[number]), **row, **seconds}, number)
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    self._logger.log_evaluation({"env_steps": env_steps, **of_all(columns), **seconds})
+
+  def _of_run(
+    self, returns: np.ndarray, lengths: np.ndarray, played: np.ndarray, cut: np.ndarray
+  ) -> Played:
+    """The episodes of one run, from [E, K], and how many each environment played, [E]."""
+    mine = np.arange(returns.shape[1]) < played[:, None]
+    ended = zip(returns[mine].tolist(), lengths[mine].tolist(), strict=True)
+    episodes = [Episode(0, *episode) for episode in ended]
+    return Played(episodes, int(cut.sum()), self._evaluation.episodes - len(episodes))
+
+
+def begin(
+  evaluation: Evaluation, fns: Functions, env: FunctionalEnvironment, seed: Array
+) -> Playing:
+  """Starts the first episodes of one run.
+
+  Args:
+    evaluation: says how many environments and episodes.
+    fns: of the agent.
+    env: one environment.
+    seed: of the run, [].
+  """
+  share = shares(evaluation.episodes, evaluation.num_envs)  # [E]
+  e, k = len(share), int(share.max())
+  keys = jax.random.split(_keys(seed)[0], e)
+  env_state, timestep = jax.vmap(env.init)(keys)
+  none = jnp.zeros(e, jnp.int32)
+  return Playing(
+    env=env_state,
+    timestep=as_specified(timestep, env.spec, jnp.asarray),
+    core_state=fns.network.initial_state(e),
+    so_far=jnp.zeros(e, jnp.float32),
+    length=none,
+    returns=jnp.zeros((e, k), jnp.float32),
+    lengths=jnp.zeros((e, k), jnp.int32),
+    played=none,
+    cut=none > 0,
+    going=jnp.asarray(share > 0),
+    t=jnp.int32(0),
+  )
+
+
+def go_on(
+  evaluation: Evaluation,
+  unroll_length: int,
+  fns: Functions,
+  env: FunctionalEnvironment,
+  seed: Array,
+  learner: LearnerState,
+  playing: Playing,
+) -> Playing:
+  """Plays at most `BLOCK` steps more with one run's agent, by the rules of `playing.play`.
+
+  Args:
+    evaluation: says how long an episode may be, and whether actions are greedy.
+    unroll_length: a random head is drawn anew after so many steps, as in training.
+    fns: of the agent.
+    env: one environment.
+    seed: of the run, [].
+    learner: the agent's state.
+    playing: so far.
+  """
+  actor, key = actor_params(fns, learner), _keys(seed)[1]
+  share = jnp.asarray(shares(evaluation.episodes, evaluation.num_envs))
+
+  def step(x: Playing) -> Playing:
+    of_trajectory = jax.random.fold_in(key, x.t // unroll_length)
+    sample, _, core_state = fns.act(
+      actor, x.timestep, x.core_state, of_trajectory, x.t % unroll_length, evaluation.greedy
+    )
+    env_state, timestep = jax.vmap(env.step)(x.env, fns.distribution.to_action(sample))
+    timestep = as_specified(timestep, env.spec, jnp.asarray)
+    first = timestep.first
+    ended, endless = x.going & first, x.going & ~first & (x.length == evaluation.max_steps)
+    number = jnp.arange(x.returns.shape[1])[None]
+    here = (ended | endless)[:, None] & (number == x.played[:, None])
+    played = x.played + (ended | endless)
+    return Playing(
+      env=env_state,
+      timestep=timestep,
+      core_state=core_state,
+      so_far=jnp.where(first, 0, x.so_far + timestep.reward),
+      length=jnp.where(first, 0, x.length + 1),
+      returns=jnp.where(here, x.so_far[:, None], x.returns),
+      lengths=jnp.where(here, x.length[:, None], x.lengths),
+      played=played,
+      cut=x.cut | endless,
+      going=x.going & ~endless & (played < share),
+      t=x.t + 1,
+    )
+
+  until = playing.t + BLOCK
+  return jax.lax.while_loop(lambda x: jnp.any(x.going) & (x.t < until), step, playing)
+
+
+def _keys(seed: Array) -> Array:
+  """Keys of environments and actions, [2]."""
+  return jax.random.split(jax.random.fold_in(jax.random.key(seed), STREAM))
