@@ -23,12 +23,12 @@ def stopped(network: Network, heads: int, owner: str) -> Network:
   Raises:
     UserError: the network does not tell which of its parameters are the heads'.
   """
-  if network.heads_alone is None:
+  alone = getattr(network, "heads_alone", None)  # a SparseNetwork has none
+  if alone is None:
     raise UserError(
       f"outer.critic = 'stopped': {owner} does not say which parameters are its heads' "
       "(Network.heads_alone); write 'shared' or 'own'."
     )
-  alone = network.heads_alone
 
   def unroll(
     params: PyTree, timestep: TimeStep, core_state: PyTree, gamma: Array

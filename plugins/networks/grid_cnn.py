@@ -52,7 +52,7 @@ class GridCnn:
       )
 
     def tower(hidden: tuple[int, ...], out: int, scale: float) -> hk.Transformed:
-      def apply(x: Array) -> Array:
+      def apply(x: jax.Array) -> jax.Array:
         for i, layer in enumerate(zip(self.channels, self.kernels, self.strides, strict=True)):
           x = jax.nn.relu(conv2d(x, f"conv_{i}", *layer, padding="SAME"))
         x = hk.nets.MLP(hidden, activate_final=True)(x.reshape(x.shape[0], -1))

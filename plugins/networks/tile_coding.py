@@ -62,4 +62,4 @@ class TileCoding:
       return binary_features(active(observation), self.tilings, tiles_each, dtype)
 
     network = linear_network(features, self.tilings * tiles_each, policy_size, heads)
-    return SparseNetwork(*network, active)
+    return SparseNetwork(network.init, network.initial_state, network.unroll, active)
