@@ -126,6 +126,13 @@ def test_gymnax_equals_its_own_loop_for_10_000_steps(name):
   assert ended.sum() >= 4
 
 
+@pytest.fixture
+def promotion():
+  """Libraries may add arrays of different ranks."""
+  with jax.numpy_rank_promotion("allow"):
+    yield
+
+
 def check_brax(plugin, env, length, repeat, steps):
   """Against brax's own wrapper of episodes, which does not reset."""
   from brax.envs.wrappers.training import EpisodeWrapper
@@ -145,7 +152,7 @@ def check_brax(plugin, env, length, repeat, steps):
 
 
 @pytest.mark.slow
-def test_brax_equals_its_own_wrapper():
+def test_brax_equals_its_own_wrapper(promotion):
   envs = pytest.importorskip("brax.envs")
   own = envs.get_environment("inverted_pendulum", backend="spring")
   env = Brax("inverted_pendulum", "spring", episode_length=12, action_repeat=2)
@@ -154,7 +161,7 @@ def test_brax_equals_its_own_wrapper():
 
 
 @pytest.mark.slow
-def test_playground_equals_the_wrapper_of_brax():
+def test_playground_equals_the_wrapper_of_brax(promotion):
   registry = pytest.importorskip("mujoco_playground").registry
   own = registry.load("CartpoleBalance", config_overrides={"impl": "jax"})
   timesteps, ended = check_brax(Playground(episode_length=50), own, 50, 1, 10_000)
@@ -229,7 +236,9 @@ def test_what_cannot_be_made_is_said_in_one_line(env, message):
     ("mujoco_playground", "Playground", {"config": {"wind": 3}}, "playground.config of Cartpole"),
   ],
 )
-def test_what_cannot_be_made_of_robots_is_said_in_one_line(module, name, options, message):
+def test_what_cannot_be_made_of_robots_is_said_in_one_line(
+  module, name, options, message, promotion
+):
   pytest.importorskip(module)
   with pytest.raises(UserError) as error:
     environments.functional({"Brax": Brax, "Playground": Playground}[name](**options))

@@ -144,6 +144,43 @@ def test_devices_change_nothing(case):
   assert done.returncode == 0, done.stderr
 
 
+ORTHOGONAL = """
+import dataclasses, jax
+jax.config.update("jax_num_cpu_devices", 2)
+from selftune.core import config
+from selftune.core.runs import independent
+from selftune.plugins.networks.linear import Linear
+
+def build(self, spec, policy_size, heads, build=Linear.build):
+  network = build(self, spec, policy_size, heads)
+  def init(key):  # as orthogonal initialisers do; batched over runs, it calls LAPACK in parallel
+    params = network.init(key)
+    q, _ = jax.numpy.linalg.qr(jax.random.normal(key, (400, 64)))
+    return params | {"extra": q}
+  return network._replace(init=init)
+
+Linear.build = build
+bindings = ("agent.network = @linear()", "runs.repeats = 1", "tuner = @constant_step()")
+experiment = config.load("experiments/metatrace_mountain_car", bindings).root
+runs = independent.make_runs(experiment, experiment.runtime, jax.devices())
+for _ in range(40):
+  jax.block_until_ready(runs.init().learner.step)
+print(len(runs.init().learner.step.sharding.device_set))
+"""
+
+
+@pytest.mark.slow
+def test_runs_with_an_orthogonal_initialiser_start_on_several_devices():
+  done = subprocess.run(
+    [sys.executable, "-c", ORTHOGONAL],
+    cwd=Path(__file__).parent,
+    capture_output=True,
+    text=True,
+    timeout=200,
+  )
+  assert done.stdout.split() == ["2"], done.stderr
+
+
 ARENAS = """
 import ctypes, os, threading
 from selftune.core.machine import platform

@@ -15,6 +15,8 @@ from dm_env import specs
 
 from ...core.api import Array, EnvSpec, PyTree, TimeStep, UserError
 
+Action = specs.DiscreteArray | specs.BoundedArray
+
 
 class Stepped(NamedTuple):
   """What a step of a library's environment led to."""
@@ -29,7 +31,7 @@ class Stepped(NamedTuple):
 class Library(NamedTuple):
   """An environment of a library, that does not reset itself."""
 
-  action: specs.DiscreteArray | specs.BoundedArray
+  spec: EnvSpec
   reset: Callable[[Array], tuple[PyTree, Array]]  # key -> state, observation
   step: Callable[[Array, PyTree, Array], Stepped]  # key, state, action
 
@@ -43,10 +45,11 @@ class State(NamedTuple):
   count: Array  # [] uint32, keys taken of `key`
 
 
-def spec_of(library: Library) -> EnvSpec:
-  """The shapes and dtypes of what the environment really gives, whatever its spaces say."""
-  _, observation = jax.eval_shape(library.reset, jax.random.key(0))
-  return EnvSpec(specs.Array(observation.shape, observation.dtype), library.action)
+def library(action: Action, reset: Callable, step: Callable) -> Library:
+  """The functions with the shapes and dtypes that they really give, whatever spaces say."""
+  _, observation = jax.eval_shape(reset, jax.random.key(0))
+  spec = specs.Array(observation.shape, observation.dtype)
+  return Library(EnvSpec(spec, action), reset, step)
 
 
 def init(library: Library, key: Array) -> tuple[State, TimeStep]:
@@ -182,4 +185,4 @@ def of_brax(
 
   low, high = -np.ones(env.action_size, np.float32), np.ones(env.action_size, np.float32)
   action = specs.BoundedArray((env.action_size,), np.float32, low, high)
-  return Library(action, reset, step)
+  return library(action, reset, step)

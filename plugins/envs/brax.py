@@ -46,10 +46,10 @@ class Brax:
     if self.backend is not None and self.backend not in _BACKENDS:
       raise UserError(unknown("brax.backend", self.backend, _BACKENDS))
 
-  @functools.cached_property
+  @property
   def spec(self) -> EnvSpec:
     """Shapes, dtypes and bounds."""
-    return _device.spec_of(self._library)
+    return self._library.spec
 
   def init(self, key: Array) -> tuple[_device.State, TimeStep]:
     """Starts the first episode: the state, and its FIRST timestep."""

@@ -37,10 +37,10 @@ class Gymnax:
   def __post_init__(self):
     _device.require("gymnax", "gymnax")
 
-  @functools.cached_property
+  @property
   def spec(self) -> EnvSpec:
     """Shapes, dtypes and bounds."""
-    return _device.spec_of(self._library)
+    return self._library.spec
 
   def init(self, key: Array) -> tuple[_device.State, TimeStep]:
     """Starts the first episode: the state, and its FIRST timestep."""
@@ -73,7 +73,7 @@ class Gymnax:
       done = terminated | env.is_truncated(inner, params)
       return _device.Stepped(inner, observed(observation), reward, ~terminated, done)
 
-    return _device.Library(action, reset, step)
+    return _device.library(action, reset, step)
 
   def _made(self) -> tuple[Any, Any]:
     """The environment of gymnax, and its parameters."""

@@ -37,10 +37,10 @@ class Jumanji:
   def __post_init__(self):
     _device.require("jumanji", "jumanji")
 
-  @functools.cached_property
+  @property
   def spec(self) -> EnvSpec:
     """Shapes, dtypes and bounds."""
-    return _device.spec_of(self._library)
+    return self._library.spec
 
   def init(self, key: Array) -> tuple[_device.State, TimeStep]:
     """Starts the first episode: the state, and its FIRST timestep."""
@@ -75,7 +75,7 @@ class Jumanji:
       inner, x = env.step(inner, action)
       return _device.Stepped(inner, observed(x.observation), x.reward, x.discount, x.last())
 
-    return _device.Library(action, reset, step)
+    return _device.library(action, reset, step)
 
   def _made(self) -> Any:
     """The environment of Jumanji."""

@@ -49,10 +49,10 @@ class Playground:
   def __post_init__(self):
     _device.require("playground", "mujoco_playground")
 
-  @functools.cached_property
+  @property
   def spec(self) -> EnvSpec:
     """Shapes, dtypes and bounds."""
-    return _device.spec_of(self._library)
+    return self._library.spec
 
   def init(self, key: Array) -> tuple[_device.State, TimeStep]:
     """Starts the first episode: the state, and its FIRST timestep."""

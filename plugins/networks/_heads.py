@@ -83,16 +83,16 @@ def heads(
   # Batched matrices: an einsum over one shared x transposes W, twice as slow at three heads on CPU.
   x, value_x = (jnp.broadcast_to(x, (count, *x.shape)) for x in (x, value_x))
 
-  def embedded(name: str) -> Array | float:
+  def embedded(name: str, hidden: int) -> Array | float:
     if gamma_embedding == "none":
       return 0.0
     e = gamma[:, None] * embedding  # [P, EMBEDDING]
-    w = parameter(f"{name}_gamma_w", (EMBEDDING, style.hidden), hk.initializers.VarianceScaling())
+    w = parameter(f"{name}_gamma_w", (EMBEDDING, hidden), hk.initializers.VarianceScaling())
     return jnp.einsum("pe,peh->ph", e, w)[:, None, :]  # the same for all N
 
   def mlp(x: Array, name: str, out: int, scale: float) -> Array:
     if style.hidden is not None:
-      hidden = linear(x, f"{name}_hidden", style.hidden, style.gain) + embedded(name)
+      hidden = linear(x, f"{name}_hidden", style.hidden, style.gain) + embedded(name, style.hidden)
       x = style.activation(hidden)
     return linear(x, f"{name}_output", out, scale)
 
