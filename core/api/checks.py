@@ -157,7 +157,7 @@ def targets(owner: str, given: Any, like: Array, taken: Collection[str]) -> tupl
   return found, metrics(owner, of_it, like.shape, "T, B", taken)
 
 
-def network(owner: str, given: Any, policy_size: int) -> Network:
+def network(owner: str, given: Any, policy_size: int) -> Any:
   """Returns the network with functions that check what they give; `policy_size` is A."""
   if not isinstance(given, SparseNetwork):
     instance(owner, "its network", given, Network)

@@ -8,7 +8,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +113,8 @@ class Scores:
     for number, row in enumerate(rows):
       self._logs.log_evaluation({"env_steps": int(steps[number]), **row, **seconds}, number)
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    self._logger.log_evaluation({"env_steps": env_steps, **of_all(columns), **seconds})
+    scores: dict[str, Any] = of_all(columns) | seconds
+    self._logger.log_evaluation({"env_steps": env_steps, **scores})
 
   def _of_run(
     self, returns: np.ndarray, lengths: np.ndarray, played: np.ndarray, cut: np.ndarray

@@ -47,7 +47,8 @@ def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> t
 
 def specs(states: RunState) -> RunState:
   """PartitionSpecs of states [R, ...]: what is of each environment is split by that, too."""
-  of_run, of_env = P(AXIS), P(AXIS, BATCH)
+  of_run: Any = P(AXIS)
+  of_env: Any = P(AXIS, BATCH)
   return RunState(
     learner=state_specs(states.learner, BATCH, (AXIS,)),
     env=jax.tree.map(lambda _: of_env, states.env),

@@ -35,7 +35,7 @@ from .settings import Members
 
 _LOG = logging.getLogger(__name__)
 
-Beside = Callable[[Runs | PoolRuns, RunLogs, Logger, Callable[[], bool]], Any]
+Beside = Callable[[Any, RunLogs, Logger, Callable[[], bool]], Any]
 # makes what looks at the runs with `look(states [R', ...], env_steps of all runs, last)`
 
 
