@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from . import checks, files, jsonl, tunables
+  from . import checks, files, jsonl, native, tunables
   from .contracts import (
     AgentFns,
     ChecksComponents,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
   from .display import Display
   from .errors import ConfigError, NonFiniteError, RunError, UserError
   from .failures import first_failure, not_finite
+  from .native import Advance, AdvancesNatively, HasNative, Native, Parts
   from .online import (
     Dots,
     Ends,
@@ -87,7 +88,7 @@ if TYPE_CHECKING:
     Trajectory,
   )
 
-_WHOLE = ("checks", "files", "jsonl", "tunables")  # modules that a plugin imports themselves
+_WHOLE = ("checks", "files", "jsonl", "native", "tunables")  # modules that a plugin imports themselves
 _MODULES = (  # the light ones first
   "errors",
   "ranges",
@@ -99,6 +100,7 @@ _MODULES = (  # the light ones first
   "tunables",
   "contracts",
   "online",
+  "native",
   "timesteps",
   "failures",
   "display",
@@ -111,6 +113,8 @@ __all__ = [
   "SCALE",
   "UNIT",
   "ActorParams",
+  "Advance",
+  "AdvancesNatively",
   "AgentFns",
   "Array",
   "Cell",
@@ -140,6 +144,7 @@ __all__ = [
   "Fraction",
   "FunctionalEnvironment",
   "FusesIterations",
+  "HasNative",
   "HeadOut",
   "Histogram",
   "Iteration",
@@ -148,6 +153,7 @@ __all__ = [
   "LossTerm",
   "MetaOptimizer",
   "Metrics",
+  "Native",
   "Natural",
   "Network",
   "NetworkPlugin",
@@ -155,6 +161,7 @@ __all__ = [
   "NotNegative",
   "Optimizer",
   "Paper",
+  "Parts",
   "Positive",
   "PyTree",
   "Range",
@@ -191,6 +198,7 @@ __all__ = [
   "first_failure",
   "jsonl",
   "name_of",
+  "native",
   "not_finite",
   "python",
   "register",

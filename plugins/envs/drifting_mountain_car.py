@@ -1,6 +1,7 @@
 """Drifting mountain car: seen through features that drift, beside features that are noise."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -8,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Count, Environment, EnvSpec, Fraction, Natural, TimeStep, register
+from ...core.api import (
+  Array,
+  Count,
+  EnvSpec,
+  Environment,
+  Fraction,
+  Native,
+  Natural,
+  TimeStep,
+  register,
+)
 from ..networks._tiles import active_tiles, binary_features
 from ._functional import Pool
 from .mountain_car import GREATEST, LEAST, MAX_SPEED, Cut, MountainCar
@@ -70,6 +81,11 @@ class DriftingMountainCar:
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
     return Pool(self, seeds)
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    settings = self.cut == "terminal", self.max_steps, self.drift, self.noise
+    return Native(Path(__file__).with_name("_cars.h"), "DriftingMountainCar", settings)
 
   @property
   def _car(self) -> MountainCar:

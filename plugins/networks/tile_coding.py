@@ -1,10 +1,11 @@
 """The network that is linear in tile-coded features."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Count, EnvSpec, Network, register
+from ...core.api import Array, Count, EnvSpec, Native, Network, register
 from ._linear import linear_network
 from ._tiles import active_tiles, binary_features
 
@@ -62,3 +63,8 @@ class TileCoding:
       return binary_features(active(observation), self.tilings, tiles_each, dtype)
 
     return linear_network(features, self.tilings * tiles_each, policy_size, heads, active)
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    form = f"Tiles<{len(self.low)}, {self.tilings}, {self.tiles}>"
+    return Native(Path(__file__).with_name("_features.h"), form, (*self.low, *self.high))
