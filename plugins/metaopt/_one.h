@@ -22,9 +22,11 @@ struct One {
   struct alignas(64) Line {
     Four w[V], z[V], h[V];
     int32_t written;
+    float x;  // of phi
   };
   struct Sums {  // (w, z, h) phi; row 0 is the value's
     Four w[V], z[V], h[V];
+    float x;  // phi_t' phi
   };
   // [R, scalars], [R, 1, F], [R, 1, A, F], and twice [R, (A + 1) F], of policy and then value. h
   // is last, and not there if the tuner has none.
@@ -47,7 +49,7 @@ struct One {
   const Arrays& arrays;
   const int64_t size;
   std::vector<Line> lines;
-  std::vector<float> p, a, b, mark;
+  std::vector<float> p, a, b;
   int oldest = 0, now = 1;
   float z_z = 0, z_h = 0, z_1 = 0;
 
@@ -58,8 +60,7 @@ struct One {
         lines(size),
         p(sizes.steps + 2),
         a(sizes.steps + 2),
-        b(sizes.steps + 2),
-        mark(size) {
+        b(sizes.steps + 2) {
     p[0] = 1;  // entry 0 is of what was there before
   }
 
@@ -98,16 +99,19 @@ struct One {
 
   Sums sums(const Entries& phi) const {
     Sums s = {};
+    const Line* all = lines.data();
+    const float *p_ = p.data(), *a_ = a.data(), *b_ = b.data();
     for (int k = 0; k < phi.n; k++) {
-      const Line& line = lines[phi.index[k]];
+      const Line& line = all[phi.index[k]];
       const float x = phi.value[k];
       const int q = line.written;
       for (int v = 0; v < V; v++) {
         const Four z = x * line.z[v];
-        s.w[v] += x * line.w[v] + a[q] * z;
-        s.z[v] += p[q] * z;
-        if (Rule::HAS_H) s.h[v] += x * line.h[v] + b[q] * z;
+        s.w[v] += x * line.w[v] + a_[q] * z;
+        s.z[v] += p_[q] * z;
+        if (Rule::HAS_H) s.h[v] += x * line.h[v] + b_[q] * z;
       }
+      s.x += x * line.x;
     }
     return s;
   }
@@ -123,10 +127,10 @@ struct One {
     const float discount = gamma * made.discount;
     const float delta = std::min(std::max(made.reward, -most), most) +
                         discount * next.w[0][0] - phi.w[0][0];
-    float own = 0, shared = 0;  // phi' phi, and with the next
-    const Entries &at = actor.now, &then = actor.next;
+    const Entries& at = actor.now;
+    const float shared = next.x;
+    float own = 0;  // phi' phi
     for (int k = 0; k < at.n; k++) own += at.value[k] * at.value[k];
-    for (int k = 0; k < then.n; k++) shared += then.value[k] * mark[then.index[k]];
     const float g_g = dot(grad, grad), g_z = dot(grad, phi.z), g_h = dot(grad, phi.h);
     for (int v = 0; v < V; v++) {
       phi.z[v] = decay * phi.z[v] + own * grad[v];  // of the new trace, from here on
@@ -153,23 +157,25 @@ struct One {
     const float along_h = alpha * (delta + discount * next.h[0][0] - phi.h[0][0]);  // line 14
     if (!actor.finite(delta, along_w + along_h)) return;
     z_h += along_h * z_z + alpha * dot(bonus, phi.z);
+    float *__restrict p_ = p.data(), *__restrict a_ = a.data(), *__restrict b_ = b.data();
+    Line* all = lines.data();
     for (int k = 0; k < at.n; k++) {
-      Line& line = lines[at.index[k]];
+      Line& line = all[at.index[k]];
       const float x = at.value[k];
       const int q = line.written;
       for (int v = 0; v < V; v++) {
         const Four z = line.z[v], more = x * alpha * bonus[v];
-        line.w[v] += a[q] * z + more;
-        line.z[v] = p[q] * decay * z + x * grad[v];
-        if (Rule::HAS_H) line.h[v] += b[q] * z + more;
+        line.w[v] += a_[q] * z + more;
+        line.z[v] = p_[q] * decay * z + x * grad[v];
+        if (Rule::HAS_H) line.h[v] += b_[q] * z + more;
       }
       line.written = now;
     }
-    float *p_ = p.data(), *a_ = a.data(), *b_ = b.data();
     for (int q = oldest; q < now; q++) {
-      p_[q] *= decay;
-      a_[q] += along_w * p_[q];
-      b_[q] += along_h * p_[q];
+      const float more = p_[q] * decay;
+      p_[q] = more;
+      a_[q] += along_w * more;
+      b_[q] += along_h * more;
     }
     p[now] = 1, a[now] = along_w, b[now] = along_h;
     now++;
@@ -187,15 +193,17 @@ struct One {
     return sum[0] + sum[1] + sum[2] + sum[3];
   }
 
-  void set(const Entries& phi, bool on) {
-    for (int k = 0; k < phi.n; k++) mark[phi.index[k]] = on ? phi.value[k] : 0;
+  // Lets the lines know which features are active.
+  void mark(const Entries& phi, bool on) {
+    Line* all = lines.data();
+    for (int k = 0; k < phi.n; k++) all[phi.index[k]].x = on ? phi.value[k] : 0;
   }
 
   void advance() {
     const float* ac = actor.runs.ac + 4 * actor.r;
     load();
     Sums phi = sums(actor.now);
-    set(actor.now, true);
+    mark(actor.now, true);
     for (int t = 0; t < actor.sizes.steps && actor.active(); t++) {
       const Policy<A> policy(&row(phi.w, 1));
       const int action = actor.act(t, policy);
@@ -203,9 +211,9 @@ struct One {
       const Transition made = actor.step(t, action);
       Sums next = sums(actor.next);
       if (!made.first) learn(policy, action, decay, made, phi, next);
-      set(actor.now, false);
+      mark(actor.now, false);
       actor.advance();
-      set(actor.now, true);
+      mark(actor.now, true);
       phi = next;
     }
     actor.finish();
