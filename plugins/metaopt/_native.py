@@ -29,10 +29,10 @@ from ...core.api import (
 ENDLESS = 2**31 - 1  # episodes and steps of a run that nothing limits
 HERE = Path(__file__).parent
 HEADERS = (
-  *(HERE / name for name in ("_run.h", "_one.h", "_advance.h")),
+  *(HERE / name for name in ("_run.h", "_one.h", "_each.h", "_advance.h")),
   HERE.parent / "_threefry.h",
   HERE.parent / "networks" / "_features.h",
-  HERE.parent / "tuners" / "_rules.h",
+  *(HERE.parent / "tuners" / name for name in ("_rules.h", "_rules_each.h")),
   Path(native.__file__).parent / "native.h",
 )
 SOURCE = """
@@ -62,6 +62,8 @@ def natively(fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
     return "The agent has several heads."
   if jax.config.jax_default_prng_impl != "threefry2x32" or not jax.config.jax_threefry_partitionable:
     return "Random numbers are not those of threefry2x32."
+  if any(x.metaopt.gamma * x.metaopt.lambda_ == 0 for x in runs):
+    return "Traces end at once (gamma lambda = 0)."
   return _advance(fns, runs, *forms)
 
 
@@ -137,7 +139,9 @@ def _learner(
   # Of a tuner's state, what is of each parameter is [R, N], and all else are scalars, [R].
   scalars = [i for i, x in enumerate(leaves) if x.ndim == 1]
   vectors = [i for i, x in enumerate(leaves) if x.ndim == 2]
-  rule = np.stack([np.asarray(leaves[i]) for i in scalars], 1)
+  rule = np.zeros((online.trace.shape[0], len(scalars)), np.float32)
+  for column, i in enumerate(scalars):
+    rule[:, column] = leaves[i]
   old = [
     *(np.asarray(learner.params[name]) for name in ("value", "policy")),
     np.asarray(online.trace),
