@@ -102,12 +102,15 @@ struct DriftingMountainCar {
     const Key drawn = key;
     key = {random_bits(drawn, 0), random_bits(drawn, 1)};
     uint32_t word = 0;
+    int n = out.n;
+    int32_t* const index = out.index;
     for (int j = 0; j < noise; j++) {
       if (j % 32 == 0) word = random_bits(drawn, 2 + j / 32);
-      out.index[out.n] = SIZE + j;
-      out.value[out.n] = 1;
-      out.n += word >> (j % 32) & 1;  // a branch would be mispredicted half of the time
+      index[n] = SIZE + j;
+      n += word >> (j % 32) & 1;  // a branch would be mispredicted half of the time
     }
+    std::fill(out.value + out.n, out.value + n, 1.0f);
+    out.n = n;
     return made;
   }
 };

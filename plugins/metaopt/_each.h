@@ -13,8 +13,9 @@
 
 template <class Env, class Features, class Tuner, int A>
 struct Each {
-  static constexpr int ROWS = 1 + A, OLD = 16;  // steps between looks for what is over
-  static constexpr float LEAST = 1e-9f;
+  static constexpr int ROWS = (1 + A + 3) / 4 * 4;  // numbers a feature, in fours; the last are 0
+  static constexpr int OLD = 16;                    // steps between looks for what is over
+  static constexpr float LEAST = 1e-8f;
 
   // [R, scalars], [R, 1, F], [R, 1, A, F], z and rows of the tuner [R, (A + 1) F], of policy and
   // then value; from then on the same again, as they become.
@@ -56,11 +57,11 @@ struct Each {
   float* row(int i) { return rows[i].data(); }
 
   // Where row c of an array [(A + 1) F] of this run begins.
-  int64_t begin(int c) const { return (actor.r * ROWS + (c == 0 ? A : c - 1)) * size; }
+  int64_t begin(int c) const { return (actor.r * (1 + A) + (c == 0 ? A : c - 1)) * size; }
 
   void load(float decay) {
     const int64_t r = actor.r;
-    for (int c = 0; c < ROWS; c++) {
+    for (int c = 0; c < 1 + A; c++) {
       const float* w = c == 0 ? arrays.old(0) + r * size : arrays.old(1) + (r * A + c - 1) * size;
       for (int64_t f = 0; f < size; f++) home[0][f * ROWS + c] = w[f];
       for (int i = 1; i < 2 + Tuner::ROWS; i++) {
@@ -86,7 +87,7 @@ struct Each {
     for (int64_t f = 0; f < size; f++) rest(static_cast<int32_t>(f));
     tuner.finish(home[2 + Tuner::BETA].data(), size * ROWS);
     const int64_t r = actor.r;
-    for (int c = 0; c < ROWS; c++) {
+    for (int c = 0; c < 1 + A; c++) {
       float* w =
           c == 0 ? arrays.changed(0) + r * size : arrays.changed(1) + (r * A + c - 1) * size;
       for (int64_t f = 0; f < size; f++) w[f] = home[0][f * ROWS + c];
@@ -108,17 +109,13 @@ struct Each {
   }
 
   void pack(int32_t f, int t) {
-    int s = slot[f];
-    if (s < 0) {
-      rest(f);
-      s = slot[f] = packed++;
-      feature[s] = f;
-      for (int i = 0; i < 2 + Tuner::ROWS; i++)
-        std::memcpy(row(i) + s * ROWS, home[i].data() + f * ROWS, ROWS * sizeof(float));
-      for (int c = 0; c < ROWS; c++)
-        e[s * ROWS + c] = std::exp(row(2 + Tuner::BETA)[s * ROWS + c]);
-    }
+    rest(f);
+    const int s = slot[f] = packed++;
+    feature[s] = f;
     last[s] = t;
+    for (int i = 0; i < 2 + Tuner::ROWS; i++)
+      std::memcpy(row(i) + s * ROWS, home[i].data() + f * ROWS, ROWS * sizeof(float));
+    for (int c = 0; c < ROWS; c++) e[s * ROWS + c] = std::exp(row(2 + Tuner::BETA)[s * ROWS + c]);
   }
 
   // Puts a slot back, and the last one in its place.
@@ -141,15 +138,26 @@ struct Each {
   }
 
   void pack_all(const Entries& phi, int t) {
-    for (int k = 0; k < phi.n; k++) pack(phi.index[k], t);
+    const int32_t* slots = slot.data();
+    int32_t* seen = last.data();
+    for (int k = 0; k < phi.n; k++) {
+      const int s = slots[phi.index[k]];
+      if (s < 0)
+        pack(phi.index[k], t);
+      else
+        seen[s] = t;
+    }
   }
 
-  void dots(const Entries& phi, const float* x, float* out) const {
-    for (int c = 0; c < ROWS; c++) out[c] = 0;
-    for (int k = 0; k < phi.n; k++) {
-      const float* of = x + slot[phi.index[k]] * ROWS;
-      for (int c = 0; c < ROWS; c++) out[c] += phi.value[k] * of[c];
-    }
+  // Writes w phi, [ROWS].
+  void outputs(const Entries& phi, float* out) const {
+    const int32_t* slots = slot.data();
+    const float* w = rows[0].data();
+    Four sums[ROWS / 4] = {};
+    for (int k = 0; k < phi.n; k++)
+      for (int v = 0; v < ROWS / 4; v++)
+        sums[v] += phi.value[k] * four(w + slots[phi.index[k]] * ROWS + 4 * v);
+    std::memcpy(out, sums, sizeof sums);
   }
 
   // Makes one update (Algorithms 2 and 3 of Metatrace, from line 5 on). Traces are those of the
@@ -157,9 +165,9 @@ struct Each {
   void learn(const Policy<A>& policy, int action, float decay, float fade, const Transition& made,
              float value) {
     const float psi = ac[2], most = ac[3], discount = ac[0] * made.discount;
-    float grad[ROWS], bonus[ROWS], next[ROWS];
+    float grad[ROWS] = {}, bonus[ROWS] = {}, next[ROWS];
     policy.gradients(action, psi, grad, bonus);
-    dots(actor.next, row(0), next);
+    outputs(actor.next, next);
     const float reward = std::min(std::max(made.reward, -most), most);
     const float delta = reward + discount * next[0] - value;
     if (!actor.finite(delta, 0)) return;
@@ -179,7 +187,7 @@ struct Each {
     pack_all(actor.now, 0);
     float out[ROWS];
     for (int t = 0; t < steps && actor.active(); t++) {
-      dots(actor.now, row(0), out);
+      outputs(actor.now, out);
       const Policy<A> policy(out + 1);
       const int action = actor.act(t, policy);
       const float now_decay = actor.continues() ? decay : 0;

@@ -16,7 +16,6 @@
 
 template <class Env, class Features, class Rule, int A>
 struct One {
-  typedef float Four __attribute__((vector_size(16)));
   static constexpr int ROWS = 1 + A, V = (ROWS + 3) / 4;
   static constexpr float LEAST = 1e-10f;
   struct alignas(64) Line {
@@ -190,7 +189,7 @@ struct One {
   static float dot(const Four* x, const Four* y) {
     Four sum = {};
     for (int v = 0; v < V; v++) sum += x[v] * y[v];
-    return sum[0] + sum[1] + sum[2] + sum[3];
+    return total(sum);
   }
 
   // Lets the lines know which features are active.

@@ -12,7 +12,7 @@
 #include "../../core/api/native.h"
 #include "_rules.h"
 
-// What a tuner is given; N numbers a feature, the value's first.
+// What a tuner is given; N numbers a feature, the value's first, in fours.
 template <int N>
 struct Step {
   const Entries &phi, &next;  // features of the timestep, and of the next one
@@ -28,26 +28,36 @@ struct Step {
 
   int at(const Entries& x, int k) const { return slot[x.index[k]] * N; }
 
-  // w <- w + scale e (z delta + bonus) and h alike, with h_delta; z fades.
-  void move(float scale, float* h, float h_delta) const {
+  // w <- w + scale e (z delta + bonus), h alike with its own delta, and g as well; z fades.
+  void move(float scale, float* h, float h_delta, float* g = nullptr, float g_delta = 0) const {
     const float along_w = scale * delta, along_h = scale * h_delta, left = fade;
     float *__restrict w_ = w, *__restrict z_ = z, *__restrict h_ = h;
     const float* __restrict e_ = e;
-    for (int i = 0; i < n; i++) {
-      const float t = e_[i] * z_[i];
-      w_[i] += along_w * t;
-      h_[i] += along_h * t;
-      z_[i] *= left;
-    }
-    if (entropic) add_bonus(scale, w), add_bonus(scale, h);
-  }
-
-  void add_bonus(float scale, float* x) const {
-    for (int k = 0; k < phi.n; k++)
-      for (int c = 1; c < N; c++) {
-        const int i = at(phi, k) + c;
-        x[i] += scale * e[i] * phi.value[k] * bonus[c];
+    if (g) {
+      const float along_g = scale * g_delta;
+      float* __restrict g_ = g;
+      for (int i = 0; i < n; i++) {
+        const float t = e_[i] * z_[i];
+        w_[i] += along_w * t;
+        h_[i] += along_h * t;
+        g_[i] += along_g * t;
+        z_[i] *= left;
       }
+    } else {
+      for (int i = 0; i < n; i++) {
+        const float t = e_[i] * z_[i];
+        w_[i] += along_w * t;
+        h_[i] += along_h * t;
+        z_[i] *= left;
+      }
+    }
+    if (!entropic) return;
+    for (float* x : {w, h, g})
+      for (int k = 0; x && k < phi.n; k++)
+        for (int c = 1; c < N; c++) {
+          const int i = at(phi, k) + c;
+          x[i] += scale * e[i] * phi.value[k] * bonus[c];
+        }
   }
 };
 
@@ -62,7 +72,7 @@ struct MetatraceEach {
   float& u;
   const float mu;
   const bool normalised;
-  std::vector<float> extra, change;
+  std::vector<float> extra, change;  // psi grad H h, [n]; what grad delta adds to h
 
   MetatraceEach(float* scalars, const float* settings)
       : shared(MIXED ? *reinterpret_cast<Beta*>(scalars) : none),
@@ -80,35 +90,39 @@ struct MetatraceEach {
   template <int N>
   void update(const Step<N>& s, float* const* rows) {
     float *trace = rows[TRACE], *h = rows[H], *shared_h = MIXED ? rows[3] : nullptr;
-    extra.resize(std::max<size_t>(extra.size(), s.n));
-    float u_h = 0, bonus_h = 0;
+    float bonus_h = 0;
+    Four u_h = {};
     for (int k = 0; k < s.phi.n; k++)
-      for (int c = 0; c < N; c++) {
+      for (int c = 0; c < N; c += 4) {
         const int i = s.at(s.phi, k) + c;
-        const float g = s.phi.value[k] * s.grad[c], more = s.phi.value[k] * s.bonus[c];
-        s.z[i] += g;
-        trace[i] += g * h[i];  // line 7
-        extra[i] = more * h[i];
-        if (MIXED) u_h += g * shared_h[i], bonus_h += more * shared_h[i];
+        const Four g = s.phi.value[k] * four(s.grad + c);
+        put(s.z + i, four(s.z + i) + g);
+        put(trace + i, four(trace + i) + g * four(h + i));  // line 7
+        if (MIXED) u_h += g * four(shared_h + i);
       }
-    if (!normalised || mu > 0.03f)
-      ascend<true>(s, rows);
-    else if (s.entropic)
-      ascend<false>(s, rows);
-    else
-      ascend_plainly(s, rows);
-    for (int k = 0; k < s.phi.n; k++)
-      for (int c = 0; c < N; c++) extra[s.at(s.phi, k) + c] = 0;
-    if (MIXED) shared.ascend(u_h, bonus_h, s.delta, s.decay, mu, normalised);
-    float scale = std::exp(shared.beta);
-    if (normalised) {
-      float now = 0;
+    if (s.entropic) {
+      extra.resize(std::max<size_t>(extra.size(), s.n));
       for (int k = 0; k < s.phi.n; k++)
         for (int c = 0; c < N; c++) {
-          const float g = s.phi.value[k] * s.grad[c];
-          now += s.e[s.at(s.phi, k) + c] * g * g;
+          const int i = s.at(s.phi, k) + c;
+          extra[i] = s.phi.value[k] * s.bonus[c] * h[i];
+          if (MIXED) bonus_h += s.phi.value[k] * s.bonus[c] * shared_h[i];
         }
-      const float log_m = effective_step(u, scale * now, s.decay);
+    }
+    if (!normalised || mu > 0.03f || s.entropic)
+      ascend(s, rows);
+    else
+      ascend_plainly(s, rows);
+    if (MIXED) shared.ascend(total(u_h), bonus_h, s.delta, s.decay, mu, normalised);
+    float scale = std::exp(shared.beta);
+    if (normalised) {
+      Four now = {};
+      for (int k = 0; k < s.phi.n; k++)
+        for (int c = 0; c < N; c += 4) {
+          const Four g = s.phi.value[k] * four(s.grad + c);
+          now += four(s.e + s.at(s.phi, k) + c) * g * g;
+        }
+      const float log_m = effective_step(u, scale * total(now), s.decay);
       if (log_m > 0) scale = std::exp(shared.beta -= log_m);
     }
     // Line 14: h sees its own parameter's share of grad delta, that of all sees the whole of it. All
@@ -128,14 +142,7 @@ struct MetatraceEach {
     }
     for (int k = 0; k < s.phi.n; k++) h[s.at(s.phi, k)] += change[k];
     for (int k = 0; k < s.next.n; k++) h[s.at(s.next, k)] += change[s.phi.n + k];
-    if (MIXED) {
-      const float along = scale * shared_delta;
-      float* __restrict g = shared_h;
-      const float *__restrict e = s.e, *__restrict z = s.z;
-      for (int i = 0; i < s.n; i++) g[i] += along * e[i] * z[i];
-      if (s.entropic) s.add_bonus(scale, shared_h);
-    }
-    s.move(scale, h, s.delta);
+    s.move(scale, h, s.delta, shared_h, shared_delta);
   }
 
   // Lines 8 to 10, and the trace fades: no step of beta is longer than mu, so that a short series
@@ -156,18 +163,17 @@ struct MetatraceEach {
     }
   }
 
-  // The same with an entropy bonus, and where a step of beta may be long (EXACT) or not normalised.
-  template <bool EXACT, int N>
+  // The same with an entropy bonus, or where a step of beta may be long.
+  template <int N>
   void ascend(const Step<N>& s, float* const* rows) {
     for (int i = 0; i < s.n; i++) {
       Beta b = {rows[BETA][i], rows[TRACE][i], rows[FADES][i]};
-      const float before = b.beta;
-      b.ascend(0, extra[i], s.delta, 1, mu, normalised);
+      b.ascend(0, s.entropic ? extra[i] : 0, s.delta, 1, mu, normalised);
       rows[BETA][i] = b.beta, rows[TRACE][i] = b.trace * s.fade, rows[FADES][i] = b.v;
-      const float step = b.beta - before;
-      s.e[i] = EXACT ? std::exp(b.beta)
-                     : s.e[i] * (1 + step * (1 + step * (0.5f + step * (1.0f / 6))));
+      s.e[i] = std::exp(b.beta);
     }
+    if (s.entropic)
+      for (int k = 0; k < s.phi.n; k++) std::fill_n(extra.data() + s.at(s.phi, k), N, 0.0f);
   }
 };
 
@@ -219,7 +225,7 @@ struct AutoTidbd {  // settings: mu, tau
     gradient.resize(std::max<size_t>(gradient.size(), s.n));
     d.resize(gradient.size());
     touched.clear();
-    for (int k = 0; k < s.next.n; k++) {
+    for (int k = 0; k < s.next.n && s.discount != 0; k++) {
       const int i = s.at(s.next, k);
       touched.push_back(i);
       d[i] = s.discount * s.next.value[k];
