@@ -88,7 +88,13 @@ if TYPE_CHECKING:
     Trajectory,
   )
 
-_WHOLE = ("checks", "files", "jsonl", "native", "tunables")  # modules that a plugin imports themselves
+_WHOLE = (
+  "checks",
+  "files",
+  "jsonl",
+  "native",
+  "tunables",
+)  # modules that a plugin imports themselves
 _MODULES = (  # the light ones first
   "errors",
   "ranges",

@@ -12,8 +12,8 @@ from dm_env import specs
 from ...core.api import (
   Array,
   Count,
-  EnvSpec,
   Environment,
+  EnvSpec,
   Fraction,
   Native,
   Natural,

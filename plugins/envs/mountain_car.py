@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Count, EnvSpec, Environment, Native, TimeStep, register
+from ...core.api import Array, Count, Environment, EnvSpec, Native, TimeStep, register
 from ._functional import Pool
 
 LEAST, GOAL, GREATEST, MAX_SPEED = -1.2, 0.5, 0.6, 0.07  # positions; change of one a step
@@ -78,7 +78,6 @@ class MountainCar:
     """Returns the form in C++."""
     header = Path(__file__).with_name("_cars.h")
     return Native(header, "MountainCar", (self.cut == "terminal", self.max_steps))
-
 
 
 def move(position: Array, velocity: Array, action: Array) -> tuple[Array, Array]:

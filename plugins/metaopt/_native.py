@@ -60,7 +60,9 @@ def natively(fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
     return "Actions are not discrete."
   if len(fns.gamma({})) != 1:
     return "The agent has several heads."
-  if jax.config.jax_default_prng_impl != "threefry2x32" or not jax.config.jax_threefry_partitionable:
+  if (
+    jax.config.jax_default_prng_impl != "threefry2x32" or not jax.config.jax_threefry_partitionable
+  ):
     return "Random numbers are not those of threefry2x32."
   if any(x.metaopt.gamma * x.metaopt.lambda_ == 0 for x in runs):
     return "Traces end at once (gamma lambda = 0)."
@@ -84,7 +86,9 @@ def _advance(
     int(first_failure({"delta": 0.0, "param_norm": 0.0, name: jnp.nan}, jnp.zeros(3, bool)))
     for name in ("delta", "param_norm")
   ]
-  threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  threads = (
+    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+  )
 
   def advance(
     states: RunState, steps: int, episodes: int | None, env_steps: int | None
@@ -101,7 +105,12 @@ def _advance(
     arrays, rule, finish = _learner(learner)
     sizes = np.array(
       [
-        *(count, steps, learner.params["value"].shape[-1], math.prod(timestep.observation.shape[1:])),
+        *(
+          count,
+          steps,
+          learner.params["value"].shape[-1],
+          math.prod(timestep.observation.shape[1:]),
+        ),
         *(settings[i].shape[1] for i in (2, 1, 3)),
         *(episodes or ENDLESS, env_steps or ENDLESS, *failures, rule, threads),
       ],
