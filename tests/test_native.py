@@ -111,16 +111,21 @@ def without_traces(states, kept):
 
 
 @needs_compiler
-@pytest.mark.parametrize("tuner", ["metatrace", pytest.param("mixed", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+  "tuner", ["constant", "metatrace", pytest.param("mixed", marks=pytest.mark.slow)]
+)
 def test_calls_of_any_length_are_one_run(tuner):
   """Traces, written when and lazily, and packed arrays come and go: over long episodes too."""
-  members = Members(online(TUNERS[tuner], TileCoding()), (5, 6), {})
+  members = Members(
+    online(TUNERS[tuner], TileCoding()), (5, 6), {"ac_lambda.alpha": (2**-4, 2**-8)}
+  )
   runs = Runs(members, SHORT.__class__(max_steps=90), jax.devices()[:1], native=True)
   once, ends = runs.advance(runs.init(), 8)
   states, parts = runs.init(), []
   for iterations in (1, 4, 3):
     states, some = runs.advance(states, iterations)
     parts.append(some)
+  assert states.learner.failure.tolist() == [-1, -1]
   np.testing.assert_array_equal(np.concatenate([x.length for x in parts], 1), ends.length)
   assert_same(host(states), host(once), 1e-3)
 

@@ -153,7 +153,8 @@ struct One {
     const float alpha = Rule::adapt(arrays.rule + actor.r * sizes.rule,
                                     runs.tuner + actor.r * sizes.tuner_settings, dots);
     const float along_w = alpha * delta;
-    const float along_h = alpha * (delta + discount * next.h[0][0] - phi.h[0][0]);  // line 14
+    const float along_h =  // line 14
+        Rule::HAS_H ? alpha * (delta + discount * next.h[0][0] - phi.h[0][0]) : 0;
     if (!actor.finite(delta, along_w + along_h)) return;
     z_h += along_h * z_z + alpha * dot(bonus, phi.z);
     float *__restrict p_ = p.data(), *__restrict a_ = a.data(), *__restrict b_ = b.data();
@@ -182,7 +183,7 @@ struct One {
     for (int v = 0; v < V; v++) {
       const Four more = shared * alpha * bonus[v];
       next.w[v] += along_w * next.z[v] + more;
-      next.h[v] += along_h * next.z[v] + more;
+      if (Rule::HAS_H) next.h[v] += along_h * next.z[v] + more;
     }
   }
 

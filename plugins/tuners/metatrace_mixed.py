@@ -80,6 +80,5 @@ class MetatraceMixed:
 
   def native(self) -> Native:
     """Returns the form in C++."""
-    return Native(
-      Path(__file__).with_name("_rules_each.h"), "MetatraceMixed", (self.mu, self.normalised)
-    )
+    settings = self.mu, self.normalised
+    return Native(Path(__file__).with_name("_rules_each.h"), "MetatraceMixed", settings)

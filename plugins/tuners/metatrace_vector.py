@@ -62,6 +62,5 @@ class MetatraceVector:
 
   def native(self) -> Native:
     """Returns the form in C++."""
-    return Native(
-      Path(__file__).with_name("_rules_each.h"), "MetatraceVector", (self.mu, self.normalised)
-    )
+    settings = self.mu, self.normalised
+    return Native(Path(__file__).with_name("_rules_each.h"), "MetatraceVector", settings)

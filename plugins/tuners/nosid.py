@@ -64,6 +64,5 @@ class Nosid(_scalar.OneStepSize):
 
   def native(self) -> Native:
     """Returns the form in C++."""
-    return Native(
-      Path(__file__).with_name("_rules.h"), "Nosid", (self.mu, self.normaliser == "delta")
-    )
+    settings = self.mu, self.normaliser == "delta"
+    return Native(Path(__file__).with_name("_rules.h"), "Nosid", settings)
