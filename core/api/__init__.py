@@ -88,13 +88,8 @@ if TYPE_CHECKING:
     Trajectory,
   )
 
-_WHOLE = (
-  "checks",
-  "files",
-  "jsonl",
-  "native",
-  "tunables",
-)  # modules that a plugin imports themselves
+# Modules that a plugin imports themselves.
+_WHOLE = ("checks", "files", "jsonl", "native", "tunables")
 _MODULES = (  # the light ones first
   "errors",
   "ranges",

@@ -86,9 +86,8 @@ def _advance(
     int(first_failure({"delta": 0.0, "param_norm": 0.0, name: jnp.nan}, jnp.zeros(3, bool)))
     for name in ("delta", "param_norm")
   ]
-  threads = (
-    len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-  )
+  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+  threads = len(affinity(0)) if affinity else os.cpu_count() or 1
 
   def advance(
     states: RunState, steps: int, episodes: int | None, env_steps: int | None
