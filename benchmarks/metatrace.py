@@ -1,11 +1,12 @@
-"""Run-steps per second of Metatrace sweeps on tile-coded mountain car, environment included.
+"""Run-steps per second of Metatrace sweeps on mountain car, environment included.
 
-  python benchmarks/metatrace.py [--runs 480] [--steps 500000] [--sweep]
+  python benchmarks/metatrace.py [--runs 480] [--steps 500000] [--jax] [--sweep]
 
-Normalised scalar Metatrace for many settings at once, on every core, beside one run in NumPy. Each
-measurement is the median of five turns, after one that compiles: by the clock, and in brackets by
-the CPU time of all threads, times the cores (NumPy: one): what they give if nothing else runs.
-`--sweep` adds the cost of a run-step against the number of runs, and tuners on drifting features.
+Scalar, vector and mixed Metatrace, normalised, for many settings at once, on every core: scalar on
+tile-coded mountain car, all three on drifting mountain car; by machine code, or with --jax by JAX's
+program. Each measurement is the median of five turns, after one that compiles: by the clock, and in
+brackets by the CPU time of all threads, times the cores (NumPy: one): what they give if nothing
+else runs. `--sweep` adds the cost of a run-step against the number of runs, and one run in NumPy.
 """
 
 import argparse
@@ -22,11 +23,10 @@ from selftune.core.api import registry
 from selftune.core.config import discovery
 from selftune.core.experiment import Agent
 from selftune.core.machine import platform
-from selftune.core.runs.device import Runs
+from selftune.core.runs.device import NATIVE_STEPS, Runs
 from selftune.core.runs.settings import Members
 from selftune.plugins.envs.drifting_mountain_car import DriftingMountainCar
 from selftune.plugins.envs.mountain_car import MountainCar
-from selftune.plugins.metaopt._sparse import STEPS
 from selftune.plugins.metaopt.ac_lambda import AcLambda
 from selftune.plugins.networks.linear import Linear
 from selftune.plugins.networks.tile_coding import TileCoding
@@ -34,7 +34,12 @@ from selftune.plugins.tuners.metatrace import Metatrace
 from selftune.plugins.tuners.metatrace_mixed import MetatraceMixed
 from selftune.plugins.tuners.metatrace_vector import MetatraceVector
 
-WANTED = 300_000  # run-steps per second of 480 runs on two cores
+WANTED = {  # run-steps per second on two quiet cores, by tuner and whether features drift
+  (Metatrace, False): 5_000_000,
+  (Metatrace, True): 1_000_000,
+  (MetatraceVector, True): 1_000_000,
+  (MetatraceMixed, True): 1_000_000,
+}
 COUNTS = (1, 2, 10, 48, 120, 480, 2000)
 ALPHAS = [2.0**-k for k in range(3, 15)]
 MUS = [2.0**-k for k in range(6, 10)]
@@ -50,7 +55,7 @@ class Rate(NamedTuple):
     return f"{self.wall:,.0f} [{self.cpu:,.0f}] run-steps/s"
 
 
-def measure(tuner, count: int, steps: int, drifting: bool = False) -> Rate:
+def measure(tuner, count: int, steps: int, drifting: bool, native: bool) -> Rate:
   """The rate of so many runs, a grid of alpha_0 and mu, in turns of about so many run-steps."""
   env, network = (DriftingMountainCar(), Linear()) if drifting else (MountainCar(), TileCoding())
   name = registry.name_of(tuner)
@@ -59,8 +64,9 @@ def measure(tuner, count: int, steps: int, drifting: bool = False) -> Rate:
     f"{name}.mu": [MUS[k // len(ALPHAS) % len(MUS)] for k in range(count)],
   }
   agent = Agent(network=network, metaopt=AcLambda(tuner))
-  runs = Runs(Members(agent, range(count), settings), env, jax.devices())
-  iterations = max(1, steps // count // (1 if drifting else STEPS))
+  runs = Runs(Members(agent, range(count), settings), env, jax.devices(), native=native)
+  dense = drifting and not native  # an iteration is one step
+  iterations = max(1, steps // count // (1 if dense else NATIVE_STEPS))
   states, _ = jax.block_until_ready(runs.advance(runs.init(), iterations))  # compiles
   wall, cpu = [], []
   for _ in range(5):
@@ -138,26 +144,25 @@ def main() -> None:
   )
   parser.add_argument("--runs", type=int, default=480)
   parser.add_argument("--steps", type=int, default=500_000, help="run-steps of a turn, about")
-  parser.add_argument("--sweep", action="store_true", help="against the number of runs, and tuners")
+  parser.add_argument("--jax", action="store_true", help="by JAX's program")
+  parser.add_argument("--sweep", action="store_true", help="against the number of runs, and NumPy")
   args = parser.parse_args()
   discovery.load_all()
   platform.prepare(None)
   load = os.getloadavg()[0]
   print(f"{len(jax.devices())} x {jax.devices()[0].device_kind}; load average {load:.1f}")
-  ours = measure(Metatrace(), args.runs, args.steps)
-  print(f"{args.runs} runs of normalised scalar Metatrace: {ours} ({WANTED:,} wanted)", flush=True)
-  alone = numpy_rate(args.steps // 100)
-  print(
-    f"one run in NumPy: {alone}; ratio {ours.wall / alone.wall:,.0f} [{ours.cpu / alone.cpu:,.0f}]"
-  )
+  for (tuner, drifting), wanted in WANTED.items():
+    # JAX's dense form takes about twenty times as long.
+    steps = args.steps // (20 if args.jax and drifting else 1)
+    rate = measure(tuner(), args.runs, steps, drifting, not args.jax)
+    where = "drifting mountain car" if drifting else "mountain car"
+    print(f"{where}, @{registry.name_of(tuner())}(): {rate} ({wanted:,} wanted)", flush=True)
   if not args.sweep:
     return
   for count in COUNTS:
-    rate = measure(Metatrace(), count, args.steps)
+    rate = measure(Metatrace(), count, args.steps, False, not args.jax)
     print(f"{count:>5} runs: {rate}, {1e6 / rate.wall:.2f} us a run-step", flush=True)
-  for tuner in (Metatrace(), MetatraceVector(), MetatraceMixed()):
-    rate = measure(tuner, args.runs, args.steps // 10, drifting=True)
-    print(f"drifting mountain car, @{registry.name_of(tuner)}(): {rate}", flush=True)
+  print(f"one run in NumPy: {numpy_rate(args.steps // 100)}")
 
 
 if __name__ == "__main__":

@@ -216,6 +216,8 @@ class IndependentRuns:
     iterations: of the compiled program between looks at the host; one is an update, or a block of
       updates where the meta-optimiser has a faster form for these.
     chunk: runs of a device that are taken together.
+    native: advance runs by machine code where the agent has some, a C++ compiler is found, and the
+      device is a CPU; an iteration is then 16 steps. It equals JAX's program to float tolerance.
   """
 
   settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -225,6 +227,7 @@ class IndependentRuns:
   episodes: Count | None = None
   iterations: Count = 100
   chunk: Count = resumable(32)
+  native: bool = resumable(True)
   actor_devices = ()  # none but those that learn
 
   def __post_init__(self):

@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-  from . import checks, files, jsonl, tunables
+  from . import checks, files, jsonl, native, tunables
   from .contracts import (
     AgentFns,
     ChecksComponents,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
   from .errors import ConfigError, NonFiniteError, RunError, UserError
   from .failures import first_failure, not_finite
   from .functional import FunctionalPool
+  from .native import Advance, AdvancesNatively, HasNative, Native, Parts
   from .online import (
     Dots,
     Ends,
@@ -93,7 +94,8 @@ if TYPE_CHECKING:
     Trajectory,
   )
 
-_WHOLE = ("checks", "files", "jsonl", "tunables")  # modules that a plugin imports themselves
+# Modules that a plugin imports themselves.
+_WHOLE = ("checks", "files", "jsonl", "native", "tunables")
 _MODULES = (  # the light ones first
   "errors",
   "ranges",
@@ -105,6 +107,7 @@ _MODULES = (  # the light ones first
   "tunables",
   "contracts",
   "online",
+  "native",
   "timesteps",
   "failures",
   "functional",
@@ -119,6 +122,8 @@ __all__ = [
   "SCALE",
   "UNIT",
   "ActorParams",
+  "Advance",
+  "AdvancesNatively",
   "AgentFns",
   "Array",
   "Cell",
@@ -151,6 +156,7 @@ __all__ = [
   "FunctionalEnvironment",
   "FunctionalPool",
   "FusesIterations",
+  "HasNative",
   "HeadOut",
   "Histogram",
   "Iteration",
@@ -159,6 +165,7 @@ __all__ = [
   "LossTerm",
   "MetaOptimizer",
   "Metrics",
+  "Native",
   "Natural",
   "Network",
   "NetworkPlugin",
@@ -166,6 +173,7 @@ __all__ = [
   "NotNegative",
   "Optimizer",
   "Paper",
+  "Parts",
   "Positive",
   "PyTree",
   "Range",
@@ -203,6 +211,7 @@ __all__ = [
   "first_failure",
   "jsonl",
   "name_of",
+  "native",
   "not_finite",
   "phases_of",
   "python",

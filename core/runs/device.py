@@ -4,6 +4,7 @@ Every run has its own seed, settings, environments, parameters and traces; one c
 serves all. Runs are split over devices and there taken a chunk at a time, time innermost, so that
 what a chunk carries stays in the cache. Where there are more devices than runs, several share the
 batch of each. A run that has finished or diverged is frozen; a chunk of such runs costs nothing.
+Where an agent has a form in C++, that advances runs on a CPU, see `api.native`.
 """
 
 import functools
@@ -18,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from ..agent.functions import Functions
 from ..api.contracts import FunctionalEnvironment
+from ..api.native import Advance, AdvancesNatively, Parts
 from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
 from ..api.timesteps import as_specified
 from ..api.types import Array, Device, Metrics, PyTree
@@ -28,6 +30,7 @@ from .settings import Members, check, with_settings
 from .share import BATCH, Share
 
 AXIS = "runs"
+NATIVE_STEPS = 16  # of machine code that are an iteration
 
 
 def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> tuple[int, Share]:
@@ -66,6 +69,7 @@ class Runs:
   """R independent runs of one agent in a functional environment."""
 
   env_seeds: tuple[int, ...] = ()  # of pools on the host
+  form = ""  # what advances them, where there is more than one that could
   waited = Waited()  # nobody waits for environments that are part of the program
 
   def __init__(
@@ -76,6 +80,7 @@ class Runs:
     fuse: bool = True,
     chunk: int = 32,
     micro_batch: int | None = None,
+    native: bool = False,
   ):
     """Prepares the compiled program.
 
@@ -86,6 +91,7 @@ class Runs:
       fuse: use the meta-optimiser's own form of an iteration, if it has one for this agent.
       chunk: at most so many runs of a device are taken together.
       micro_batch: trajectories of a run that a device learns from at a time; None for all.
+      native: advance them by machine code, if the agent has some and the devices are CPUs.
 
     Raises:
       UserError: the share of a device is no multiple of `micro_batch`.
@@ -94,6 +100,9 @@ class Runs:
     check((members.agent, env), members.settings, members.size)
     self.members, self._env, self._fuse = members, env, fuse
     self.metrics: Metrics = {}  # [R'], of each run's last update in `advance`; NaN: it made none
+    self._native = self._machine_code(devices[0]) if native else None
+    if self._native is not None:  # it has threads of its own, and a run is never one of a chunk
+      devices, chunk = devices[:1], members.size
     groups, self._share = layout(len(devices), members.size, members.num_envs, micro_batch)
     each = -(-members.size // groups)
     chunks = -(-each // chunk)
@@ -144,8 +153,13 @@ class Runs:
       The states [R', ...], and the ends of episodes, [R', iterations * T, B]; a fused iteration
       has a T of its own.
     """
-    states, ends, self.metrics = self._program(states)(iterations, states, self._rows[1])
-    return states, ends
+    if self._native is None:
+      states, ends, self.metrics = self._program(states)(iterations, states, self._rows[1])
+      return states, ends
+    members = self.members
+    limits = members.max_episodes, members.max_env_steps
+    states, ends = self._native(states, iterations * NATIVE_STEPS, *limits)
+    return jax.device_put(states, self._shardings(states)), ends
 
   def trace(self, states: RunState, iterations: int) -> None:
     """Traces what `advance` will run, so that what a plugin gives is known before files are left.
@@ -189,6 +203,21 @@ class Runs:
 
   def _shardings(self, states: RunState) -> PyTree:
     return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs(states))
+
+  def _machine_code(self, device: Device) -> Advance | None:
+    """What advances the runs where JAX need not."""
+    agent, members = self.members.agent, self.members
+    if not isinstance(agent.metaopt, AdvancesNatively) or device.platform != "cpu":
+      return None
+    runs = []
+    for r in range(members.size):
+      values = {name: float(of_runs[r]) for name, of_runs in members.settings.items()}
+      of_run, env = with_settings((agent, self._env), values)
+      runs.append(Parts(of_run.metaopt, of_run.network, env))
+    fns = Functions(agent, self._env.spec, members.total_updates)
+    found = agent.metaopt.natively(fns, runs)
+    self.form = f"JAX: {found}" if isinstance(found, str) else "machine code"
+    return None if isinstance(found, str) else found
 
   def _built(self, values: Mapping[str, Array]) -> tuple[Functions, FunctionalEnvironment]:
     agent, env = with_settings((self.members.agent, self._env), values)

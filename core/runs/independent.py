@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import dataclasses
 import functools
 import logging
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +66,8 @@ class ManyRuns:
     """
     devices = platform.devices(experiment.learner_devices, "train.learner_devices")
     self._runs = runs = make_runs(experiment, runtime, devices, restart)
+    if isinstance(runs, Runs) and runs.form:
+      print(f"selftune: runs are advanced by {runs.form}", file=sys.stderr)
     self._experiment, self._runtime, self._table = experiment, runtime, table
     self._beside = beside
     self.size = runs.members.size
@@ -197,7 +201,8 @@ def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
   """
   if isinstance(experiment.env, FunctionalEnvironment):
     devices = platform.devices(experiment.learner_devices, "train.learner_devices")
-    jax.eval_shape(make_runs(experiment, runtime, devices).init)
+    traced = dataclasses.replace(runtime, native=False)
+    jax.eval_shape(make_runs(experiment, traced, devices).init)
 
 
 def smaller(experiment: Train) -> str:
@@ -236,7 +241,8 @@ def make_runs(
     )
     micro_batch = single.micro_batch(experiment, devices)
     if isinstance(env, FunctionalEnvironment):
-      return Runs(members, env, devices, chunk=runtime.chunk, micro_batch=micro_batch)
+      parts = {"chunk": runtime.chunk, "native": runtime.native, "micro_batch": micro_batch}
+      return Runs(members, env, devices, **parts)
     return PoolRuns(members, env, devices, restart, experiment.stagger, micro_batch)
 
 

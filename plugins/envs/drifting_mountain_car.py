@@ -1,6 +1,7 @@
 """Drifting mountain car: seen through features that drift, beside features that are noise."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ from ...core.api import (
   EnvSpec,
   Fraction,
   FunctionalPool,
+  Native,
   Natural,
   TimeStep,
   register,
@@ -79,6 +81,11 @@ class DriftingMountainCar:
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
     return FunctionalPool(self, seeds)
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    settings = self.cut == "terminal", self.max_steps, self.drift, self.noise
+    return Native(Path(__file__).with_name("_cars.h"), "DriftingMountainCar", settings)
 
   @property
   def _car(self) -> MountainCar:

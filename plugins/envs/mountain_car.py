@@ -1,6 +1,7 @@
 """Mountain car as a functional environment."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -8,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Count, Environment, EnvSpec, FunctionalPool, TimeStep, register
+from ...core.api import (
+  Array,
+  Count,
+  Environment,
+  EnvSpec,
+  FunctionalPool,
+  Native,
+  TimeStep,
+  register,
+)
 
 LEAST, GOAL, GREATEST, MAX_SPEED = -1.2, 0.5, 0.6, 0.07  # positions; change of one a step
 Cut = Literal["terminal", "bootstrap"]
@@ -71,6 +81,11 @@ class MountainCar:
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
     return FunctionalPool(self, seeds)
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    header = Path(__file__).with_name("_cars.h")
+    return Native(header, "MountainCar", (self.cut == "terminal", self.max_steps))
 
 
 def move(position: Array, velocity: Array, action: Array) -> tuple[Array, Array]:

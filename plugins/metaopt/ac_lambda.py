@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,6 +11,7 @@ from jax.flatten_util import ravel_pytree
 
 from ...core.api import (
   BINS,
+  Advance,
   AgentFns,
   Array,
   Components,
@@ -22,6 +23,7 @@ from ...core.api import (
   LearnerState,
   Metrics,
   NotNegative,
+  Parts,
   Positive,
   PyTree,
   RunState,
@@ -34,6 +36,7 @@ from ...core.api import (
   register,
 )
 from ..tuners.constant_step import ConstantStep
+from ._native import natively
 from ._online import clipped, continues
 from ._sparse import block
 
@@ -149,6 +152,10 @@ class AcLambda:
     if not (sparse and one_head):
       return None
     return functools.partial(block, self, fns, env, active)
+
+  def natively(self, fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
+    """Returns what advances runs of linear agents by machine code, or why they have none."""
+    return natively(fns, runs)
 
   def inputs(self, fns: AgentFns, params: PyTree, trace: Array, batch: Trajectory) -> TunerInputs:
     """Computes everything that one step depends on (lines 5 and 6).

@@ -2,8 +2,9 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
-from ...core.api import EnvSpec, Network, register
+from ...core.api import EnvSpec, Native, Network, register
 from ._compose import as_input
 from ._linear import linear_network
 
@@ -21,3 +22,7 @@ class Linear:
 
     size = math.prod(spec.observation.shape)
     return linear_network(features, size, policy_size, heads)
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    return Native(Path(__file__).with_name("_features.h"), "Same")

@@ -1,10 +1,11 @@
 """The network that is linear in tile-coded features."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Count, EnvSpec, SparseNetwork, register
+from ...core.api import Array, Count, EnvSpec, Native, SparseNetwork, register
 from ._linear import linear_network
 from ._tiles import active_tiles, binary_features
 
@@ -63,3 +64,8 @@ class TileCoding:
 
     network = linear_network(features, self.tilings * tiles_each, policy_size, heads)
     return SparseNetwork(network.init, network.initial_state, network.unroll, active)
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    form = f"Tiles<{len(self.low)}, {self.tilings}, {self.tiles}>"
+    return Native(Path(__file__).with_name("_features.h"), form, (*self.low, *self.high))

@@ -39,8 +39,8 @@ class Optax:
   def _transformation(self) -> optax.GradientTransformation:
     """The optimiser at learning rate 1: its updates are scaled by the rate, which may be traced."""
     make: Any = getattr(optax, self.name, None)
-    parameters = inspect.signature(make).parameters if callable(make) else {}
-    if make is None or "learning_rate" not in parameters:
+    parameters = inspect.signature(make).parameters if inspect.isfunction(make) else {}
+    if "learning_rate" not in parameters:
       raise ValueError(f"optax.name = {self.name!r}: Optax has no optimiser of that name.")
     finite = {"eps_root": 1e-8} if "eps_root" in parameters else {}
     try:

@@ -1,11 +1,12 @@
 """AutoTIDBD for actor-critic: TIDBD whose meta step size is normalised."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Metrics, NotNegative, Positive, Scalar, TunerInputs, register
+from ...core.api import Array, Metrics, Native, NotNegative, Positive, Scalar, TunerInputs, register
 from . import _scalar
 
 
@@ -65,3 +66,7 @@ class AutoTidbd:
   def metrics(self, state: State) -> Metrics:
     """Returns the largest normaliser and the norm of h, [] each."""
     return {"v": jnp.max(state.v), "h_norm": jnp.linalg.norm(state.h)}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    return Native(Path(__file__).with_name("_rules_each.h"), "AutoTidbd", (self.mu, self.tau))

@@ -1,10 +1,11 @@
 """The tuner that tunes nothing: the baseline."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Dots, Metrics, Scalar, TunerInputs, register
+from ...core.api import Array, Dots, Metrics, Native, Scalar, TunerInputs, register
 from . import _scalar
 
 
@@ -40,3 +41,7 @@ class ConstantStep:
     """Returns no metrics; where a tuner has some, they are []."""
     del state
     return {}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    return Native(Path(__file__).with_name("_rules.h"), "ConstantStep")

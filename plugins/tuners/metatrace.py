@@ -1,11 +1,12 @@
 """Scalar Metatrace: one step size for all parameters."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Dots, Metrics, NotNegative, Scalar, register
+from ...core.api import Array, Dots, Metrics, Native, NotNegative, Scalar, register
 from . import _scalar
 from ._metatrace import Beta, ascend, effective_step, start
 
@@ -54,3 +55,7 @@ class Metatrace(_scalar.OneStepSize):
     """Returns u, v and the norm of h, [] each."""
     rule = state.rule
     return {"u": rule.u, "v": rule.shared.v, "h_norm": jnp.linalg.norm(state.h)}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    return Native(Path(__file__).with_name("_rules.h"), "Metatrace", (self.mu, self.normalised))

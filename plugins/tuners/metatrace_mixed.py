@@ -1,11 +1,12 @@
 """Mixed Metatrace: one step size for all parameters, and a correction for each."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Metrics, NotNegative, Scalar, TunerInputs, register
+from ...core.api import Array, Metrics, Native, NotNegative, Scalar, TunerInputs, register
 from ._metatrace import Beta, ascend, effective_step, start
 
 
@@ -76,3 +77,8 @@ class MetatraceMixed:
       "h_norm": jnp.linalg.norm(state.own_h),
       "h_shared_norm": jnp.linalg.norm(state.shared_h),
     }
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    settings = self.mu, self.normalised
+    return Native(Path(__file__).with_name("_rules_each.h"), "MetatraceMixed", settings)

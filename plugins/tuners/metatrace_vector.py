@@ -1,11 +1,12 @@
 """Vector Metatrace: a step size for each parameter."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Metrics, NotNegative, Scalar, TunerInputs, register
+from ...core.api import Array, Metrics, Native, NotNegative, Scalar, TunerInputs, register
 from . import _scalar
 from ._metatrace import Beta, ascend, effective_step, start
 
@@ -58,3 +59,8 @@ class MetatraceVector:
     """Returns u, the largest v and the norm of h, [] each."""
     v = jnp.max(state.own.v)
     return {"u": state.u, "v": v, "h_norm": jnp.linalg.norm(state.h)}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    settings = self.mu, self.normalised
+    return Native(Path(__file__).with_name("_rules_each.h"), "MetatraceVector", settings)

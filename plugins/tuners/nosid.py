@@ -1,11 +1,12 @@
 """NOSID for actor-critic: SID, normalised by a hard maximum."""
 
 import dataclasses
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Dots, Metrics, NotNegative, Scalar, register
+from ...core.api import Array, Dots, Metrics, Native, NotNegative, Scalar, register
 from . import _scalar
 
 
@@ -60,3 +61,8 @@ class Nosid(_scalar.OneStepSize):
   def metrics(self, state: _scalar.State) -> Metrics:
     """Returns the hard maximum and the norm of h, [] each."""
     return {"v": state.rule.largest, "h_norm": jnp.linalg.norm(state.h)}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    settings = self.mu, self.normaliser == "delta"
+    return Native(Path(__file__).with_name("_rules.h"), "Nosid", settings)

@@ -1,11 +1,12 @@
 """ObGD: a step size that is bounded anew at every step."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Metrics, Positive, Scalar, TunerInputs, register
+from ...core.api import Array, Metrics, Native, Positive, Scalar, TunerInputs, register
 
 
 class State(NamedTuple):
@@ -47,3 +48,7 @@ class ObGD:
     """Returns no metrics; where a tuner has some, they are []."""
     del state
     return {}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    return Native(Path(__file__).with_name("_rules.h"), "ObGD", (self.kappa,))

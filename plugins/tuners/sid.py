@@ -1,10 +1,11 @@
 """SID for actor-critic: stochastic meta-descent on the log step size."""
 
 import dataclasses
+from pathlib import Path
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Dots, Metrics, NotNegative, Scalar, register
+from ...core.api import Array, Dots, Metrics, Native, NotNegative, Scalar, register
 from . import _scalar
 
 
@@ -37,3 +38,7 @@ class Sid(_scalar.OneStepSize):
   def metrics(self, state: _scalar.State) -> Metrics:
     """Returns the norm of h, []."""
     return {"h_norm": jnp.linalg.norm(state.h)}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    return Native(Path(__file__).with_name("_rules.h"), "Sid", (self.mu,))

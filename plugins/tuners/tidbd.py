@@ -1,11 +1,12 @@
 """TIDBD for actor-critic: temporal-difference IDBD, a step size for each parameter."""
 
 import dataclasses
+from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ...core.api import Array, Metrics, NotNegative, Scalar, TunerInputs, register
+from ...core.api import Array, Metrics, Native, NotNegative, Scalar, TunerInputs, register
 from . import _scalar
 
 
@@ -51,3 +52,7 @@ class Tidbd:
   def metrics(self, state: State) -> Metrics:
     """Returns the norm of h, []."""
     return {"h_norm": jnp.linalg.norm(state.h)}
+
+  def native(self) -> Native:
+    """Returns the form in C++."""
+    return Native(Path(__file__).with_name("_rules_each.h"), "Tidbd", (self.mu,))

@@ -15,10 +15,10 @@ class Metatrace:
   def figures(self) -> Mapping[str, Figure]:
     return {
       "metatrace/fig1": alphas.figure("none", "24 to 41 s"),
-      "metatrace/fig2": alphas.figure("scalar", "134 to 197 s"),
-      "metatrace/fig3": alphas.figure("scalar_raw", "191 to 449 s", beside="scalar"),
-      "metatrace/fig4": alphas.figure("sid", "158 to 310 s", beside="scalar_raw"),
-      "metatrace/fig5": alphas.figure("nosid", "149 to 274 s", beside="scalar"),
+      "metatrace/fig2": alphas.figure("scalar", "134 to 197 s", ("vector",)),
+      "metatrace/fig3": alphas.figure("scalar_raw", "191 to 449 s", ("scalar",)),
+      "metatrace/fig4": alphas.figure("sid", "158 to 310 s", ("scalar_raw",)),
+      "metatrace/fig5": alphas.figure("nosid", "149 to 274 s", ("scalar",)),
       "metatrace/fig6": drifts.FIG6,
       "metatrace/fig7": drifts.FIG7,
       "metatrace/fig8": atari.FIG8,

@@ -88,8 +88,8 @@ def played(result: Result, alpha: float) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def claims(results: list[Result]) -> list[str]:
-  """Says of every cell how much alpha_0 matters, and which is best."""
-  lines = []
+  """Says of every cell how much alpha_0 matters, which is best, and how many beat no tuning."""
+  lines, untuned = [], {}  # untuned cells come first
   for result in results:
     last = {alpha: final(result, alpha) for alpha in by_alpha(result)}
     best = max(last, key=lambda a: last[a])
@@ -98,6 +98,11 @@ def claims(results: list[Result]) -> list[str]:
       f"{columns['game']}, {METHODS[columns['tuner']][2]}: last {LAST} episodes, best "
       f"{last[best]:.1f} (alpha_0 = {power(best)}), worst {min(last.values()):.1f}"
     )
+    if columns["tuner"] == "none":
+      untuned[columns["game"]] = last[best]
+    elif columns["game"] in untuned:
+      above = sum(x > untuned[columns["game"]] for x in last.values())
+      lines[-1] += f"; {above} of {len(last)} alpha_0 beat the best untuned"
   return lines
 
 

@@ -1,11 +1,11 @@
 """Cells of the Metatrace paper's grids, and what its figures share."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ....core.api import Cell, Result, smooth
+from ....core.api import Cell, Result, episodes, smooth
 
 CAR, DRIFTING = "experiments/metatrace_mountain_car", "experiments/metatrace_drifting_mountain_car"
 METHODS = {  # column `tuner` -> tuner, normalised, name in the paper
@@ -19,14 +19,34 @@ METHODS = {  # column `tuner` -> tuner, normalised, name in the paper
 }
 
 
-def cell(method: str, power: int | None = None, drift: float | None = None) -> Cell:
-  """Returns a cell of mountain car, drifting where there is a drift; mu = 2^-power."""
+ALPHAS = tuple(2.0**-k for k in range(3, 15))  # of mountain car
+
+
+def cell(
+  method: str,
+  powers: Sequence[int] = (),
+  drift: float | None = None,
+  alphas: Sequence[float] = ALPHAS,
+  more: Sequence[str] = (),
+) -> Cell:
+  """Returns a cell: a run each mu = 2^-power, alpha_0 of mountain car, and repeat, as one program.
+
+  Args:
+    method: a key of `METHODS`.
+    powers: of mu; none where the method has no mu.
+    drift: of drifting mountain car, which has one alpha_0; None: mountain car.
+    alphas: of mountain car.
+    more: further bindings.
+  """
   tuner, normalised, _ = METHODS[method]
   name, bindings = method, [f"tuner = @{tuner}()"]
-  columns: dict[str, Any] = {"tuner": method, "mu": "" if power is None else 2.0**-power}
-  if power is not None:
-    name += f"_mu{power}"
-    bindings.append(f"{tuner}.mu = {2.0**-power!r}")
+  columns: dict[str, Any] = {"tuner": method, "mu": ""}
+  settings: dict[str, tuple[float, ...]] = {}
+  if powers:
+    name += f"_mu{powers[0]}" + (f"to{powers[-1]}" if len(powers) > 1 else "")
+    settings[f"{tuner}.mu"] = tuple(2.0**-power for power in powers)
+  if drift is None:
+    settings["ac_lambda.alpha"] = tuple(alphas)
   # None is of tuners without such a setting.
   if normalised is False:
     bindings.append(f"{tuner}.normalised = False")
@@ -34,11 +54,35 @@ def cell(method: str, power: int | None = None, drift: float | None = None) -> C
     name += f"_drift{drift:g}"
     columns["drift"] = drift
     bindings.append(f"drifting_mountain_car.drift = {drift!r}")
+  bindings += [f"runs.settings = {settings!r}", *more]
   return Cell(name, columns, CAR if drift is None else DRIFTING, tuple(bindings))
 
 
+def by_mu(results: Iterable[Result]) -> Iterator[Result]:
+  """Splits cells that hold several mu: a result each mu, in the order of the cell.
+
+  Metrics are of all runs of a cell, and so not of one mu where it has several.
+  """
+  for result in results:
+    name = f"{METHODS[result.cell.columns['tuner']][0]}.mu"
+    if name not in result.settings[0]:
+      yield result
+      continue
+    mus = np.array([float(row[name]) for row in result.settings])
+    for mu in dict.fromkeys(mus.tolist()):
+      rows = np.flatnonzero(mus == mu)
+      settings = [{k: v for k, v in result.settings[i].items() if k != name} for i in rows]
+      found = result.cell._replace(columns={**result.cell.columns, "mu": mu})
+      yield Result(found, settings, result.returns[rows], result.lengths[rows], result.metrics)
+
+
+def table(results: Sequence[Result]) -> Iterator[Mapping[str, Any]]:
+  """Gives the rows of a figure's table, an episode each; mu is a column."""
+  return episodes(list(by_mu(results)))
+
+
 def of_method(results: Sequence[Result], method: str) -> list[Result]:
-  """Selects the cells of a method, in the order of their mu."""
+  """Selects the results of a method, in the order of their mu."""
   return [result for result in results if result.cell.columns["tuner"] == method]
 
 

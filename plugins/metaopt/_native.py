@@ -1,0 +1,202 @@
+"""AC(lambda) as machine code: which agents have it, and all runs through it, in threads."""
+
+import ctypes
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from dm_env import specs
+
+from ...core.api import (
+  Advance,
+  AgentFns,
+  Ends,
+  HasNative,
+  LearnerState,
+  Native,
+  Parts,
+  RunState,
+  checks,
+  first_failure,
+  native,
+)
+
+ENDLESS = 2**31 - 1  # episodes and steps of a run that nothing limits
+HERE = Path(__file__).parent
+HEADERS = (
+  *(HERE / name for name in ("_run.h", "_one.h", "_each.h", "_advance.h")),
+  HERE.parent / "_threefry.h",
+  HERE.parent / "networks" / "_features.h",
+  *(HERE.parent / "tuners" / name for name in ("_rules.h", "_rules_each.h")),
+  Path(native.__file__).parent / "native.h",
+)
+SOURCE = """
+#include "{here}/_advance.h"
+#include "{env.header}"
+#include "{network.header}"
+#include "{tuner.header}"
+extern "C" void advance(
+    const Runs& runs, void* const* leaves, float* const* arrays, const Sizes& sizes) {{
+  advance_all<{env.type}, {network.type}, {tuner.type}, {actions}>(runs, leaves, arrays, sizes);
+}}
+"""
+
+
+def natively(fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
+  """Returns what advances runs of AC(lambda), or why there is no machine code for them."""
+  ac, network, env = runs[0]
+  forms = []
+  for plugin in (env, network, ac.tuner):
+    form = plugin.native() if isinstance(plugin, HasNative) else None
+    if form is None:
+      return f"{checks.who(plugin)} has no form in C++."
+    forms.append(form)
+  if not isinstance(env.spec.action, specs.DiscreteArray):
+    return "Actions are not discrete."
+  if len(fns.gamma({})) != 1:
+    return "The agent has several heads."
+  if (
+    jax.config.jax_default_prng_impl != "threefry2x32" or not jax.config.jax_threefry_partitionable
+  ):
+    return "Random numbers are not those of threefry2x32."
+  if any(x.metaopt.gamma * x.metaopt.lambda_ == 0 for x in runs):
+    return "Traces end at once (gamma lambda = 0)."
+  return _advance(fns, runs, *forms)
+
+
+def _advance(
+  fns: AgentFns, runs: Sequence[Parts], env: Native, network: Native, tuner: Native
+) -> Advance | str:
+  actions = fns.distribution.size
+  source = SOURCE.format(here=HERE, env=env, network=network, tuner=tuner, actions=actions)
+  library = native.library(source, (*HEADERS, env.header, network.header, tuner.header))
+  if isinstance(library, str):
+    return library
+  settings = [
+    _table((x.metaopt.gamma, x.metaopt.lambda_, x.metaopt.entropy, _most(x)) for x in runs),
+    *(_table(_settings(getattr(x, part)) for x in runs) for part in ("network", "env")),
+    _table(_settings(x.metaopt.tuner) for x in runs),
+  ]
+  failures = [
+    int(first_failure({"delta": 0.0, "param_norm": 0.0, name: jnp.nan}, jnp.zeros(3, bool)))
+    for name in ("delta", "param_norm")
+  ]
+  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+  threads = len(affinity(0)) if affinity else os.cpu_count() or 1
+
+  def advance(
+    states: RunState, steps: int, episodes: int | None, env_steps: int | None
+  ) -> tuple[RunState, Ends]:
+    count = states.finished.shape[0]
+    env_leaves, env_structure = jax.tree.flatten(states.env)
+    leaves = [_own(x) for x in env_leaves]
+    learner, timestep = states.learner, states.timestep
+    run = [
+      *map(_own, (states.key, learner.step, learner.failure, states.finished, states.env_steps)),
+      *map(_own, (states.returns, states.lengths, *timestep)),
+    ]
+    ends = Ends(*(np.zeros((count, steps, 1), t) for t in (np.bool_, np.float32, np.int32)))
+    arrays, rule, finish = _learner(learner)
+    sizes = np.array(
+      [
+        *(
+          count,
+          steps,
+          learner.params["value"].shape[-1],
+          math.prod(timestep.observation.shape[1:]),
+        ),
+        *(settings[i].shape[1] for i in (2, 1, 3)),
+        *(episodes or ENDLESS, env_steps or ENDLESS, *failures, rule, threads),
+      ],
+      np.int64,
+    )
+    library.advance(
+      *(_pointers(x) for x in ((*run, *ends, *settings), leaves, arrays)),
+      sizes.ctypes.data_as(ctypes.c_void_p),
+    )
+    _, step, failure, finished, made, returns, lengths, *seen = run
+    states = states._replace(
+      learner=finish(learner)._replace(step=step, failure=failure),
+      env=jax.tree.unflatten(env_structure, map(_like, env_leaves, leaves)),
+      timestep=type(timestep)(*seen),
+      returns=returns,
+      lengths=lengths,
+      finished=finished,
+      env_steps=made,
+    )
+    return states, ends
+
+  return advance
+
+
+def _learner(
+  learner: LearnerState,
+) -> tuple[list[np.ndarray], int, Callable[[LearnerState], LearnerState]]:
+  """What an update changes: arrays [R, ...] as `One::Arrays` has them, and back.
+
+  Returns:
+    The arrays, how many scalars a tuner has, and what puts them in the state of the learner.
+  """
+  online = learner.meta_state
+  leaves, structure = jax.tree.flatten(online.tuner)
+  # Of a tuner's state, what is of each parameter is [R, N], and all else are scalars, [R].
+  scalars = [i for i, x in enumerate(leaves) if x.ndim == 1]
+  vectors = [i for i, x in enumerate(leaves) if x.ndim == 2]
+  rule = np.zeros((online.trace.shape[0], len(scalars)), np.float32)
+  for column, i in enumerate(scalars):
+    rule[:, column] = leaves[i]
+  old = [
+    *(np.asarray(learner.params[name]) for name in ("value", "policy")),
+    np.asarray(online.trace),
+    *(np.asarray(leaves[i]) for i in vectors),
+  ]
+  new = [np.empty_like(x) for x in old]
+
+  def finish(learner: LearnerState) -> LearnerState:
+    value, policy, trace, *tuned = new
+    for i, x in (*zip(scalars, rule.T.copy(), strict=True), *zip(vectors, tuned, strict=True)):
+      leaves[i] = x
+    meta = online._replace(trace=trace, tuner=jax.tree.unflatten(structure, leaves))
+    return learner._replace(params={"value": value, "policy": policy}, meta_state=meta)
+
+  return [rule, *old, *new], len(scalars), finish
+
+
+def _settings(plugin: HasNative) -> tuple[float, ...]:
+  form = plugin.native()
+  assert form is not None  # as of the first run
+  return form.settings
+
+
+def _most(x: Parts) -> float:
+  return math.inf if x.metaopt.max_abs_reward is None else x.metaopt.max_abs_reward
+
+
+def _table(rows: Iterable[Iterable[float]]) -> np.ndarray:
+  """Settings of all runs, float32 [R, ...]."""
+  table = [tuple(row) for row in rows]
+  return np.array(table, np.float32).reshape(len(table), -1)
+
+
+def _own(x: Any) -> np.ndarray:
+  """A copy of an array, on the host; of keys, their words."""
+  key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+  return np.array(jax.random.key_data(x) if key else x)
+
+
+def _like(old: Any, new: np.ndarray) -> Any:
+  """The words of keys as keys, where they were."""
+  if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
+    return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
+  return new
+
+
+def _pointers(arrays: Iterable[np.ndarray]) -> Any:
+  """Where arrays lie, for C: void**."""
+  found = [x.ctypes.data for x in arrays]
+  return (ctypes.c_void_p * len(found))(*found)
