@@ -189,14 +189,14 @@ def _own(x: Any) -> np.ndarray:
   return np.array(jax.random.key_data(x) if key else x)
 
 
-def _like(old: Any, new: np.ndarray) -> Any:
+def _like(old: Any, new: Any) -> Any:
   """The words of keys as keys, where they were."""
   if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
   return new
 
 
-def _pointers(arrays: Iterable[np.ndarray]) -> Any:
+def _pointers(arrays: Iterable[Any]) -> Any:
   """Where arrays lie, for C: void**."""
   found = [x.ctypes.data for x in arrays]
   return (ctypes.c_void_p * len(found))(*found)
