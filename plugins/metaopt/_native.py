@@ -60,9 +60,9 @@ def natively(fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
     return "Actions are not discrete."
   if len(fns.gamma({})) != 1:
     return "The agent has several heads."
-  if (
-    jax.config.jax_default_prng_impl != "threefry2x32" or not jax.config.jax_threefry_partitionable
-  ):
+  config: Any = jax.config
+  threefry = config.jax_default_prng_impl == "threefry2x32"
+  if not (threefry and config.jax_threefry_partitionable):
     return "Random numbers are not those of threefry2x32."
   if any(x.metaopt.gamma * x.metaopt.lambda_ == 0 for x in runs):
     return "Traces end at once (gamma lambda = 0)."
@@ -82,10 +82,8 @@ def _advance(
     *(_table(_settings(getattr(x, part)) for x in runs) for part in ("network", "env")),
     _table(_settings(x.metaopt.tuner) for x in runs),
   ]
-  failures = [
-    int(first_failure({"delta": 0.0, "param_norm": 0.0, name: jnp.nan}, jnp.zeros(3, bool)))
-    for name in ("delta", "param_norm")
-  ]
+  fine = dict.fromkeys(("delta", "param_norm"), jnp.zeros(()))
+  failures = [int(first_failure(fine | {n: fine[n] / 0}, jnp.zeros(3, bool))) for n in fine]
   affinity = getattr(os, "sched_getaffinity", None)  # not on every system
   threads = len(affinity(0)) if affinity else os.cpu_count() or 1
 
