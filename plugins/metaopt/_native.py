@@ -60,9 +60,9 @@ def natively(fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
     return "Actions are not discrete."
   if len(fns.gamma({})) != 1:
     return "The agent has several heads."
-  if (
-    jax.config.jax_default_prng_impl != "threefry2x32" or not jax.config.jax_threefry_partitionable
-  ):
+  config: Any = jax.config
+  threefry = config.jax_default_prng_impl == "threefry2x32"
+  if not (threefry and config.jax_threefry_partitionable):
     return "Random numbers are not those of threefry2x32."
   if any(x.metaopt.gamma * x.metaopt.lambda_ == 0 for x in runs):
     return "Traces end at once (gamma lambda = 0)."
@@ -82,10 +82,8 @@ def _advance(
     *(_table(_settings(getattr(x, part)) for x in runs) for part in ("network", "env")),
     _table(_settings(x.metaopt.tuner) for x in runs),
   ]
-  failures = [
-    int(first_failure({"delta": 0.0, "param_norm": 0.0, name: jnp.nan}, jnp.zeros(3, bool)))
-    for name in ("delta", "param_norm")
-  ]
+  fine: dict[str, Any] = dict.fromkeys(("delta", "param_norm"), jnp.zeros(()))
+  failures = [int(first_failure(fine | {n: fine[n] / 0}, jnp.zeros(3, bool))) for n in fine]
   affinity = getattr(os, "sched_getaffinity", None)  # not on every system
   threads = len(affinity(0)) if affinity else os.cpu_count() or 1
 
@@ -189,14 +187,14 @@ def _own(x: Any) -> np.ndarray:
   return np.array(jax.random.key_data(x) if key else x)
 
 
-def _like(old: Any, new: np.ndarray) -> Any:
+def _like(old: Any, new: Any) -> Any:
   """The words of keys as keys, where they were."""
   if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
   return new
 
 
-def _pointers(arrays: Iterable[np.ndarray]) -> Any:
+def _pointers(arrays: Iterable[Any]) -> Any:
   """Where arrays lie, for C: void**."""
   found = [x.ctypes.data for x in arrays]
   return (ctypes.c_void_p * len(found))(*found)

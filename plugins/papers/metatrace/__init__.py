@@ -14,11 +14,11 @@ class Metatrace:
 
   def figures(self) -> Mapping[str, Figure]:
     return {
-      "metatrace/fig1": alphas.figure("none", "24 to 41 s"),
-      "metatrace/fig2": alphas.figure("scalar", "134 to 197 s", ("vector",)),
-      "metatrace/fig3": alphas.figure("scalar_raw", "191 to 449 s", ("scalar",)),
-      "metatrace/fig4": alphas.figure("sid", "158 to 310 s", ("scalar_raw",)),
-      "metatrace/fig5": alphas.figure("nosid", "149 to 274 s", ("scalar",)),
+      "metatrace/fig1": alphas.figure("none", "five minutes"),
+      "metatrace/fig2": alphas.figure("scalar", "15 minutes", ("vector",)),
+      "metatrace/fig3": alphas.figure("scalar_raw", "8 minutes", ("scalar",)),
+      "metatrace/fig4": alphas.figure("sid", "6 minutes", ("scalar_raw",)),
+      "metatrace/fig5": alphas.figure("nosid", "about 10 minutes", ("scalar",)),
       "metatrace/fig6": drifts.FIG6,
       "metatrace/fig7": drifts.FIG7,
       "metatrace/fig8": atari.FIG8,

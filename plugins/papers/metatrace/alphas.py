@@ -53,7 +53,7 @@ def figure(method: str, time: str, beside: Sequence[str] = ()) -> Figure:
   runs = 120 * sum(max(1, len(MUS.get(m, ()))) for m in methods)
   return Figure(
     f"mountain car: return for twelve initial step sizes, {METHODS[method][2]}",
-    Cost(runs, 100_500, f"{time} after the figures before it, on two cores", "CPU"),
+    Cost(runs, 100_500, f"{time} after the figures before it, on two busy cores", "CPU"),
     cells,
     tuple(cell(m, MUS.get(m, ()), alphas=QUICK_ALPHAS, more=QUICK) for m in methods),
     functools.partial(draw, method),
