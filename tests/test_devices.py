@@ -163,7 +163,7 @@ Linear.build = build
 bindings = ("agent.network = @linear()", "runs.repeats = 1", "tuner = @constant_step()")
 experiment = config.load("experiments/metatrace_mountain_car", bindings).root
 runs = independent.make_runs(experiment, experiment.runtime, jax.devices())
-for _ in range(40):
+for _ in range(6):
   jax.block_until_ready(runs.init().learner.step)
 print(len(runs.init().learner.step.sharding.device_set))
 """
