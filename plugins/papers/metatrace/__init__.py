@@ -14,11 +14,11 @@ class Metatrace:
 
   def figures(self) -> Mapping[str, Figure]:
     return {
-      "metatrace/fig1": alphas.figure("none", "five minutes"),
-      "metatrace/fig2": alphas.figure("scalar", "15 minutes", ("vector",)),
+      "metatrace/fig1": alphas.figure("none", "6 minutes"),
+      "metatrace/fig2": alphas.figure("scalar", "21 minutes", ("vector",)),
       "metatrace/fig3": alphas.figure("scalar_raw", "8 minutes", ("scalar",)),
       "metatrace/fig4": alphas.figure("sid", "6 minutes", ("scalar_raw",)),
-      "metatrace/fig5": alphas.figure("nosid", "about 10 minutes", ("scalar",)),
+      "metatrace/fig5": alphas.figure("nosid", "about 5 minutes", ("scalar",)),
       "metatrace/fig6": drifts.FIG6,
       "metatrace/fig7": drifts.FIG7,
       "metatrace/fig8": atari.FIG8,
