@@ -18,7 +18,6 @@ from dm_control import suite
 from dm_env import specs
 
 from selftune.core.api import registry
-from selftune.core.api.contracts import FunctionalEnvironment
 from selftune.core.api.errors import UserError
 from selftune.core.api.types import TimeStep
 from selftune.core.config import discovery
@@ -419,7 +418,7 @@ def test_every_registered_environment_has_a_case():
     cls
     for cls in registry.plugins()["env"].values()
     if cls.__module__.startswith("selftune.plugins")
-    and not isinstance(cls(), FunctionalEnvironment)  # those have tests of their own
+    and not hasattr(cls, "init")  # on the device: those have tests of their own
   }
   assert built_in == {type(case.make()) for case in CASES.values()}
 

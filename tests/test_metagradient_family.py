@@ -354,7 +354,7 @@ def test_replayed_batches_are_past_ones():
     # Which batch was learned from: the one whose update, made plainly, leads there.
     for m, candidate in enumerate(data):
       made, _ = inner(fns, values, state.params, state.opt_state, n, candidate)
-      if np.allclose(made["torso"], new.params["torso"], 1e-9):
+      if np.allclose(made["torso"], new.params["torso"], 1e-6, 1e-6):
         drawn.append(m)
     state = new._replace(step=state.step + 1)
   assert drawn[:2] == [0, 0] and len(drawn) == len(data)

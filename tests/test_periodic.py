@@ -213,12 +213,6 @@ def test_a_resumed_run_may_be_evaluated_otherwise(config, tmp_path):
   assert {r["episodes"] for r in rows[1:]} == {6}
 
 
-def test_runs_on_the_device_are_refused(tmp_path):
-  with pytest.raises(UserError, match="leave it None, and score the agent with selftune eval"):
-    training.train("experiments/metatrace_mountain_car", EVALUATION[:1], tmp_path / "run")
-  assert not (tmp_path / "run").exists()
-
-
 def test_numbers_that_make_no_sense():
   with pytest.raises(ValueError, match="num_envs = 3 must be at most episodes = 2"):
     Evaluation(episodes=2, num_envs=3)

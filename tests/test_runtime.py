@@ -135,7 +135,7 @@ def test_what_failed_first_is_what_ends_the_run(config, tmp_path, monkeypatch):
 def test_a_hanging_environment_does_not_hold_up_a_failure(config, tmp_path, monkeypatch, caplog):
   started = []
 
-  def update(self, state, batch):
+  def update(self, state, batch, phase):
     fakes.wait_for(lambda: all(pool.failed_at for pool in fakes.OPENED))
     started.append(time.monotonic())
     raise fakes.ERROR
@@ -235,7 +235,7 @@ def test_at_most_two_updates_are_under_way(config, tmp_path, monkeypatch):
   """More of them could lock up the devices of a CPU, which wait for each other."""
   events = []
 
-  def update(self, state, batch):
+  def update(self, state, batch, phase):
     number = sum(event.startswith("update") for event in events)
     events.append(f"update {number}")
     return state, {"x": Pending(events, number), "failure": -1}

@@ -97,8 +97,13 @@ def library(source: str, headers: Sequence[Path]) -> ctypes.CDLL | str:
   found = compiler()
   if found is None:
     return "There is no C++ compiler (set CXX, or install g++ or clang++)."
-  version = subprocess.run([found, "--version"], capture_output=True, text=True, check=False).stdout
-  parts = (source, version, _processor(), *FLAGS, *(path.read_text() for path in headers))
+  parts = (
+    source,
+    _output(found, "--version").stdout,
+    _processor(),
+    *FLAGS,
+    *(path.read_text("utf-8") for path in headers),
+  )
   name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24] + ".so"
   folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "selftune")
   try:
@@ -116,20 +121,25 @@ def _compile(compiler: str, source: str, target: Path) -> str | None:
   """Compiles to a file, whole or not at all; returns what went wrong."""
   with tempfile.TemporaryDirectory(dir=target.parent) as folder:
     file, out = Path(folder, "main.cc"), Path(folder, "main.so")
-    file.write_text(source)
-    done = subprocess.run(
-      [compiler, *FLAGS, "-o", str(out), str(file)], capture_output=True, text=True, check=False
-    )
+    file.write_text(source, "utf-8")
+    done = _output(compiler, *FLAGS, "-o", str(out), str(file))
     if done.returncode:
       return f"{compiler} failed: {done.stderr.strip().splitlines()[0] if done.stderr else ''}"
     out.replace(target)
   return None
 
 
+def _output(*command: str) -> subprocess.CompletedProcess[str]:
+  """Runs a compiler, whose messages may be in any language."""
+  return subprocess.run(
+    command, capture_output=True, encoding="utf-8", errors="replace", check=False
+  )
+
+
 def _processor() -> str:
   """Names what -march=native depends on: homes are shared between machines."""
   try:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     wanted = ("model name", "flags", "Features", "CPU part")
     return "".join(sorted({line for line in lines if line.startswith(wanted)}))
   except OSError:

@@ -35,15 +35,6 @@ Stopped or killed, the same command goes on where it was. Figures share cells of
     default=Path("runs", "reproduce"),
     help="default: runs/reproduce",
   )
-  without = parser.format_help
-  parser.format_help = lambda: f"{without()}\n{_listed()}\n"  # type: ignore[method-assign]
-
-
-def _listed() -> str:
-  # Where help is asked for, and not with every command: plugins are imported for it.
-  from ..reproduce import listing
-
-  return listing()
 
 
 def run(arguments: argparse.Namespace) -> int:

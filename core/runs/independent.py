@@ -66,8 +66,6 @@ class ManyRuns:
     """
     devices = platform.devices(experiment.learner_devices, "train.learner_devices")
     self._runs = runs = make_runs(experiment, runtime, devices, restart)
-    if isinstance(runs, Runs) and runs.form:
-      print(f"selftune: runs are advanced by {runs.form}", file=sys.stderr)
     self._experiment, self._runtime, self._table = experiment, runtime, table
     self._beside = beside
     self.size = runs.members.size
@@ -86,6 +84,8 @@ class ManyRuns:
     self, saved: RunState, progress: Progress, logger: Logger, stopping: Callable[[], bool]
   ) -> Iterator[RunState]:
     runs, self._stopping = self._runs, stopping
+    if isinstance(runs, Runs) and runs.form:
+      print(f"selftune: runs are advanced by {runs.form}", file=sys.stderr)
     with contextlib.closing(runs):
       states = runs.resume(saved)
       writers, total = self._runtime.run_writers, self._experiment.total_env_steps
