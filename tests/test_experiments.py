@@ -28,6 +28,8 @@ def tuned(train):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_load_and_take_the_common_bindings(name):
+  if "brax" in name:  # an extra that tests do not ask for
+    pytest.importorskip("brax")
   game = ("atari.game = 'space_invaders'",) if "atari" in name else ()
   train = config.load(name, (*COMMON, *game)).root
   assert isinstance(train, experiment.Train)

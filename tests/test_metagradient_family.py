@@ -153,7 +153,7 @@ CASES = {
   "bmg_k2_l3": dict(inner_updates=2, outer_batch="fresh", bootstrap=Bootstrap(steps=3)),
   "bmg_descent": dict(bootstrap=Bootstrap(steps=2, learning_rate=0.02, policy=0.5, value=0.1)),
 }
-SLOW = {"k3_next", "bmg_k2_l3", "bmg_descent"}
+SLOW = {"k2_fresh", "k3_next", "fresh", "held_out", "bmg_k2_l3", "bmg_descent"}
 OUTERS = {
   "shared": Outer(critic="shared", **CRITIC),
   "stopped": Outer(critic="stopped", keep=("policy_gradient",), normalise=True, **CRITIC),
@@ -164,7 +164,14 @@ WHOLE = [
     pytest.param(dict(options=o), id=n, marks=pytest.mark.slow if n in SLOW else ())
     for n, o in CASES.items()
   ),
-  *(pytest.param(dict(options=CASES["fresh"], outer=o), id=n) for n, o in OUTERS.items()),
+  *(
+    pytest.param(
+      dict(options=CASES["fresh"], outer=o),
+      id=n,
+      marks=pytest.mark.slow if n == "shared" else (),
+    )
+    for n, o in OUTERS.items()
+  ),
   pytest.param(
     dict(options=CASES["k2"], outer=OUTERS["own"], heads=2, behaviour="random", lstm=3),
     id="k2_own_random_lstm",
@@ -212,6 +219,7 @@ def test_the_metagradient_is_that_of_the_whole_cycle(case):
       np.testing.assert_allclose(actual, x, rtol=2e-4, atol=1e-9, err_msg=f"{name}/{p}")
 
 
+@pytest.mark.slow
 def test_a_context_learns_through_every_update():
   context = Context(("reward", "td_error", "value"), batches=2, hidden=3)
   metaopt = Metagradient(tune=TUNE, inner_updates=2, context=context, optimizer=Descent())

@@ -51,19 +51,19 @@ class GridCnn:
         f"{shape}; write agent.network = @mlp(), which takes any shape"
       )
 
-    def tower(hidden: tuple[int, ...], out: int, scale: float) -> hk.Transformed:
+    def tower(hidden: tuple[int, ...], out: int) -> hk.Transformed:
       def apply(x: jax.Array) -> jax.Array:
         for i, layer in enumerate(zip(self.channels, self.kernels, self.strides, strict=True)):
           x = jax.nn.relu(conv2d(x, f"conv_{i}", *layer, padding="SAME"))
-        x = hk.nets.MLP(hidden, activate_final=True)(x.reshape(x.shape[0], -1))
-        # Close to the uniform policy at first, as the other networks.
-        return hk.Linear(out, w_init=hk.initializers.VarianceScaling(scale))(x)
+        # Haiku's initialisers, for policies too: small first policies, which other networks have,
+        # pass little of a gradient to what lies before them.
+        return hk.nets.MLP((*hidden, out))(x.reshape(x.shape[0], -1))
 
       return hk.without_apply_rng(hk.transform(apply))
 
     towers = {
-      "policy": tower(self.policy, heads * policy_size, 0.01),
-      "value": tower(self.value, heads, 1.0),
+      "policy": tower(self.policy, heads * policy_size),
+      "value": tower(self.value, heads),
     }
 
     def init(key: Array) -> PyTree:
