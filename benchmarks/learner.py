@@ -1,15 +1,17 @@
 """Cost of an update: STAC and STACX beside IMPALA, on the Atari network.
 
-  python benchmarks/learner.py [--bind 'train.micro_batch = 4'] [--turns 5]
+  python benchmarks/learner.py [--variants] [--bind 'train.micro_batch = 4'] [--turns 5]
 
 The agents take turns, so that what else the machine does falls on all of them; reported are
 medians, and medians of each turn's ratios. Temporary memory is XLA's own count, for one learner
-device.
+device. Where an update has phases, time is that of a cycle by their number, memory the greatest.
+`--variants` measures STAC and the family of metagradients in place of the three.
 """
 
 import argparse
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +24,18 @@ from selftune.core.api.types import EnvSpec, TimeStep, Trajectory
 from selftune.core.engine import single
 from selftune.core.machine import platform
 
-AGENTS = ("atari_impala", "atari_stac", "atari_stacx")
+AGENTS = {name: (name, ()) for name in ("atari_impala", "atari_stac", "atari_stacx")}
+VARIANTS = {  # of STAC: name -> experiment, what is bound
+  "atari_stac": ("atari_stac", ()),
+  "next batch": ("atari_stac", ("metagradient.outer_batch = 'next'",)),
+  "held out": ("atari_stac", ("metagradient.outer_batch = 'held_out'",)),
+  "K = 2": ("atari_stac", ("metagradient.inner_updates = 2",)),
+  "K = 4": ("atari_stac", ("metagradient.inner_updates = 4",)),
+  "critic, shared": ("atari_stac", ("outer.critic = 'shared'",)),
+  "critic, own": ("atari_stac", ("outer.critic = 'own'",)),
+  "BMG": ("atari_stac", ("metagradient.bootstrap = @bootstrap()",)),
+  "context": ("atari_stac", ("metagradient.context = @context()",)),
+}
 ACTIONS = 4  # of Breakout
 BOUNDS = {("atari_stac", "atari_impala"): 2.8, ("atari_stacx", "atari_stac"): 1.15}
 
@@ -30,7 +43,7 @@ BOUNDS = {("atari_stac", "atari_impala"): 2.8, ("atari_stacx", "atari_stac"): 1.
 class Update(NamedTuple):
   """A compiled update with its state and batch."""
 
-  run: Any  # (state, batch) -> state, metrics
+  phases: list[Any]  # (state, batch) -> state, metrics
   state: Any
   batch: Trajectory
   frames: int  # of an update, action repeats counted
@@ -38,8 +51,8 @@ class Update(NamedTuple):
   temporary: int  # bytes
 
 
-def prepare(name: str, bindings: list[str]) -> Update:
-  """Compiles the update of a packaged experiment and runs it once."""
+def prepare(name: str, bindings: Sequence[str]) -> Update:
+  """Compiles the update of a packaged experiment and runs a cycle of it."""
   loaded = config.load(f"experiments/{name}", bindings).root
   platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
   spec = EnvSpec(specs.Array((84, 84, 4), np.uint8), specs.DiscreteArray(ACTIONS))
@@ -47,11 +60,18 @@ def prepare(name: str, bindings: list[str]) -> Update:
   batch = random_batch(loaded.unroll_length, loaded.num_envs)
   state = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch.timestep))
   device_batch = learner.put(batch)
-  compiled = learner.compile(state, device_batch)
-  temporary = compiled.memory_analysis().temp_size_in_bytes
-  state, _ = jax.block_until_ready(compiled(state, device_batch))
+  phases = [learner.compile(state, device_batch, n) for n in range(learner.phases)]
+  temporary = max(phase.memory_analysis().temp_size_in_bytes for phase in phases)
   frames, devices = 4 * loaded.steps_per_update, learner.mesh.devices.size
-  return Update(compiled, state, device_batch, frames, devices, temporary)
+  return cycle(Update(phases, state, device_batch, frames, devices, temporary))
+
+
+def cycle(update: Update) -> Update:
+  """Runs every phase once."""
+  state = update.state
+  for phase in update.phases:
+    state, _ = phase(state, update.batch)
+  return update._replace(state=jax.block_until_ready(state))
 
 
 def random_batch(t: int, b: int) -> Trajectory:
@@ -68,16 +88,17 @@ def random_batch(t: int, b: int) -> Trajectory:
   return Trajectory(step, action, mu, (), np.zeros((t, b), np.int32))
 
 
-def measure(bindings: list[str], turns: int) -> tuple[dict[str, Update], dict[str, list[float]]]:
+def measure(
+  agents: Mapping[str, tuple[str, tuple[str, ...]]], bindings: list[str], turns: int
+) -> tuple[dict[str, Update], dict[str, list[float]]]:
   """Seconds of every agent's update, turn by turn."""
-  updates = {name: prepare(name, bindings) for name in AGENTS}
+  updates = {name: prepare(of, (*own, *bindings)) for name, (of, own) in agents.items()}
   seconds: dict[str, list[float]] = {name: [] for name in AGENTS}
   for _ in range(turns):
     for name, update in updates.items():
       start = time.perf_counter()
-      state, _ = jax.block_until_ready(update.run(update.state, update.batch))
-      seconds[name].append(time.perf_counter() - start)
-      updates[name] = update._replace(state=state)
+      updates[name] = cycle(update)
+      seconds[name].append((time.perf_counter() - start) / len(update.phases))
   return updates, seconds
 
 
@@ -87,15 +108,17 @@ def main() -> None:
   )
   parser.add_argument("--bind", action="append", default=[], help="a gin binding for all agents")
   parser.add_argument("--turns", type=int, default=5)
+  parser.add_argument("--variants", action="store_true", help="STAC and the family, see above")
   args = parser.parse_args()
-  updates, seconds = measure(args.bind, args.turns)
+  agents = VARIANTS if args.variants else AGENTS
+  updates, seconds = measure(agents, args.bind, args.turns)
   print(f"{next(iter(updates.values())).devices} x {jax.devices()[0].device_kind}")
   print(f"{'agent':<18}{'seconds/update':>15}{'frames/s':>12}{'temporary MiB':>15}")
   for name, update in updates.items():
     median = statistics.median(seconds[name])
     frames, mebibytes = update.frames / median, update.temporary / 2**20
     print(f"{name:<18}{median:>15.3f}{frames:>12,.0f}{mebibytes:>15.0f}")
-  for (a, b), bound in BOUNDS.items():
+  for (a, b), bound in () if args.variants else BOUNDS.items():
     ratio = statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
     print(f"{a} / {b}: {ratio:.2f} (at most {bound} wanted)")
 

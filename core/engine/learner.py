@@ -270,9 +270,9 @@ class Learner:
     """The meta-optimiser's metrics of a state, for a row that is about to be logged."""
     return self._describe(state)
 
-  def compile(self, state: LearnerState, batch: Trajectory) -> jax.stages.Compiled:
+  def compile(self, state: LearnerState, batch: Trajectory, phase: int = 0) -> jax.stages.Compiled:
     """The compiled update, for its memory and cost analysis."""
-    return self._update[0].lower(state, batch).compile()
+    return self._update[phase].lower(state, batch).compile()
 
   def actor_params(
     self, state: LearnerState, devices: Iterable[Device]
