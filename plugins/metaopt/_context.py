@@ -83,10 +83,12 @@ class Context:
         "td_error": step_t.reward[1:] + after - value[:-1],
         "value": value[:-1],
       }
-      mean = lambda x: jnp.sum(x * mask) / jnp.maximum(jnp.sum(mask), 1)
-      return (), jnp.stack([mean(of[name]) for name in self.statistics]), ()
+      # Sums, which are exact over micro-batches and devices; means of means are not.
+      of_each = jnp.stack([jnp.sum(of[name] * mask) for name in self.statistics])
+      return (of_each, jnp.sum(mask)), (), ()
 
-    _, now, _ = fns.accumulate(one, batch)
+    (totals, count), _, _ = fns.accumulate(one, batch)
+    now = totals / jnp.maximum(count, 1)
     # Symmetric logarithms: tasks differ in the size of their rewards by orders of magnitude.
     now = jnp.sign(now) * jnp.log1p(jnp.abs(now))
     return jnp.concatenate([now.astype(recent.dtype), recent[: -len(self.statistics)]])
