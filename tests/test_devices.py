@@ -75,12 +75,12 @@ def batch_of_runs(agent, runs, sharing):
       assert len(states.returns.addressable_data(0)[0]) == B * min(devices, runs) / sharing[devices]
       states, ends = made.advance(states, iterations)
       metrics = {k: x for k, x in made.metrics.items() if "is_ratio/q" not in k}
-      ended = jax.device_get((ends, metrics))
+      ended = jax.tree.map(made.of_each, (ends, metrics))
       resumed = made.resume(jax.device_get(made.saved(states)))
       assert resumed.returns.sharding.is_equivalent_to(states.returns.sharding, 2)
     learner = states.learner._replace(key=())
     seen = (states.timestep, states.returns, states.lengths, states.finished, states.env_steps)
-    return jax.device_get((learner, seen)), ended
+    return jax.tree.map(made.of_each, (learner, seen)), ended
 
   found = {n: state(n, 8) for n in DEVICES}
   assert found[1][0][1][-2].tolist() == [24] * runs  # episodes: three of each environment
