@@ -74,6 +74,13 @@ def assert_equal(actual, expected, **tolerance):
   jax.tree.map(lambda a, e: check(a, e, **tolerance), actual, expected)
 
 
+def without_logs(state):
+  """A state without the metrics that phases keep for each other: some are means of means."""
+  if getattr(state.meta_state, "last", ()):
+    return state._replace(meta_state=state.meta_state._replace(last=()))
+  return state
+
+
 def moved(learner, before, after):
   """How far the parameters and etas went."""
   etas = lambda state: getattr(state.meta_state, "etas", {})
@@ -123,7 +130,7 @@ def test_devices_and_micro_batches_change_nothing(name, devices, micro_batch):
   learner, first = start(name)
   expected, metrics = train(*start(name), BATCHES[:3])
   state, split_metrics = train(*start(name, devices, micro_batch), BATCHES[:3])
-  assert_equal(state, expected, rtol=1e-4, atol=1e-5)
+  assert_equal(without_logs(state), without_logs(expected), rtol=1e-4, atol=1e-5)
   assert min(jax.tree.leaves(moved(learner, first, expected))) > 1e-3  # there is something to see
   # Sums are exact; means are of means over micro-batches, so only they may differ.
   sums = [n for n in metrics if n.startswith("metagrad") or n in ("grad_norm", "param_norm")]
