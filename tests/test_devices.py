@@ -160,7 +160,7 @@ def build(self, spec, policy_size, heads, build=Linear.build):
   return network._replace(init=init)
 
 Linear.build = build
-bindings = ("agent.network = @linear()", "runs.repeats = 1", "tuner = @constant_step()")
+bindings = ("agent.network = @linear()", "runs.native = False", "tuner = @constant_step()")
 experiment = config.load("experiments/metatrace_mountain_car", bindings).root
 runs = independent.make_runs(experiment, experiment.runtime, jax.devices())
 for _ in range(6):
