@@ -196,3 +196,13 @@ def test_what_is_compiled_is_kept_for_equal_sources_alone(monkeypatch, tmp_path)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert "cannot be kept" in native.library("", ())
+
+
+@needs_compiler
+def test_where_nobody_has_a_home_jax_is_taken(monkeypatch):
+  def homeless(path):
+    raise RuntimeError("Could not determine home directory.")
+
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  monkeypatch.setattr(native.Path, "expanduser", homeless)
+  assert "set XDG_CACHE_HOME" in native.library("", ())

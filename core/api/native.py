@@ -105,14 +105,17 @@ def library(source: str, headers: Sequence[Path]) -> ctypes.CDLL | str:
     *(path.read_text("utf-8") for path in headers),
   )
   name = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24] + ".so"
-  folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "selftune")
+  folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "selftune")
   try:
+    folder = folder.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / name).exists():
       failed = _compile(found, source, folder / name)
       if failed is not None:
         return failed
     return ctypes.CDLL(str(folder / name))
+  except RuntimeError:  # of expanduser
+    return f"There is no home for {folder}, where what is compiled is kept (set XDG_CACHE_HOME)."
   except OSError as error:
     return f"What is compiled cannot be kept in {folder}: {error}."
 

@@ -123,7 +123,9 @@ def restore(
   """
   device = jax.devices()[0]
   if experiment.runs is not None:
-    with contextlib.closing(make_runs(experiment, experiment.runs, [device])) as runs:
+    with contextlib.closing(
+      make_runs(experiment, experiment.runs, [device], advances=False)
+    ) as runs:
       restored = _checkpoint(workdir, step, runs.saved(runs.init()))
     # Run 0 of the leading axis R: `Functions` know one run only.
     state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)

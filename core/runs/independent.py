@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import functools
 import logging
 import sys
@@ -201,8 +200,7 @@ def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
   """
   if isinstance(experiment.env, FunctionalEnvironment):
     devices = platform.devices(experiment.learner_devices, "train.learner_devices")
-    traced = dataclasses.replace(runtime, native=False)
-    jax.eval_shape(make_runs(experiment, traced, devices).init)
+    jax.eval_shape(make_runs(experiment, runtime, devices, advances=False).init)
 
 
 def smaller(experiment: Train) -> str:
@@ -212,7 +210,11 @@ def smaller(experiment: Train) -> str:
 
 
 def make_runs(
-  experiment: Train, runtime: IndependentRuns, devices: Sequence[Device], restart: int = 0
+  experiment: Train,
+  runtime: IndependentRuns,
+  devices: Sequence[Device],
+  restart: int = 0,
+  advances: bool = True,
 ) -> Runs | PoolRuns:
   """The runs of an experiment.
 
@@ -222,6 +224,7 @@ def make_runs(
     devices: that the runs, and where they are part of the program their environments, are split
       over.
     restart: of the training; environments in a pool get new seeds at each.
+    advances: whether they will be; to look at their first state no machine code is compiled.
 
   Raises:
     UserError: this agent cannot act in this environment.
@@ -241,8 +244,10 @@ def make_runs(
     )
     micro_batch = single.micro_batch(experiment, devices)
     if isinstance(env, FunctionalEnvironment):
-      parts = {"chunk": runtime.chunk, "native": runtime.native, "micro_batch": micro_batch}
-      return Runs(members, env, devices, **parts)
+      native = runtime.native and advances
+      return Runs(
+        members, env, devices, chunk=runtime.chunk, micro_batch=micro_batch, native=native
+      )
     return PoolRuns(members, env, devices, restart, experiment.stagger, micro_batch)
 
 

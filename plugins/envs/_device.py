@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, EnvSpec, PyTree, TimeStep, UserError
+from ...core.api import Array, Environment, EnvSpec, FunctionalPool, PyTree, TimeStep, UserError
 
 Action = specs.DiscreteArray | specs.BoundedArray
 
@@ -45,39 +45,52 @@ class State(NamedTuple):
   count: Array  # [] uint32, keys taken of `key`
 
 
+class OnDevice:
+  """What the plugins share: a `FunctionalEnvironment` and `EnvPlugin` of `_library`."""
+
+  _library: Library  # a cached property of each: made at first use, as imports take seconds
+
+  @property
+  def spec(self) -> EnvSpec:
+    """Shapes, dtypes and bounds."""
+    return self._library.spec
+
+  def init(self, key: Array) -> tuple[State, TimeStep]:
+    """Starts the first episode: the state, and its FIRST timestep."""
+    inner, observation = _reset(self._library, jax.random.fold_in(key, 0))
+    one = jnp.ones((), jnp.float32)
+    state = State(inner, one < 0, key, jnp.ones((), jnp.uint32))
+    return state, TimeStep(observation, 0 * one, one, one > 0)
+
+  def step(self, state: State, action: Array) -> tuple[State, TimeStep]:
+    """Makes a step; after an end it starts an episode instead, as `Environment` tells.
+
+    Step n takes the key fold_in(key, n): where a library draws nothing, XLA leaves it out.
+    """
+    library, first = self._library, state.done
+    key = jax.random.fold_in(state.key, state.count)
+    new = library.step(key, state.inner, action)
+    # At most one pass. `vmap` takes both branches of a `cond` at every step, but it enters a loop
+    # only while an environment needs it.
+    carry: Any = (first, _strong(new.inner), new.observation)
+    _, inner, observation = jax.lax.while_loop(
+      lambda x: x[0], lambda x: (jnp.zeros_like(first), *_reset(library, key)), carry
+    )
+    reward = jnp.where(first, 0, new.reward).astype(jnp.float32)
+    discount = jnp.where(first, 1, new.discount).astype(jnp.float32)
+    state = State(inner, new.done & ~first, state.key, state.count + 1)
+    return state, TimeStep(observation, reward, discount, first)
+
+  def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool on the host, for other runtimes than `@runs()`."""
+    return FunctionalPool(self, seeds)
+
+
 def library(action: Action, reset: Callable, step: Callable) -> Library:
   """The functions with the shapes and dtypes that they really give, whatever spaces say."""
   _, observation = jax.eval_shape(reset, jax.random.key(0))
   spec = specs.Array(observation.shape, observation.dtype)
   return Library(EnvSpec(spec, action), reset, step)
-
-
-def init(library: Library, key: Array) -> tuple[State, TimeStep]:
-  """Starts the first episode: the state, and its FIRST timestep."""
-  inner, observation = _reset(library, jax.random.fold_in(key, 0))
-  one = jnp.ones((), jnp.float32)
-  state = State(inner, one < 0, key, jnp.ones((), jnp.uint32))
-  return state, TimeStep(observation, 0 * one, one, one > 0)
-
-
-def step(library: Library, state: State, action: Array) -> tuple[State, TimeStep]:
-  """Makes a step; after an end it starts an episode instead, as `Environment` tells.
-
-  Step n takes the key fold_in(key, n): where a library draws nothing, XLA leaves it out.
-  """
-  first = state.done
-  key = jax.random.fold_in(state.key, state.count)
-  new = library.step(key, state.inner, action)
-  # At most one pass. `vmap` takes both branches of a `cond` at every step, but it enters a loop
-  # only while an environment needs it.
-  carry: Any = (first, _strong(new.inner), new.observation)
-  _, inner, observation = jax.lax.while_loop(
-    lambda x: x[0], lambda x: (jnp.zeros_like(first), *_reset(library, key)), carry
-  )
-  reward = jnp.where(first, 0, new.reward).astype(jnp.float32)
-  discount = jnp.where(first, 1, new.discount).astype(jnp.float32)
-  state = State(inner, new.done & ~first, state.key, state.count + 1)
-  return state, TimeStep(observation, reward, discount, first)
 
 
 def _reset(library: Library, key: Array) -> tuple[PyTree, Array]:

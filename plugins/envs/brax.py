@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...core.api import (
-  Array,
   Count,
-  Environment,
-  EnvSpec,
-  FunctionalPool,
-  TimeStep,
   UserError,
   register,
 )
@@ -23,7 +18,7 @@ _BACKENDS = ("generalized", "mjx", "positional", "spring")
 
 @register("env", "brax")
 @dataclasses.dataclass(frozen=True)
-class Brax:
+class Brax(_device.OnDevice):
   """Environments of brax by name: ant, halfcheetah, hopper, humanoid, inverted_pendulum, ...
 
   `backend` is the physics: generalized, mjx, positional or spring; None for the environment's own
@@ -45,22 +40,6 @@ class Brax:
     _device.require("brax", "brax")
     if self.backend is not None and self.backend not in _BACKENDS:
       raise UserError(unknown("brax.backend", self.backend, _BACKENDS))
-
-  @property
-  def spec(self) -> EnvSpec:
-    """Shapes, dtypes and bounds."""
-    return self._library.spec
-
-  def init(self, key: Array) -> tuple[_device.State, TimeStep]:
-    """Starts the first episode: the state, and its FIRST timestep."""
-    return _device.init(self._library, key)
-
-  def step(self, state: _device.State, action: Array) -> tuple[_device.State, TimeStep]:
-    """Makes a step; after an end, starts an episode instead."""
-    return _device.step(self._library, state, action)
-
-  def make(self, seeds: tuple[int, ...]) -> Environment:
-    return FunctionalPool(self, seeds)
 
   @functools.cached_property
   def _library(self) -> _device.Library:

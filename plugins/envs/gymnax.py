@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Environment, EnvSpec, FunctionalPool, TimeStep, UserError, register
+from ...core.api import Array, UserError, register
 from . import _device
 from ._pool import unknown
 
@@ -18,7 +18,7 @@ _BINARY = "-MinAtar"  # observations hold 0 and 1 alone: a quarter of the memory
 
 @register("env", "gymnax")
 @dataclasses.dataclass(frozen=True)
-class Gymnax:
+class Gymnax(_device.OnDevice):
   """Environments of gymnax: Breakout-MinAtar, CartPole-v1, ...; `gymnax.registered_envs` has all.
 
   `params` are those of the environment that differ from its defaults, such as
@@ -36,22 +36,6 @@ class Gymnax:
 
   def __post_init__(self):
     _device.require("gymnax", "gymnax")
-
-  @property
-  def spec(self) -> EnvSpec:
-    """Shapes, dtypes and bounds."""
-    return self._library.spec
-
-  def init(self, key: Array) -> tuple[_device.State, TimeStep]:
-    """Starts the first episode: the state, and its FIRST timestep."""
-    return _device.init(self._library, key)
-
-  def step(self, state: _device.State, action: Array) -> tuple[_device.State, TimeStep]:
-    """Makes a step; after an end, starts an episode instead."""
-    return _device.step(self._library, state, action)
-
-  def make(self, seeds: tuple[int, ...]) -> Environment:
-    return FunctionalPool(self, seeds)
 
   @functools.cached_property
   def _library(self) -> _device.Library:

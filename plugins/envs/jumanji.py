@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Environment, EnvSpec, FunctionalPool, TimeStep, UserError, register
+from ...core.api import Array, UserError, register
 from . import _device
 from ._pool import unknown
 
 
 @register("env", "jumanji")
 @dataclasses.dataclass(frozen=True)
-class Jumanji:
+class Jumanji(_device.OnDevice):
   """Environments of Jumanji by their registered names: Snake-v1, Game2048-v1, Maze-v0, ...
 
   `kwargs` are for its constructor, such as {'num_rows': 6, 'num_cols': 6} of Snake. Discounts are
@@ -36,22 +36,6 @@ class Jumanji:
 
   def __post_init__(self):
     _device.require("jumanji", "jumanji")
-
-  @property
-  def spec(self) -> EnvSpec:
-    """Shapes, dtypes and bounds."""
-    return self._library.spec
-
-  def init(self, key: Array) -> tuple[_device.State, TimeStep]:
-    """Starts the first episode: the state, and its FIRST timestep."""
-    return _device.init(self._library, key)
-
-  def step(self, state: _device.State, action: Array) -> tuple[_device.State, TimeStep]:
-    """Makes a step; after an end, starts an episode instead."""
-    return _device.step(self._library, state, action)
-
-  def make(self, seeds: tuple[int, ...]) -> Environment:
-    return FunctionalPool(self, seeds)
 
   @functools.cached_property
   def _library(self) -> _device.Library:

@@ -9,10 +9,6 @@ from typing import Any, Literal
 from ...core.api import (
   Array,
   Count,
-  Environment,
-  EnvSpec,
-  FunctionalPool,
-  TimeStep,
   UserError,
   register,
 )
@@ -22,7 +18,7 @@ from ._pool import unknown
 
 @register("env", "playground")
 @dataclasses.dataclass(frozen=True)
-class Playground:
+class Playground(_device.OnDevice):
   """Environments of MuJoCo Playground by name: CartpoleBalance, CheetahRun, Go1Getup, ...
 
   `config` overrides entries of the environment's own configuration, such as {'ctrl_dt': 0.02}.
@@ -48,22 +44,6 @@ class Playground:
 
   def __post_init__(self):
     _device.require("playground", "mujoco_playground")
-
-  @property
-  def spec(self) -> EnvSpec:
-    """Shapes, dtypes and bounds."""
-    return self._library.spec
-
-  def init(self, key: Array) -> tuple[_device.State, TimeStep]:
-    """Starts the first episode: the state, and its FIRST timestep."""
-    return _device.init(self._library, key)
-
-  def step(self, state: _device.State, action: Array) -> tuple[_device.State, TimeStep]:
-    """Makes a step; after an end, starts an episode instead."""
-    return _device.step(self._library, state, action)
-
-  def make(self, seeds: tuple[int, ...]) -> Environment:
-    return FunctionalPool(self, seeds)
 
   @functools.cached_property
   def _library(self) -> _device.Library:
