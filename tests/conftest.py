@@ -1,6 +1,7 @@
 """Every test runs on two simulated CPU devices, with rank promotion an error."""
 
 import os
+import signal
 
 import fakes
 import jax
@@ -13,6 +14,9 @@ if jax.__version_info__ < (0, 11):
   flags.append("--xla_cpu_use_fusion_emitters=false")  # a third less compilation
 os.environ["XLA_FLAGS"] = " ".join(flags)  # read when JAX first looks for devices
 os.environ.setdefault("WANDB_MODE", "offline")
+
+# Under nohup it is ignored, and would be in the commands that tests start, which then leave it so.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 _pool.preload_egl()  # tests import EnvPool by themselves, before any plugin does
 

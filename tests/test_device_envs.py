@@ -213,6 +213,7 @@ def test_a_missing_library_is_one_line_with_what_to_type(name, monkeypatch, caps
     (Gymnax("Breakout-Minatar"), "Did you mean 'Breakout-MinAtar'"),
     (Gymnax(params={"max_steps": 3}), "name = 'max_steps' does not exist"),
     (Gymnax(kwargs={"minimal": True}), "gymnax.kwargs of Breakout-MinAtar: "),
+    (Gymnax(params={"max_steps_in_episode": "3"}), "with these settings: TypeError: "),
     (Jumanji("Snake"), "Did you mean 'Snake-v1'"),
     (Jumanji(kwargs={"rows": 6}), "jumanji.kwargs of Snake-v1: "),
     (Jumanji(observation="board"), "Known: grid, step_count, action_mask"),

@@ -86,9 +86,16 @@ class OnDevice:
     return FunctionalPool(self, seeds)
 
 
-def library(action: Action, reset: Callable, step: Callable) -> Library:
-  """The functions with the shapes and dtypes that they really give, whatever spaces say."""
-  _, observation = jax.eval_shape(reset, jax.random.key(0))
+def library(plugin: str, action: Action, reset: Callable, step: Callable) -> Library:
+  """The functions with the shapes and dtypes that they really give, whatever spaces say.
+
+  Raises:
+    UserError: they cannot be traced, as with parameters of another type.
+  """
+  key = jax.random.key(0)
+  with explained(plugin):
+    inner, observation = jax.eval_shape(reset, key)
+    jax.eval_shape(step, key, inner, jax.ShapeDtypeStruct(action.shape, action.dtype))
   spec = specs.Array(observation.shape, observation.dtype)
   return Library(EnvSpec(spec, action), reset, step)
 
@@ -113,10 +120,24 @@ def require(plugin: str, package: str) -> None:
 
 
 @contextlib.contextmanager
-def eager() -> Iterator[None]:
+def explained(plugin: str) -> Iterator[None]:
+  """Makes a UserError of whatever a library raises of what it was given."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as error:
+    said = (str(error).splitlines() or [""])[0]
+    raise UserError(
+      f"@{plugin}() cannot be made with these settings: {type(error).__name__}: {said}"
+    ) from error
+
+
+@contextlib.contextmanager
+def making(plugin: str) -> Iterator[None]:
   """Makes a library's environment, and imports it, with arrays of its own, not traced ones."""
   # Modules keep arrays: those of an import within a trace would be dead after it.
-  with jax.ensure_compile_time_eval():
+  with explained(plugin), jax.ensure_compile_time_eval():
     yield
 
 
@@ -171,7 +192,11 @@ def _fields(observation: PyTree) -> Mapping[str, Any]:
 
 
 def of_brax(
-  env: Any, episode_length: int, action_repeat: int, observe: Callable[[PyTree], Array]
+  plugin: str,
+  env: Any,
+  episode_length: int,
+  action_repeat: int,
+  observe: Callable[[PyTree], Array],
 ) -> Library:
   """An environment with brax's interface, a robot whose actions are within [-1, 1].
 
@@ -198,4 +223,4 @@ def of_brax(
 
   low, high = -np.ones(env.action_size, np.float32), np.ones(env.action_size, np.float32)
   action = specs.BoundedArray((env.action_size,), np.float32, low, high)
-  return library(action, reset, step)
+  return library(plugin, action, reset, step)

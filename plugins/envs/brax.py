@@ -43,10 +43,10 @@ class Brax(_device.OnDevice):
 
   @functools.cached_property
   def _library(self) -> _device.Library:
-    with _device.eager():
+    with _device.making("brax"):
       env = self._made()
     observe = functools.partial(_device.flat, "brax")
-    return _device.of_brax(env, self.episode_length, self.action_repeat, observe)
+    return _device.of_brax("brax", env, self.episode_length, self.action_repeat, observe)
 
   def _made(self) -> Any:
     """The environment of brax, without its wrappers."""

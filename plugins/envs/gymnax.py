@@ -39,7 +39,7 @@ class Gymnax(_device.OnDevice):
 
   @functools.cached_property
   def _library(self) -> _device.Library:
-    with _device.eager():
+    with _device.making("gymnax"):
       env, params = self._made()
       action = _action(env.action_space(params))
 
@@ -57,7 +57,7 @@ class Gymnax(_device.OnDevice):
       done = terminated | env.is_truncated(inner, params)
       return _device.Stepped(inner, observed(observation), reward, ~terminated, done)
 
-    return _device.library(action, reset, step)
+    return _device.library("gymnax", action, reset, step)
 
   def _made(self) -> tuple[Any, Any]:
     """The environment of gymnax, and its parameters."""

@@ -39,7 +39,7 @@ class Jumanji(_device.OnDevice):
 
   @functools.cached_property
   def _library(self) -> _device.Library:
-    with _device.eager():
+    with _device.making("jumanji"):
       env = self._made()
       action = _action(self.name, env.action_spec)
     if env.reward_spec.shape != ():
@@ -59,7 +59,7 @@ class Jumanji(_device.OnDevice):
       inner, x = env.step(inner, action)
       return _device.Stepped(inner, observed(x.observation), x.reward, x.discount, x.last())
 
-    return _device.library(action, reset, step)
+    return _device.library("jumanji", action, reset, step)
 
   def _made(self) -> Any:
     """The environment of Jumanji."""

@@ -47,7 +47,7 @@ class Playground(_device.OnDevice):
 
   @functools.cached_property
   def _library(self) -> _device.Library:
-    with _device.eager():
+    with _device.making("playground"):
       env, config = self._made()
 
     def observe(observation: Any) -> Array:
@@ -57,7 +57,9 @@ class Playground(_device.OnDevice):
       return _device.flat("playground", observation, field)
 
     length = self.episode_length or config.episode_length
-    return _device.of_brax(env, length, self.action_repeat or config.action_repeat, observe)
+    return _device.of_brax(
+      "playground", env, length, self.action_repeat or config.action_repeat, observe
+    )
 
   def _made(self) -> tuple[Any, Any]:
     """The environment of Playground, without wrappers, and its configuration."""
