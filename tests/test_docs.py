@@ -165,7 +165,7 @@ def commands():
   texts = [block.values[0] for block in blocks("bash")]
   texts += [path.read_text() for path in (ROOT / "gin_configs").rglob("*.gin")]
   for text in texts:
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in re.sub(r"\s*\\\n\s*", " ", text).splitlines():
       found = re.match(r"[#\s]*selftune (.*?)(\s#.*|\s{2,}.*)?$", line)
       if found:
         yield found[1]
