@@ -287,6 +287,7 @@ def table(path):
     return list(csv.DictReader(rows))
 
 
+@pytest.mark.slow
 def test_runs_as_processes(write, trained, capsys):
   name = write()
   assert cli.main(["study", name, "--resamples", "5", "--workers", "3"]) == 1  # one failed
