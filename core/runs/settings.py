@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from ..api import registry
 from ..api.errors import did_you_mean
 from ..api.online import RunState
@@ -56,6 +58,11 @@ def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
   new = {f: values.get(f"{name}.{f}", with_settings(value, values)) for f, value in fields.items()}
   changed = {f: value for f, value in new.items() if value is not fields[f]}
   return dataclasses.replace(plugins, **changed) if changed else plugins  # type: ignore
+
+
+def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+  """Settings as a program takes them, float32 [R] each."""
+  return {name: np.asarray(values, np.float32) for name, values in settings.items()}
 
 
 def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> None:

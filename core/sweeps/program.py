@@ -64,6 +64,8 @@ def apart_because(
     return "bayes chooses a point by the results of those before it"
   if root.runs is None:
     return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
+  if root.runs.population is not None:
+    return "runs.population varies what a point sets"
   if root.runs.settings or root.runs.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
   numbers = {"train.seed", *dict(settings.numbers(varied(root)))}
