@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import types
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from selftune.core.experiment import IndependentRuns, Population
 from selftune.core.record import lineage, pedigree, plotting
 from selftune.core.runs.population import drawn, numbers, rules_of
 from selftune.core.runs.standing import Standing
+from selftune.core.sweeps.program import apart_because
 from selftune.plugins.populations.perturb import Perturb
 from selftune.plugins.populations.tournament import Tournament
 from selftune.plugins.populations.truncation import Truncation
@@ -282,11 +284,12 @@ def test_a_standing_comes_back_from_a_document():
 
 
 def test_the_best_run_is_told_by_what_it_scores_or_began_with():
-  begun = rules([0, 1, 2]).begin()
-  assert begun.best == 0
-  assert begun.counted([[(1.0, 1)], [(5.0, 1), (5.0, 1)], [(9.0, 1), (0.0, 1)]]).best == 1
-  assert begun._replace(began=np.array([3.0, NAN, 4.0])).best == 2
-  assert begun._replace(began=np.array([3.0, NAN, 4.0])).counted([[], [(8.0, 1)], []]).best == 1
+  begun, none = rules([0, 1, 2]).begin(), np.zeros(3, bool)
+  scored = begun.counted([[(1.0, 1)], [(5.0, 1), (5.0, 1)], [(9.0, 1), (0.0, 1)]])
+  copied = begun._replace(began=np.array([3.0, NAN, 4.0]))
+  assert begun.best(none) == 0 and scored.best(none) == 1 and copied.best(none) == 2
+  assert scored.best(np.array([False, True, False])) == 2
+  assert copied.counted([[], [(8.0, 1)], []]).best(none) == 1
 
 
 # What is configured.
@@ -310,6 +313,13 @@ def test_mistakes(runs, population, message):
 def test_first_values_lie_within_bounds():
   with pytest.raises(ValueError, match=r"'a.rate' begins at 3.0, beyond .* from 0.5"):
     rules([0, 1, 2], bounds={"a.rate": (0.5, 2.5)})
+
+
+def test_points_of_a_sweep_are_no_population():
+  population = Population(Truncation(), Perturb())
+  runtime = IndependentRuns({"a.x": (1.0, 2.0)}, population=population)
+  why = apart_because(types.SimpleNamespace(runs=runtime), [{"a.x": 1.0}])
+  assert why == "runs.population varies what a point sets"
 
 
 def test_factors_are_above_0():

@@ -100,7 +100,7 @@ def table(workdir):
 
 def test_runs_take_over_and_resume_to_the_bit(gin, tmp_path, monkeypatch):
   compiled = []
-  monkeypatch.setattr(Runs, "close", compiled.append)
+  monkeypatch.setattr(Runs, "close", lambda self: compiled.append(self))
   whole = training.train(gin, (), tmp_path / "whole")
   assert whole.done and whole.env_steps == 4 * 192
   (runs,) = compiled  # one program advances them, whatever is exchanged
@@ -161,7 +161,7 @@ def test_what_bandits_know_is_resumed(gin, tmp_path, monkeypatch):
   whole = training.train(gin, bindings, tmp_path / "whole")
   rows = lineage.read(tmp_path / "whole" / lineage.FILE)
   pay = np.array([row.settings["paid.pay"] for row in rows]).reshape(6, 4)
-  assert pay.min() >= 0.5 and pay.max() <= 9 and len(np.unique(pay)) > 8
+  assert pay.min() >= 0.5 and set(pay[-1]) == {9.0}  # it finds what pays most, a bound
   asked = []
 
   @contextlib.contextmanager

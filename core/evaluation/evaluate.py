@@ -126,7 +126,8 @@ def chosen(workdir: Workdir, step: int | None) -> Chosen:
   run = 0
   if saved := restored.host.get("population"):
     standing = Standing.from_json(saved)
-    run, settings = standing.best, standing.settings
+    diverged = np.asarray(restored.state.learner.failure) >= 0
+    run, settings = standing.best(diverged), standing.settings
   own = {name: values[run] for name, values in settings.items()}
   agent, env = with_settings((experiment.agent, experiment.env), own)
   # That run of the leading axis R: `Functions` know one run only.

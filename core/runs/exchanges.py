@@ -61,10 +61,10 @@ class Exchanges:
       The states [R', ...].
     """
     self.standing, runs = self.standing.counted(found), self._runs
-    most = int(runs.of_each(states.env_steps).max())
     diverged = runs.of_each(states.learner.failure) >= 0
     ended = ~(runs.of_each(runs.members.active(states)) | diverged)
-    if most < self.standing.due or ended.any():
+    most = int(runs.of_each(states.env_steps)[~ended].max(initial=0))
+    if most < self.standing.due:
       return states
     self.standing, made = self._rules.exchange(self.standing, diverged, ended, most)
     lineage.append(self._path, _rows(made, env_steps))

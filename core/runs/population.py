@@ -81,7 +81,7 @@ class Rules:
       standing: before it.
       diverged: which runs did, [R] bool.
       ended: which have come to their end, [R] bool.
-      most_steps: env steps of the run that made most.
+      most_steps: env steps of the run that made most, of those that have not ended.
 
     Returns:
       The standing after it; and what it was.

@@ -28,10 +28,13 @@ class Standing(NamedTuple):
     mean = self.totals / np.maximum(self.counts, 1)
     return np.where(self.counts > 0, mean, np.nan)
 
-  @property
-  def best(self) -> int:
-    """The run with the best score, or that without one began with the best; 0 if none has any."""
-    known = np.where(self.counts > 0, self.scores, self.began)
+  def best(self, diverged: np.ndarray) -> int:
+    """The run with the best score, or that without one began with the best; 0 if none has any.
+
+    Args:
+      diverged: runs that it is not to be, [R] bool.
+    """
+    known = np.where(diverged, np.nan, np.where(self.counts > 0, self.scores, self.began))
     return int(np.nanargmax(known)) if np.isfinite(known).any() else 0
 
   def counted(self, found: Sequence[Sequence[tuple[float, int]]]) -> "Standing":
