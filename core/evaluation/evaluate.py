@@ -21,8 +21,8 @@ from ..machine import shortage, variables
 from ..machine.seeding import evaluation_seeds
 from ..record.checkpoint import Checkpointer, Restored
 from ..record.workdir import Workdir
-from ..runs.independent import laid_out, make_runs
-from ..runs.settings import with_settings
+from ..runs.independent import make_runs
+from ..runs.settings import laid_out, with_settings
 from ..runs.standing import Standing
 from .playing import MAX_ENVS, play, summary
 from .video import check_path, pool_of

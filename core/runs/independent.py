@@ -28,15 +28,12 @@ from ..machine import hosts, platform, shortage
 from ..record import lineage
 from ..record.histograms import pooled
 from ..record.logging import Logger
-from . import settings as settings_of
 from .device import Runs, layout
 from .exchanges import Exchanges, check_every
 from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
-from .population import Rules, rules_of
-from .settings import Members
-from .standing import Settings
+from .settings import Members, laid_out
 
 _LOG = logging.getLogger(__name__)
 
@@ -158,29 +155,6 @@ class ManyRuns:
     """The states of all runs, [R, ...]; the table of them is written."""
     write_table(self._table, self._runs, state)
     return self._runs.saved(state)
-
-
-def laid_out(
-  experiment: Train, runtime: IndependentRuns
-) -> tuple[list[int], Settings, Rules | None]:
-  """The seed of every run, the settings that each begins with, and how a population varies them.
-
-  Raises:
-    ValueError: a setting is of nothing that is there, or is no value of it.
-  """
-  seeds, settings = runtime.grid(experiment.seed)
-  settings_of.check(varied(experiment), settings, len(seeds))
-  if runtime.population is None:
-    return seeds, settings, None
-  known = dict(settings_of.numbers(varied(experiment)))
-  rules = rules_of(runtime.population, known, settings, experiment.seed)
-  return seeds, rules.first, rules
-
-
-def varied(experiment: Train) -> tuple[Any, ...]:
-  """The plugins whose numbers can be settings: the environment only where it is functional."""
-  functional = isinstance(experiment.env, FunctionalEnvironment)
-  return (experiment.agent, experiment.env) if functional else (experiment.agent,)
 
 
 def check(experiment: Train, runtime: IndependentRuns) -> None:
