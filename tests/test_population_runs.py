@@ -24,6 +24,7 @@ from selftune.core.record import lineage, plotting
 from selftune.core.runs.device import Runs
 from selftune.core.runs.pool import PoolRuns
 from selftune.core.runs.settings import Members
+from selftune.core.trained import load
 from selftune.plugins.metaopt.metagradient import Metagradient
 from selftune.plugins.tuners.metatrace import Metatrace
 
@@ -146,6 +147,8 @@ def test_runs_take_over_and_resume_to_the_bit(gin, tmp_path, monkeypatch):
   assert lineage.read(tmp_path / "parts" / lineage.FILE) == rows
   assert table(tmp_path / "parts") == found
   assert rest.population == whole.population
+  found = load(tmp_path / "parts").lineage
+  assert list(found["parent"]) == [row.parent for row in rows] and len(found) == 24
   episodes = fakes.rows(tmp_path / "whole", "episodes")
   assert fakes.rows(tmp_path / "parts", "episodes") == episodes
 
