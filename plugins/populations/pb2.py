@@ -18,14 +18,15 @@ CLIP = 2.0  # standard deviations that a gain counts at most
 class PB2:
   """Settings of the greatest upper confidence bound of a run's gain (Parker-Holder et al. 2020).
 
-  A gain is the change of a run's score over an interval; a Gaussian process that drifts from one
-  interval to the next (their Eqs. 3 and 4) is its model, as a function of the settings. The copies
-  choose one after another (their Eq. 8)
+  A gain is the change of a run's score over an interval. Its model, as a function f_i of the
+  settings in interval i, is a Gaussian process that drifts, with the covariance of f_i(x) and
+  f_j(x') k(x, x') (1 - epsilon)^(|i - j| / 2). The copies choose one after another
 
       x = argmax  mu(x) + sqrt(beta) sigma(x),  beta = c_1 log(max(c_2 N, e))
 
   of N gains; mu is of these alone, and sigma also knows the settings that other runs go on with, so
-  that copies do not all choose the same. Settings are counted on the scale of their numbers between
+  that copies do not all choose the same; c_1 and c_2 are those of the authors' program, the least
+  logarithm is ours. Settings are counted on the scale of their numbers between
   `population.bounds`, which each of them needs. A run that diverged has the least gain of all. The
   kernel is the likeliest one of a grid.
 

@@ -13,7 +13,7 @@ from ...core.api import ExploreInputs, Fraction, Number, register
 class Perturb:
   """Each setting of a copy is its parent's times a factor, drawn evenly from `factors`.
 
-  As in Jaderberg et al. (2017), 4.1.1, but for numbers from 0 to 1, a discount or a trace decay:
+  As in Jaderberg et al. (2017), but for numbers from 0 to 1, a discount or a trace decay:
   of these the odds x / (1 - x) are multiplied, which near 0 is to multiply x, and near 1 to divide
   1 - x; at 0 and at 1 they stay. With probability `resample` a number is drawn anew instead, from
   the values that runs began training with.

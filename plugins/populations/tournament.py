@@ -12,7 +12,7 @@ from ...core.api import register
 class Tournament:
   """Each run meets another one, drawn evenly, and becomes its copy if that has the better score.
 
-  The binary tournament of Jaderberg et al. (2017), 4.2.1. About half of the runs are replaced at
+  The binary tournament of Jaderberg et al. (2017). About half of the runs are replaced at
   an exchange, so it takes exchanges that lie farther apart than those of `truncation`.
   """
 

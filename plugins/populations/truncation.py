@@ -13,7 +13,7 @@ Half = Annotated[float, Range("above 0, to 0.5", lambda x: 0 < x <= 0.5, 0, 0.5)
 @register("exploit", "truncation")
 @dataclasses.dataclass(frozen=True)
 class Truncation:
-  """The worst `quantile` of the runs become copies of the best (Jaderberg et al. 2017, 4.1.1).
+  """The worst `quantile` of the runs become copies of the best (Jaderberg et al. 2017).
 
   Of N runs that have scores the quantile is n = max(1, floor(quantile N)). Each of the n worst
   becomes a copy of one of the n best, drawn evenly; so does every run that diverged. A run is
