@@ -93,7 +93,7 @@ def measure(
 ) -> tuple[dict[str, Update], dict[str, list[float]]]:
   """Seconds of every agent's update, turn by turn."""
   updates = {name: prepare(of, (*own, *bindings)) for name, (of, own) in agents.items()}
-  seconds: dict[str, list[float]] = {name: [] for name in AGENTS}
+  seconds: dict[str, list[float]] = {name: [] for name in agents}
   for _ in range(turns):
     for name, update in updates.items():
       start = time.perf_counter()

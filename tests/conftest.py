@@ -10,6 +10,7 @@ import pytest
 from selftune.plugins.envs import _pool
 
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2"]
+flags.append("--xla_backend_optimization_level=0")  # programs run once or twice: half the CPU time
 if jax.__version_info__ < (0, 11):
   flags.append("--xla_cpu_use_fusion_emitters=false")  # a third less compilation
 os.environ["XLA_FLAGS"] = " ".join(flags)  # read when JAX first looks for devices

@@ -319,3 +319,26 @@ def checksums(workdir, update=-1):
   update = checkpoints(workdir)[-1] if update < 0 else update
   document = workdir / "checkpoints" / str(update) / "document" / "metadata"
   return {n: array["crc32"] for n, array in json.loads(document.read_text())["arrays"].items()}
+
+
+class Ended:
+  """A process that has ended with this exit code."""
+
+  def __init__(self, code):
+    self.code = code
+
+  def poll(self):
+    return self.code
+
+
+def processes(train):
+  """A class in place of `Processes`: a point is `train(workdir, {name: value})`, an exit code."""
+
+  class Fake:
+    def __init__(self, workers, lock):
+      self.workers = workers or 1
+
+    def start(self, experiment, workdir, binds):
+      return Ended(train(workdir, dict(bind.split("=", 1) for bind in binds if "=" in bind)))
+
+  return Fake

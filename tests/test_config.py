@@ -431,6 +431,7 @@ def test_a_module_beside_the_gin_file_or_in_the_current_folder_is_found(monkeypa
   assert loaded.text.startswith("import scratch_beside\nimport scratch_here")
 
 
+@pytest.mark.slow
 def test_a_run_is_found_again_though_its_module_lies_elsewhere(tmp_path):
   project = tmp_path / "project"
   project.mkdir()

@@ -198,6 +198,7 @@ libc.fflush(None)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc")
 @pytest.mark.parametrize("wish, arenas", [({}, 2), ({"MALLOC_ARENA_MAX": "4"}, 4)])
 def test_threads_share_few_arenas(wish, arenas):

@@ -103,6 +103,7 @@ def test_a_machine_that_cannot_draw_is_told_what_to_install(monkeypatch, tmp_pat
     DMControl(observation="pixels", height=SIZE + 1).make((0,))
 
 
+@pytest.mark.slow
 def test_envpool_imported_too_early_is_told():
   code = (
     "import envpool; from selftune.plugins.envs.dm_control import DMControl; "
@@ -143,6 +144,7 @@ def play(plugin, seeds=(3,), steps=4):
   return np.stack([t.observation for t in timesteps]), np.stack([t.reward for t in timesteps])
 
 
+@pytest.mark.slow
 def test_pixels_are_those_of_envpool(egl):
   raw = envpool.make(
     "WalkerWalk-v1",

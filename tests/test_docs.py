@@ -90,6 +90,7 @@ def test_both_corridors_are_the_same(examples, name):
   pool.close()
 
 
+@pytest.mark.slow
 def test_the_figure_that_is_shown_is_made(examples, tmp_path, capsys):
   assert reproduce.reproduce("mine/fig1", tmp_path, quick=True)
   said = capsys.readouterr().out.splitlines()

@@ -521,6 +521,7 @@ def test_mistakes_are_told_before_any_pool_is_made(make, message):
     make()
 
 
+@pytest.mark.slow
 def test_plugins_do_not_import_simulators_until_one_is_used():
   code = (
     "import sys; from selftune.core.config import discovery; discovery.load_all(); "

@@ -48,7 +48,13 @@ def test_importing_it_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-  "first", ["import my_corrector", "import selftune.core.commands.cli", "pass"]
+  "first",
+  [
+    "import my_corrector",
+    *(
+      pytest.param(x, marks=pytest.mark.slow) for x in ("import selftune.core.commands.cli", "pass")
+    ),
+  ],
 )
 def test_plugins_import_it_whoever_is_first(first, tmp_path):
   """Discovery imports plugins, which import selftune, which must not wait for discovery."""

@@ -191,7 +191,10 @@ def held_out(devices, micro_batch, **settings):
   return train(learner, small.first_state(learner, batch), [batch])
 
 
-@pytest.mark.parametrize("devices, micro_batch, parts", [(1, 4, 2), (1, 1, 6), (2, 4, 2)])
+@pytest.mark.parametrize(
+  "devices, micro_batch, parts",
+  [(2, 4, 2), *(pytest.param(1, *rest, marks=pytest.mark.slow) for rest in ((4, 2), (1, 6)))],
+)
 def test_a_part_of_a_batch_is_split_too(devices, micro_batch, parts):
   expected, metrics = held_out(devices, None)
   state, split_metrics = held_out(devices, micro_batch)

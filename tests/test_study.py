@@ -249,30 +249,18 @@ def trained(monkeypatch):
   """The runs that were trained, by processes that only write what one leaves behind."""
   calls = []
 
-  class Ended:
-    def __init__(self, code):
-      self.code = code
+  def train(workdir, values):
+    calls.append("/".join(workdir.parts[-4:]))
+    cost, seed = float(values["value.cost"]), int(values["train.seed"])
+    fails = (cost, seed) == (0.3, 1) and "pole" in str(workdir)
+    logs(workdir, cost + 0.1 * seed + ("a" in workdir.parts))
+    (workdir / "log.txt").write_text("Traceback ...\nselftune: no luck\n")
+    if fails:
+      return DIVERGED if "b" in workdir.parts else 1
+    (workdir / "done").touch()
+    return 0
 
-    def poll(self):
-      return self.code
-
-  class Fake:
-    def __init__(self, workers, lock):
-      self.workers = workers or 1
-
-    def start(self, experiment, workdir, binds):
-      values = dict(bind.split("=") for bind in binds[-2:])
-      calls.append("/".join(workdir.parts[-4:]))
-      cost, seed = float(values["value.cost"]), int(values["train.seed"])
-      fails = (cost, seed) == (0.3, 1) and "pole" in str(workdir)
-      logs(workdir, cost + 0.1 * seed + ("a" in workdir.parts))
-      (workdir / "log.txt").write_text("Traceback ...\nselftune: no luck\n")
-      if fails:
-        return Ended(DIVERGED if "b" in workdir.parts else 1)
-      (workdir / "done").touch()
-      return Ended(0)
-
-  monkeypatch.setattr(study, "Processes", Fake)
+  monkeypatch.setattr(study, "Processes", fakes.processes(train))
   return calls
 
 
@@ -299,6 +287,7 @@ def table(path):
     return list(csv.DictReader(rows))
 
 
+@pytest.mark.slow
 def test_runs_as_processes(write, trained, capsys):
   name = write()
   assert cli.main(["study", name, "--resamples", "5", "--workers", "3"]) == 1  # one failed

@@ -78,31 +78,19 @@ def trained(monkeypatch):
   """The points that were trained, by processes that only write what one leaves behind."""
   calls = []
 
-  class Ended:
-    def __init__(self, code):
-      self.code = code
+  def train(workdir, values):
+    calls.append((workdir.name, values))
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / "log.txt").write_text("Traceback ...\nRunError: no luck\n")
+    if values["value.cost"] == "0.3":
+      return 1
+    rows = [{"env_steps": 1, "episode_return": 0.0}, {"env_steps": 2, "wall_time": 7.0}]
+    rows[1]["episode_return"] = -((float(values["value.cost"]) - 0.5) ** 2)
+    (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (workdir / "done").touch()
+    return 0
 
-    def poll(self):
-      return self.code
-
-  class Fake:
-    def __init__(self, workers, lock):
-      self.workers = workers or 1
-
-    def start(self, experiment, workdir, binds):
-      values = dict(bind.split("=") for bind in binds)
-      calls.append((workdir.name, values))
-      workdir.mkdir(parents=True, exist_ok=True)
-      (workdir / "log.txt").write_text("Traceback ...\nRunError: no luck\n")
-      if values["value.cost"] == "0.3":
-        return Ended(1)
-      rows = [{"env_steps": 1, "episode_return": 0.0}, {"env_steps": 2, "wall_time": 7.0}]
-      rows[1]["episode_return"] = -((float(values["value.cost"]) - 0.5) ** 2)
-      (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-      (workdir / "done").touch()
-      return Ended(0)
-
-  monkeypatch.setattr(sweep, "Processes", Fake)
+  monkeypatch.setattr(sweep, "Processes", fakes.processes(train))
   return calls
 
 
