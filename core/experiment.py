@@ -11,12 +11,15 @@ from .api.contracts import (
   ChecksComponents,
   Corrector,
   EnvPlugin,
+  Exploit,
+  Explore,
   LossTerm,
   MetaOptimizer,
   NetworkPlugin,
   Optimizer,
   WriterPlugin,
 )
+from .api.errors import did_you_mean
 from .api.ranges import (
   LARGEST,
   MAX_STEPS,
@@ -195,6 +198,40 @@ class Sebulba:
   actor_devices: tuple[int, ...] = resumable((0,))
 
 
+@configurable("population")
+@dataclasses.dataclass(frozen=True)
+class Population:
+  """Runs that take over from each other while they train (Jaderberg et al. 2017).
+
+  Now and then `exploit` says which runs go on as copies of which others: of what these have
+  learned, metaparameters too, with settings that `explore` chooses. Environments and random numbers
+  stay a run's own. A run's score is the mean raw return of its episodes that ended since the
+  exchange before; one without any takes no part, nor does one that has come to its end, and one
+  that diverged is the worst. WORKDIR/lineage.jsonl says what became of whom.
+
+  Attributes:
+    exploit: who is replaced by whom.
+    explore: the settings that copies go on with.
+    every_env_steps: between exchanges, of each run; they are made where the host looks, every
+      `runs.iterations`.
+    bounds: the least and greatest value by name of a setting, narrower than its own range.
+    first: the values that runs begin with are those `given` by runs.settings, or are `drawn`
+      between the bounds, evenly on the scale of the number: a factor, or of numbers from 0 to 1 one
+      of the odds.
+  """
+
+  exploit: Exploit
+  explore: Explore
+  every_env_steps: Steps = 100_000
+  bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  first: Literal["given", "drawn"] = "given"
+
+  def __post_init__(self):
+    for name, (low, high) in self.bounds.items():
+      if not low < high:
+        raise ValueError(f"population.bounds['{name}'] = ({low}, {high}): write the lesser first.")
+
+
 @configurable("runs")
 @dataclasses.dataclass(frozen=True)
 class IndependentRuns:
@@ -218,6 +255,8 @@ class IndependentRuns:
     chunk: runs of a device that are taken together.
     native: advance runs by machine code where the agent has some, a C++ compiler is found, and the
       device is a CPU; an iteration is then 16 steps. It equals JAX's program to float tolerance.
+    population: `@population()` lets runs take over from each other, and varies `settings`; None:
+      they are independent.
   """
 
   settings: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
@@ -228,6 +267,7 @@ class IndependentRuns:
   iterations: Count = 100
   chunk: Count = resumable(32)
   native: bool = resumable(True)
+  population: Population | None = None
   actor_devices = ()  # none but those that learn
 
   def __post_init__(self):
@@ -244,6 +284,19 @@ class IndependentRuns:
       (allowed,) = ranges(Seed)
       if seed != int(seed) or not allowed.holds(seed):
         raise ValueError(f"settings['train.seed'] holds {seed}; a seed is int {allowed.says}.")
+    if self.population is not None:
+      self._check_population(self.population)
+
+  def _check_population(self, population: Population) -> None:
+    varied = self.settings.keys() - {"train.seed"}
+    if not varied:
+      raise ValueError("runs.population varies what runs.settings holds, which is no number.")
+    if self.size < 2:
+      raise ValueError("runs.population takes two runs or more: give runs.repeats.")
+    for name in population.bounds:
+      if name not in varied:
+        near = did_you_mean(name, varied)
+        raise ValueError(f"population.bounds holds '{name}', which runs.settings does not.{near}")
 
   @property
   def size(self) -> int:

@@ -72,6 +72,11 @@ class Run:
     """Rows of episodes.jsonl as it is now, one a finished episode."""
     return self._table("episodes.jsonl", jsonl.read)
 
+  @property
+  def lineage(self) -> "DataFrame":
+    """Rows of lineage.jsonl of a population as it is now, one for each run at every exchange."""
+    return self._table("lineage.jsonl", jsonl.read, "a population, runs.population = @population()")
+
   def evaluate(
     self, episodes: int = 100, greedy: bool = False, seed: int = 0, video: Path | str | None = None
   ) -> dict[str, Any]:
@@ -89,12 +94,17 @@ class Run:
     """
     return plotting.figure([self.workdir])
 
-  def _table(self, name: str, read: Callable[[Path], Iterable[Mapping[str, Any]]]) -> "DataFrame":
+  def _table(
+    self,
+    name: str,
+    read: Callable[[Path], Iterable[Mapping[str, Any]]],
+    writer: str = "@jsonl() among train.writers",
+  ) -> "DataFrame":
     import pandas as pd  # here, for it takes its time and not everybody wants a table
 
     path = self.workdir / name
     if not path.is_file():
-      raise UserError(f"{path} does not exist: it is written by @jsonl() among train.writers.")
+      raise UserError(f"{path} does not exist: it is written by {writer}.")
     return pd.DataFrame(read(path))
 
 

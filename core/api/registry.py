@@ -22,6 +22,8 @@ KINDS = {  # kind of plugin -> its contract in core.api, which is read when it i
   "optimizer": "Optimizer",
   "metaopt": "MetaOptimizer",
   "tuner": "Tuner",
+  "exploit": "Exploit",
+  "explore": "Explore",
   "writer": "WriterPlugin",
   "paper": "Paper",
 }

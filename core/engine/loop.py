@@ -28,6 +28,7 @@ class Progress:
   wall_time: float = 0.0  # seconds, over all starts
   done: bool = False  # trained to the end
   writer_ids: dict[str, str] = dataclasses.field(default_factory=dict)
+  population: Any = None  # of runs that take over from each other: how they stand, as JSON has it
 
   def to_json(self) -> dict[str, Any]:
     # A copy of the ids: a writer may open, in its thread, while this is encoded.
@@ -49,6 +50,7 @@ class Moved(NamedTuple):
   queue_wait: float = 0.0  # seconds an update that the learner waited for a batch
   env_wait: float = 0.0  # seconds an update that was waited for environments
   act_time: float = 0.0  # seconds an update in the network that acts
+  population: Any = None  # as in Progress
 
 
 class Training(Protocol):
@@ -150,12 +152,14 @@ def run(
       good = progress
       finished = [Episode(moved.env_steps, *episode) for episode in ended]
       logger.log_episodes(finished)
-      clock.add(moved.env_steps - progress.env_steps, *moved[-3:])
+      waits = (moved.queue_wait, moved.env_wait, moved.act_time)
+      clock.add(moved.env_steps - progress.env_steps, *waits)
       progress = dataclasses.replace(
         progress,
         updates=moved.updates,
         env_steps=moved.env_steps,
         episodes=progress.episodes.add(finished),
+        population=moved.population,
       )
       progress = dataclasses.replace(progress, done=training.done(state, progress))
       if asked.log or progress.done:

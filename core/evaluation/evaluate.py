@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,7 +13,7 @@ from ..agent.functions import Functions
 from ..api.display import Display
 from ..api.errors import UserError
 from ..api.ranges import MAX_STEPS, Count, Seed
-from ..api.types import ActorParams, EnvSpec, PyTree, TimeStep
+from ..api.types import ActorParams, EnvSpec, LearnerState, PyTree, TimeStep
 from ..config.values import describe, fits
 from ..engine.learner import Learner
 from ..experiment import Train
@@ -22,7 +22,8 @@ from ..machine.seeding import evaluation_seeds
 from ..record.checkpoint import Checkpointer, Restored
 from ..record.workdir import Workdir
 from ..runs.independent import make_runs
-from ..runs.settings import with_settings
+from ..runs.settings import laid_out, with_settings
+from ..runs.standing import Standing
 from .playing import MAX_ENVS, play, summary
 from .video import check_path, pool_of
 
@@ -53,8 +54,9 @@ def evaluate(
 
   Returns:
     mean, standard deviation (of the episodes, not of the mean), min and max of the raw return; mean
-    length; what was played, how many episodes of it were `cut`, and `run`, 0, where the runs are
-    many; `normalized`, the mean by published scores, where there are any.
+    length; what was played, how many episodes of it were `cut`, and `run` where these are many: 0,
+    or of a population the number of the best; `normalized`, the mean by published scores, where
+    there are any.
 
   Raises:
     UserError: there is no run or no whole checkpoint, a number makes no sense, or there can be no
@@ -66,7 +68,8 @@ def evaluate(
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
   variables.start_jax()
   workdir, video = Workdir(Path(path), trusted), Path(video) if video else None
-  experiment = of_first(workdir.load().root)
+  found = chosen(workdir, step)
+  experiment = found.experiment
   seeds = evaluation_seeds(seed, min(episodes, MAX_ENVS), workdir.env_seeds())
   if video:
     check_path(video)
@@ -76,7 +79,7 @@ def evaluate(
   ):
     # The pool comes first: the network is built for its spec.
     agent = Functions(experiment.agent, pool.spec, experiment.total_updates)
-    env_steps, actor_params = restore(workdir, step, experiment, agent, pool.spec)
+    env_steps, actor_params = restore(workdir, step, found, agent, pool.spec)
     key, unroll_length = jax.random.key(seed), experiment.unroll_length
     how_long = (episodes, max_steps, unroll_length)
     with Display(episodes, "episodes", interval=REPORT, silent=REPORT) as display:
@@ -84,7 +87,7 @@ def evaluate(
       played = play(agent, actor_params, pool, *how_long, key, greedy, watchers)
   if note := played.note(f"{max_steps:,} steps (--max-steps)"):
     print(f"selftune: {note}.", file=sys.stderr)
-  of_run = {"run": 0} if experiment.runs is not None else {}
+  of_run = {} if found.run is None else {"run": found.run}
   return summary(experiment.env, played) | {
     "env_steps": env_steps,
     "greedy": greedy,
@@ -94,43 +97,64 @@ def evaluate(
   }
 
 
-def of_first(experiment: Train) -> Train:
-  """Returns the experiment with the settings of its first run, where there are many."""
-  if experiment.runs is None:
-    return experiment
-  _, settings = experiment.runs.grid(experiment.seed)
-  first = {name: values[0] for name, values in settings.items()}
-  agent, env = with_settings((experiment.agent, experiment.env), first)
-  return dataclasses.replace(experiment, agent=agent, env=env)
+class Chosen(NamedTuple):
+  """The agent of a run that is scored: of independent runs the first, of a population the best."""
+
+  experiment: Train  # with the settings of that run
+  run: int | None = None  # its number in runs.csv, where there are many
+  learner: LearnerState | None = None  # its own, where there are many, on the first device
+  env_steps: int = 0  # of the checkpoint of all, where there are many
 
 
-def restore(
-  workdir: Workdir, step: int | None, experiment: Train, agent: Functions, spec: EnvSpec
-) -> tuple[int, ActorParams]:
-  """Restores what acts: env steps of the checkpoint, and its parameters on the first device.
-
-  Of independent runs these are the parameters of the first, run 0 in runs.csv, with its settings.
+def chosen(workdir: Workdir, step: int | None) -> Chosen:
+  """Chooses the run of a workdir that is scored; where there are many, reads their checkpoint.
 
   Args:
     workdir: of the run.
     step: the update whose checkpoint it is; None for the newest whole one.
-    experiment: the configuration of the run.
+
+  Raises:
+    UserError: there is no run, or of many no whole checkpoint.
+  """
+  experiment: Train = workdir.load().root
+  if experiment.runs is None:
+    return Chosen(experiment)
+  device = jax.devices()[0]
+  _, settings, _ = laid_out(experiment, experiment.runs)
+  with contextlib.closing(make_runs(experiment, experiment.runs, [device], advances=False)) as runs:
+    restored = _checkpoint(workdir, step, runs.saved(runs.init()))
+  run = 0
+  if saved := restored.host.get("population"):
+    standing = Standing.from_json(saved)
+    diverged = np.asarray(restored.state.learner.failure) >= 0
+    run, settings = standing.best(diverged), standing.settings
+  own = {name: values[run] for name, values in settings.items()}
+  agent, env = with_settings((experiment.agent, experiment.env), own)
+  # That run of the leading axis R: `Functions` know one run only.
+  learner = jax.tree.map(lambda x: jax.device_put(x[run], device), restored.state.learner)
+  one = dataclasses.replace(experiment, agent=agent, env=env)
+  return Chosen(one, run, learner, restored.host["env_steps"])
+
+
+def restore(
+  workdir: Workdir, step: int | None, found: Chosen, agent: Functions, spec: EnvSpec
+) -> tuple[int, ActorParams]:
+  """Restores what acts: env steps of the checkpoint, and its parameters on the first device.
+
+  Args:
+    workdir: of the run.
+    step: the update whose checkpoint it is; None for the newest whole one.
+    found: the run.
     agent: its functions.
     spec: of the environment, without a batch axis.
 
   Raises:
     UserError: there is no whole checkpoint, or it is of another agent.
   """
-  device = jax.devices()[0]
-  if experiment.runs is not None:
-    with contextlib.closing(
-      make_runs(experiment, experiment.runs, [device], advances=False)
-    ) as runs:
-      restored = _checkpoint(workdir, step, runs.saved(runs.init()))
-    # Run 0 of the leading axis R: `Functions` know one run only.
-    state = jax.tree.map(lambda x: jax.device_put(x[0], device), restored.state.learner)
-    gamma = agent.gamma(agent.values(state.meta_state))
-    return restored.host["env_steps"], ActorParams(state.params, gamma)
+  if found.learner is not None:
+    gamma = agent.gamma(agent.values(found.learner.meta_state))
+    return found.env_steps, ActorParams(found.learner.params, gamma)
+  device, experiment = jax.devices()[0], found.experiment
   learner = Learner(agent, [device], experiment.num_envs, experiment.unroll_length)
   # The state's shapes follow from those of a timestep, of B = 1: no parameter depends on B.
   one = np.zeros(1, np.float32)

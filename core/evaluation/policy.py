@@ -10,7 +10,7 @@ from ..api.errors import UserError
 from ..api.types import ActorParams, Array, EnvSpec, TimeStep
 from ..machine.seeding import evaluation_seeds
 from ..record.workdir import Workdir
-from .evaluate import of_first, restore
+from .evaluate import chosen, restore
 from .playing import acting
 
 
@@ -115,7 +115,9 @@ def _batched(shown: TimeStep, spec: EnvSpec, batch: int | None) -> TimeStep:
 def policy_of(
   workdir: Workdir, step: int | None = None, greedy: bool = False, seed: int = 0
 ) -> Policy:
-  """Loads the agent of a checkpoint, on the first device; of many runs, the first.
+  """Loads the agent of a checkpoint, on the first device.
+
+  Of many runs it is the first, of a population the best.
 
   Args:
     workdir: of the run.
@@ -126,10 +128,11 @@ def policy_of(
   Raises:
     UserError: there is no run or no whole checkpoint.
   """
-  experiment = of_first(workdir.load().root)
+  found = chosen(workdir, step)
+  experiment = found.experiment
   # A plugin tells its spec through a pool alone: EnvPool knows it once it has made one.
   with contextlib.closing(experiment.env.make(evaluation_seeds(0, 1, workdir.env_seeds()))) as pool:
     spec = pool.spec
   agent = Functions(experiment.agent, spec, experiment.total_updates)
-  _, actor_params = restore(workdir, step, experiment, agent, spec)
+  _, actor_params = restore(workdir, step, found, agent, spec)
   return Policy(spec, agent, actor_params, experiment.unroll_length, greedy, seed)

@@ -2,7 +2,8 @@
 
 Panels follow from names: one for each `tuned/<number>`, a line a head; one for each metric of the
 whole agent, whose name has no `/`, or for the mean of many numbers, `<name>/mean`, which their
-histogram `<name>` shades. Other names with a `/` are details, and not drawn.
+histogram `<name>` shades. Other names with a `/` are details, and not drawn. A population has
+a panel for each of its settings, see `pedigree`.
 
 A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
 `seed<number>` are one line: their mean, in a band of one standard deviation. One of many runs,
@@ -13,7 +14,7 @@ import csv
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 from ..api import files, jsonl
 from ..api.errors import UserError
 from ..api.types import BINS, OF_CORE, Histogram
-from . import metrics
+from . import lineage, metrics, pedigree
 from .histograms import rebinned
 
 Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
@@ -105,7 +106,11 @@ def figure(workdirs: Sequence[Path]) -> Any:
     groups.setdefault(label, []).append(_rows(workdir))
   rows = [row for runs in groups.values() for rows in runs for row in rows]
   names = {key for row in rows for key, value in row.items() if jsonl.is_number(value)}
-  return _draw(groups, _panels(names), _histograms(workdirs[0]) if len(workdirs) == 1 else {})
+  alone = workdirs[0] if len(workdirs) == 1 else None
+  histograms = {} if alone is None else _histograms(alone)
+  end = max(row["env_steps"] for row in rows)
+  of_lineage = [] if alone is None else pedigree.panels(lineage.read(alone / lineage.FILE), end)
+  return _draw(groups, _panels(names), histograms, of_lineage)
 
 
 def _panels(names: Iterable[str]) -> dict[str, list[str]]:
@@ -135,6 +140,8 @@ def _setting(workdir: Path) -> str:
   path = Path(workdir).absolute()
   whole = path.parent.parent  # of /x it is /, too
   points, table = whole / "points.jsonl", whole / "runs.csv"
+  if (whole / lineage.FILE).is_file() and path.parent.name == "runs":
+    return f"{whole.name} run {path.name}"  # its settings were others now and then
   if path.parent.name != "runs" or not path.name.isdecimal():
     return ""
   if points.is_file():
@@ -207,13 +214,15 @@ def _draw(
   groups: Mapping[str, Runs],
   panels: Mapping[str, list[str]],
   histograms: Mapping[str, Sequence[tuple[int, Histogram]]],
+  others: Sequence[tuple[str, Callable[[Any], None]]] = (),
 ) -> Any:
   # Without pyplot: no global state, no display, and `savefig` uses Agg.
   from matplotlib.figure import Figure
   from matplotlib.ticker import EngFormatter
 
-  columns = min(COLUMNS, len(panels)) or 1
-  below = -(-len(panels) // columns)
+  all_panels = [*panels.items(), *others]  # of others: what draws them
+  columns = min(COLUMNS, len(all_panels)) or 1
+  below = -(-len(all_panels) // columns)
   page = Figure(figsize=(max(8.0, 4.0 * columns), 3.6 + 2.3 * below), layout="constrained")
   grid = page.add_gridspec(1 + below, columns, height_ratios=[1.5] + [1.0] * below)
   top = page.add_subplot(grid[0, :])
@@ -232,13 +241,16 @@ def _draw(
     _legend_below(page, top.get_lines(), names)
 
   told = False  # which line is which head, once
-  for i, (title, keys) in enumerate(panels.items()):
+  for i, (title, keys) in enumerate(all_panels):
     row, column = divmod(i, columns)
-    last = i == len(panels) - 1  # takes what is left of its row
+    last = i == len(all_panels) - 1  # takes what is left of its row
     axes = page.add_subplot(grid[1 + row, slice(column, columns if last else column + 1)])
     axes.sharex(top)
     axes.set_title(shown(title), loc="left", fontsize=10, parse_math=False)
     axes.tick_params(labelsize=8)
+    if callable(keys):
+      keys(axes)
+      continue
     _heads(axes, groups, keys, colours)
     shades = histograms.get(title.removesuffix("/mean"), ())
     if len(shades) > 1:

@@ -26,7 +26,8 @@ from ..api.types import Array, Device, Metrics, PyTree
 from ..engine.environments import functional
 from ..engine.learner import micro_batches_of, state_specs
 from .iteration import Waited, first_run, iterate
-from .settings import Members, check, with_settings
+from .population import inherited
+from .settings import Members, check, rows_of, with_settings
 from .share import BATCH, Share
 
 AXIS = "runs"
@@ -108,18 +109,14 @@ class Runs:
     chunks = -(-each // chunk)
     self._chunk = -(-each // chunks)
     places = groups * chunks * self._chunk
-    self._padded = rows = np.minimum(np.arange(places), members.size - 1)
+    self._padded = np.minimum(np.arange(places), members.size - 1)
     used = np.array(devices[: groups * self._share.devices]).reshape(groups, -1)
     self._mesh = Mesh(used, (AXIS, BATCH))
-    self._rows = jax.device_put(
-      (
-        np.asarray(members.seeds, np.uint32)[rows],
-        {name: np.asarray(values, np.float32)[rows] for name, values in members.settings.items()},
-      ),
-      NamedSharding(self._mesh, P(AXIS)),
-    )
+    self._seeds = self._placed(np.asarray(members.seeds, np.uint32))
+    self._settings = self._placed(rows_of(members.settings))
     self._first_device = devices[0]
-    self._compiled: Any = None  # known with the states' structure
+    self._compiled: Any = None  # known with the states' structure,
+    self._inherit: Any = None  # and so is this
 
   def init(self) -> RunState:
     """The first state of all runs, [R', ...]: R, and copies of the last that fill the chunks.
@@ -129,7 +126,8 @@ class Runs:
     """
     # On one device: where several CPU devices call LAPACK at once, as orthogonal initialisers do,
     # its threads may wait for each other for ever.
-    first, rows = jax.vmap(self._first_state), jax.device_put(self._rows, self._first_device)
+    rows = jax.device_put((self._seeds, self._settings), self._first_device)
+    first = jax.vmap(self._first_state)
     shardings = self._shardings(jax.eval_shape(first, *rows))
     return jax.device_put(jax.jit(first)(*rows), shardings)
 
@@ -154,7 +152,7 @@ class Runs:
       has a T of its own.
     """
     if self._native is None:
-      states, ends, self.metrics = self._program(states)(iterations, states, self._rows[1])
+      states, ends, self.metrics = self._program(states)(iterations, states, self._settings)
       return states, ends
     members = self.members
     limits = members.max_episodes, members.max_env_steps
@@ -168,7 +166,29 @@ class Runs:
       UserError: a plugin gives what it must not.
     """
     program = self._program(states)
-    jax.eval_shape(lambda *rows: program(iterations, *rows), states, self._rows[1])
+    jax.eval_shape(lambda *rows: program(iterations, *rows), states, self._settings)
+
+  def take(self, settings: Mapping[str, Sequence[float]]) -> None:
+    """Goes on with other values of the settings, R numbers each; nothing is compiled anew."""
+    self.members = self.members._replace(settings=settings)
+    self._settings = self._placed(rows_of(settings))
+    if self._native is not None:
+      self._native = self._machine_code(self._first_device)
+
+  def inherit(self, states: RunState, parents: np.ndarray) -> RunState:
+    """Makes the learners of runs copies of others'; `states` are donated.
+
+    Args:
+      states: [R', ...].
+      parents: whose copies they are, int [R].
+
+    Returns:
+      The states [R', ...].
+    """
+    if self._inherit is None:
+      given = self._shardings(states)
+      self._inherit = jax.jit(inherited, donate_argnums=0, out_shardings=given)
+    return self._inherit(states, self._placed(np.asarray(parents, np.int32)))
 
   def each(self, of_run: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Makes a function of one run, which changes nothing of it, one of all runs; compiled.
@@ -192,7 +212,8 @@ class Runs:
     mapped = jax.shard_map(
       of_device, mesh=self._mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False
     )
-    return functools.partial(jax.jit(mapped), self._rows)
+    compiled = jax.jit(mapped)
+    return lambda *trees: compiled((self._seeds, self._settings), *trees)
 
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""
@@ -200,6 +221,11 @@ class Runs:
 
   def close(self) -> None:
     """Nothing is held."""
+
+  def _placed(self, rows: PyTree) -> PyTree:
+    """What is of each run, [R, ...], on the devices: with the copies, [R', ...]."""
+    padded = jax.tree.map(lambda x: x[self._padded], rows)
+    return jax.device_put(padded, NamedSharding(self._mesh, P(AXIS)))
 
   def _shardings(self, states: RunState) -> PyTree:
     return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs(states))

@@ -25,14 +25,15 @@ from ..engine.learner import micro_batches_of
 from ..engine.loop import Moved, Progress
 from ..experiment import IndependentRuns, Train
 from ..machine import hosts, platform, shortage
+from ..record import lineage
 from ..record.histograms import pooled
 from ..record.logging import Logger
-from . import settings as settings_of
 from .device import Runs, layout
+from .exchanges import Exchanges, check_every
 from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
-from .settings import Members
+from .settings import Members, laid_out
 
 _LOG = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ class ManyRuns:
     self.size = runs.members.size
     self.env_seeds = [[runs.env_seeds]]
     self.most_episodes = 0  # there is one process, and nobody to tell
+    rules = laid_out(experiment, runtime)[2]
+    lineage_path = table.with_name(lineage.FILE)
+    self._exchanges = None if rules is None else Exchanges(rules, runs, lineage_path)
     self._describe = jax.jit(jax.vmap(functools.partial(describe, experiment.agent.metaopt)))
 
   def init(self) -> RunState:
@@ -86,6 +90,8 @@ class ManyRuns:
     if isinstance(runs, Runs) and runs.form:
       print(f"selftune: runs are advanced by {runs.form}", file=sys.stderr)
     with contextlib.closing(runs):
+      if self._exchanges is not None:
+        self._exchanges.begin(progress.population, progress.env_steps)
       states = runs.resume(saved)
       writers, total = self._runtime.run_writers, self._experiment.total_env_steps
       with RunLogs(writers, logger, runs, states, total) as self._logs:
@@ -95,7 +101,7 @@ class ManyRuns:
         yield states
 
   def advance(self, state: RunState, progress: Progress) -> tuple[RunState, Moved]:
-    """`runs.iterations` iterations of every run that is still going."""
+    """`runs.iterations` iterations of every run that is still going, and perhaps an exchange."""
     del progress
     if self._stopping():
       raise Interrupted
@@ -107,10 +113,15 @@ class ManyRuns:
     ended = [(*episode, number) for number, of_run in enumerate(found) for episode in of_run]
     self._logs.log_episodes([Episode(env_steps, *episode) for episode in ended], steps)
     updates = int(runs.of_each(state.learner.step).max())
+    standing = None
+    if self._exchanges is not None:
+      state = self._exchanges.look(state, found, env_steps)
+      standing = self._exchanges.standing.to_json()
     # Metrics that say nothing, as of a fused iteration, still say that something was done.
     metrics = runs.metrics | {"updates": state.learner.step}
     self._look(state, env_steps)
-    return state, Moved(updates, env_steps, ended, metrics, 0.0, *runs.waited)
+    moved = Moved(updates, env_steps, ended, metrics, 0.0, *runs.waited, population=standing)
+    return state, moved
 
   def _look(self, state: RunState, env_steps: int) -> None:
     if self._looking:
@@ -131,6 +142,8 @@ class ManyRuns:
     """What all runs together are, and to each run's own log what it is."""
     runs = self._runs
     found = jax.tree.map(runs.of_each, metrics | self._describe(state.learner))
+    if self._exchanges is not None:
+      found |= self._exchanges.of_each()
     still = how_far(runs, state)
     self._logs.log(found | still, runs.of_each(state.env_steps), progress.episodes)
     if progress.done:
@@ -142,12 +155,6 @@ class ManyRuns:
     """The states of all runs, [R, ...]; the table of them is written."""
     write_table(self._table, self._runs, state)
     return self._runs.saved(state)
-
-
-def varied(experiment: Train) -> tuple[Any, ...]:
-  """The plugins whose numbers can be settings: the environment only where it is functional."""
-  functional = isinstance(experiment.env, FunctionalEnvironment)
-  return (experiment.agent, experiment.env) if functional else (experiment.agent,)
 
 
 def check(experiment: Train, runtime: IndependentRuns) -> None:
@@ -181,9 +188,10 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
       f"train.total_env_steps = {experiment.total_env_steps}: each run of @runs() counts to "
       f"{LARGEST:_}; write at most {LARGEST - experiment.steps_per_update:_}."
     )
-  seeds, settings = runtime.grid(experiment.seed)
   with plugin_mistakes():
-    settings_of.check(varied(experiment), settings, len(seeds))
+    laid_out(experiment, runtime)
+  if runtime.population is not None:
+    check_every(experiment, runtime)
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")
   of_device = single.micro_batch(experiment, devices)
   if isinstance(experiment.env, FunctionalEnvironment):
@@ -230,8 +238,8 @@ def make_runs(
     UserError: this agent cannot act in this environment.
   """
   env = experiment.env
-  seeds, settings = runtime.grid(experiment.seed)
   with plugin_mistakes():
+    seeds, settings, _ = laid_out(experiment, runtime)
     members = Members(
       experiment.agent,
       seeds,

@@ -23,7 +23,7 @@ from .pool import PoolRuns
 from .settings import Members
 
 RUN = "run"  # the entry of a row that says whose it is
-OF_ALL = ("settings", "paired", "repeats", "run_writers")  # of no single run
+OF_ALL = ("settings", "paired", "repeats", "run_writers", "population")  # of no single run
 
 
 def folder(workdir: str | Path, number: int) -> Path:

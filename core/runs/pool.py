@@ -7,6 +7,7 @@ environments, parameters and traces; one compiled program acts for all and anoth
 import functools
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,8 @@ from ..engine import environments
 from ..machine.seeding import env_seeds
 from .device import AXIS
 from .iteration import Waited, act, actor_params, first_run, trajectory
-from .settings import Members, check, with_settings
+from .population import inherited
+from .settings import Members, check, rows_of, with_settings
 from .share import Share
 
 
@@ -63,8 +65,8 @@ class PoolRuns:
     self._pool = environments.make(env, self.env_seeds)
     used = max(n for n in range(1, len(devices) + 1) if members.size % n == 0)
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
-    settings = {name: np.asarray(x, np.float32) for name, x in members.settings.items()}
-    self._values = self._on_devices(settings)
+    self._values = self._on_devices(rows_of(members.settings))
+    self._inherit: Any = None  # compiled with the first states that it is of
     self._first = self._rows(self._pool.reset(stagger))
     self._init = jax.jit(jax.vmap(self._first_run))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
@@ -144,6 +146,18 @@ class PoolRuns:
       return [learn(self._values, states, *seen, core_state) for learn in self._learn]
 
     jax.eval_shape(learn, states)
+
+  def take(self, settings: Mapping[str, Sequence[float]]) -> None:
+    """Goes on with other values of the settings, R numbers each; nothing is compiled anew."""
+    self.members = self.members._replace(settings=settings)
+    self._values = self._on_devices(rows_of(settings))
+
+  def inherit(self, states: RunState, parents: np.ndarray) -> RunState:
+    """Makes the learners of runs copies of others', whose numbers are int [R]; as `Runs` does."""
+    if self._inherit is None:
+      given = jax.tree.map(lambda x: x.sharding, states)
+      self._inherit = jax.jit(inherited, donate_argnums=0, out_shardings=given)
+    return self._inherit(states, self._on_devices(np.asarray(parents, np.int32)))
 
   def of_each(self, x: Array) -> np.ndarray:
     """What is of each run, on the host: [R, ...]."""

@@ -7,13 +7,18 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
+
 from ..api import registry
+from ..api.contracts import FunctionalEnvironment
 from ..api.errors import did_you_mean
 from ..api.online import RunState
 from ..api.types import Array
 from ..config.values import annotations, describe, fits
-from ..experiment import Agent
+from ..experiment import Agent, IndependentRuns, Train
 from .iteration import going
+from .population import Rules, rules_of
+from .standing import Settings
 
 T = TypeVar("T")
 
@@ -58,6 +63,11 @@ def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
   return dataclasses.replace(plugins, **changed) if changed else plugins  # type: ignore
 
 
+def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
+  """Settings as a program takes them, float32 [R] each."""
+  return {name: np.asarray(values, np.float32) for name, values in settings.items()}
+
+
 def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> None:
   """Raises ValueError unless every setting is of a number of a plugin that is there, R values."""
   known = dict(numbers(plugins))
@@ -87,6 +97,29 @@ def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
         yield f"{registry.name_of(plugins)}.{f.name}", hints[f.name]
       else:
         yield from numbers(value)
+
+
+def laid_out(
+  experiment: Train, runtime: IndependentRuns
+) -> tuple[list[int], Settings, Rules | None]:
+  """The seed of every run, the settings that each begins with, and how a population varies them.
+
+  Raises:
+    ValueError: a setting is of nothing that is there, or is no value of it.
+  """
+  seeds, settings = runtime.grid(experiment.seed)
+  check(varied(experiment), settings, len(seeds))
+  if runtime.population is None:
+    return seeds, settings, None
+  known = dict(numbers(varied(experiment)))
+  rules = rules_of(runtime.population, known, settings, experiment.seed)
+  return seeds, rules.first, rules
+
+
+def varied(experiment: Train) -> tuple[Any, ...]:
+  """The plugins whose numbers can be settings: the environment only where it is functional."""
+  functional = isinstance(experiment.env, FunctionalEnvironment)
+  return (experiment.agent, experiment.env) if functional else (experiment.agent,)
 
 
 def _is_component(x: Any) -> bool:

@@ -12,7 +12,6 @@ from ..api.errors import UserError
 from ..api.registry import name_of
 from ..record.workdir import Workdir
 from ..runs import settings
-from ..runs.independent import varied
 from ..runs.logs import folder
 from .library import Point
 
@@ -64,9 +63,11 @@ def apart_because(
     return "bayes chooses a point by the results of those before it"
   if root.runs is None:
     return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
+  if root.runs.population is not None:
+    return "runs.population varies what a point sets"
   if root.runs.settings or root.runs.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
-  numbers = {"train.seed", *dict(settings.numbers(varied(root)))}
+  numbers = {"train.seed", *dict(settings.numbers(settings.varied(root)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
     set_there = (name,) if fields is None else fields[name]
     if not set_there or not numbers.issuperset(set_there):

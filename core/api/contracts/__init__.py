@@ -28,6 +28,7 @@ from .environments import (
   FunctionalEnvironment,
   ScoredPlugin,
 )
+from .populations import Exploit, Explore, ExploreInputs, Interval, Number
 from .writers import (
   ForAllRuns,
   RunInfo,
@@ -49,12 +50,17 @@ __all__ = [
   "DrawnEnvironment",
   "EnvPlugin",
   "Environment",
+  "Exploit",
+  "Explore",
+  "ExploreInputs",
   "ForAllRuns",
   "FunctionalEnvironment",
+  "Interval",
   "LossTerm",
   "MetaOptimizer",
   "Network",
   "NetworkPlugin",
+  "Number",
   "Optimizer",
   "RunInfo",
   "ScoredPlugin",

@@ -1,0 +1,113 @@
+"""Exchanges of a population while it trains: when, of which states, and what is written of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..api.contracts import phases_of
+from ..api.errors import UserError
+from ..api.online import RunState
+from ..experiment import IndependentRuns, Train
+from ..record import lineage
+from .device import Runs
+from .pool import PoolRuns
+from .population import Exchange, Rules
+from .standing import Standing
+
+
+class Exchanges:
+  """Lets runs take over from each other, and writes their lineage."""
+
+  def __init__(self, rules: Rules, runs: Runs | PoolRuns, path: Path):
+    """Takes the runs, which have made no step.
+
+    Args:
+      rules: of the population.
+      runs: that it is.
+      path: of the lineage.
+    """
+    self._rules, self._runs, self._path = rules, runs, path
+    self.standing = rules.begin()
+
+  def begin(self, saved: Any, resumed_at: int) -> None:
+    """Goes on from where a checkpoint was, if there was one.
+
+    Args:
+      saved: the standing in its document; None of a new population.
+      resumed_at: env steps of the checkpoint, 0 of a new population.
+    """
+    lineage.begin(self._path, resumed_at)
+    if saved is not None:
+      self.standing = Standing.from_json(saved)
+      self._runs.take(self.standing.settings)
+    else:
+      runs, settings = np.arange(self._rules.size), self.standing.settings
+      none = np.full(len(runs), np.nan)
+      lineage.append(self._path, _rows(Exchange(0, runs, none, settings, settings), 0))
+
+  def look(
+    self, states: RunState, found: Sequence[Sequence[tuple[float, int]]], env_steps: int
+  ) -> RunState:
+    """Counts episodes, and makes an exchange if it is time; `states` are donated.
+
+    Args:
+      states: of the runs, [R', ...].
+      found: return and length of the episodes that ended since the last look, by run.
+      env_steps: of all runs.
+
+    Returns:
+      The states [R', ...].
+    """
+    self.standing, runs = self.standing.counted(found), self._runs
+    diverged = runs.of_each(states.learner.failure) >= 0
+    ended = ~(runs.of_each(runs.members.active(states)) | diverged)
+    most = int(runs.of_each(states.env_steps)[~ended].max(initial=0))
+    if most < self.standing.due:
+      return states
+    self.standing, made = self._rules.exchange(self.standing, diverged, ended, most)
+    lineage.append(self._path, _rows(made, env_steps))
+    if made.copies:
+      states = runs.inherit(states, made.parents)
+      runs.take(made.after)
+    return states
+
+  def of_each(self) -> dict[str, np.ndarray]:
+    """Metrics of each run, [R]: its settings."""
+    settings = self.standing.settings.items()
+    return {f"settings/{name}": np.asarray(values, np.float32) for name, values in settings}
+
+
+def check_every(experiment: Train, runtime: IndependentRuns) -> None:
+  """Refuses exchanges that are to be more frequent than the looks of the host.
+
+  Raises:
+    UserError: says how often that looks.
+  """
+  assert runtime.population is not None
+  every = runtime.population.every_env_steps
+  look = runtime.iterations * phases_of(experiment.agent.metaopt) * experiment.steps_per_update
+  if every < look:
+    raise UserError(
+      f"population.every_env_steps = {every}: the host looks at the runs every {look} env steps of "
+      f"each (runs.iterations = {runtime.iterations}); write at least that, or fewer "
+      "runs.iterations."
+    )
+
+
+def _rows(made: Exchange, env_steps: int) -> list[dict[str, Any]]:
+  """The rows of an exchange, a run each."""
+  return [
+    {
+      "env_steps": env_steps,
+      "exchange": made.number,
+      "run": run,
+      "parent": int(parent),
+      "score": float(made.scores[run]),
+      "diverged": bool(np.isneginf(made.scores[run])),
+      **{name: float(values[run]) for name, values in made.after.items()},
+      **{lineage.BEFORE + name: float(values[run]) for name, values in made.before.items()},
+    }
+    for run, parent in enumerate(made.parents)
+  ]

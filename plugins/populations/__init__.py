@@ -1,0 +1,1 @@
+"""Populations: who is replaced by whom, and the settings that copies go on with."""
