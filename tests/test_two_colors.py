@@ -64,7 +64,9 @@ def test_it_is_the_game_that_numpy_plays(size):
   np.testing.assert_array_equal(timestep.observation, mirror.observation())
   rewards, firsts = [], []
   for t in range(300):
-    action = rng.integers(4) if t % 3 == 0 else greedy(np.asarray(timestep.observation), size, t % 2)
+    action = (
+      rng.integers(4) if t % 3 == 0 else greedy(np.asarray(timestep.observation), size, t % 2)
+    )
     state, timestep = step(state, np.int32(action))
     observation, reward, first = mirror.step(action)
     np.testing.assert_array_equal(timestep.observation, observation)

@@ -27,9 +27,9 @@ class State(NamedTuple):
 class TwoColors:
   """Two Colors of Flennerhag et al. (2022), Bootstrapped Meta-Learning: it never ends; pure JAX.
 
-  An agent on a grid walks up, down, left and right. One object is worth 1 and the other -1, and they
-  change places every `switch_every` steps, which nothing shows. Whichever the agent walks onto is
-  put down on another free cell. A step that takes none costs 0.04. Observations are one-hot rows
+  An agent on a grid walks up, down, left and right. One object is worth 1 and the other -1, and
+  they change places every `switch_every` steps, which nothing shows. Whichever the agent walks onto
+  is put down on another free cell. A step that takes none costs 0.04. Observations are one-hot rows
   and columns of agent and objects, [6 size].
 
   Attributes:
@@ -62,7 +62,7 @@ class TwoColors:
     return State(cells, zero, zero > 0, key), TimeStep(self._observe(cells), 0 * one, one, one > 0)
 
   def step(self, state: State, action: Array) -> tuple[State, TimeStep]:
-    """Makes a step with an action [] in {0, 1, 2, 3}; after `counted` steps, counts anew instead."""
+    """Makes a step with an action [] in {0, 1, 2, 3}; after `counted` of them, counts anew."""
     first = state.first
     steps = state.steps + ~first
     agent = self._moved(state.cells[0], action)

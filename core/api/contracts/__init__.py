@@ -20,6 +20,7 @@ from .agents import (
   TunesValues,
   phases_of,
 )
+from .cycles import Cycle, HasCycle, Target
 from .environments import (
   DrawablePlugin,
   DrawnEnvironment,
@@ -42,6 +43,7 @@ __all__ = [
   "AgentFns",
   "ChecksComponents",
   "Corrector",
+  "Cycle",
   "Cyclic",
   "DescribesState",
   "Distribution",
@@ -51,6 +53,7 @@ __all__ = [
   "Environment",
   "ForAllRuns",
   "FunctionalEnvironment",
+  "HasCycle",
   "LossTerm",
   "MetaOptimizer",
   "Network",
@@ -61,6 +64,7 @@ __all__ = [
   "TakesEvaluations",
   "TakesHistograms",
   "TakesMedia",
+  "Target",
   "TunesValues",
   "Writer",
   "WriterPlugin",
