@@ -113,7 +113,7 @@ def metagradient(agent: Agent, subject: Any, needs: tuple[str, ...]) -> Iterator
 
   @functools.cache
   def compared() -> Compared:
-    with jax.enable_x64(True):
+    with jax.enable_x64(True), numbers.in_float64("the agent"):
       return compare(subject())
 
   def one(name: str) -> Found:

@@ -103,7 +103,7 @@ def judged(fns: AgentFns, cycle: Cycle, params: PyTree, by: Judge) -> Array:
   if cycle.target is None:
     # L_outer stops its advantages: only its gradient at theta_K is the objective's. And as a
     # difference, which rounds less.
-    return optax.tree.vdot(by.gradient, jax.tree.map(jnp.subtract, params, by.now))
+    return jnp.asarray(optax.tree.vdot(by.gradient, jax.tree.map(jnp.subtract, params, by.now)))
   wanted, found = (fns.outer_heads(x, by.gamma, cycle.outer) for x in (by.target, params))
   apart = cycle.target.value * (wanted.value - found.value)[:, :-1] ** 2
   apart += cycle.target.policy * fns.distribution.kl(wanted.policy[:, :-1], found.policy[:, :-1])

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import jaxprs_in_params
 
+from ..api.errors import UserError
 from ..api.types import PyTree
 from .rows import Failed, Found, NotChecked
 
@@ -17,6 +18,7 @@ from .rows import Failed, Found, NotChecked
 SIZE = 1e-7
 TOLERANCE = 1e-4  # relative, of a derivative that is right
 DIRECTIONS = 3
+CALLS = 3  # of what is to be compiled at the first
 
 _traces = [0]  # of this process
 
@@ -40,23 +42,21 @@ def traces() -> Iterator[Callable[[], int]]:
     jax.monitoring.unregister_event_duration_listener(_count)
 
 
-def compiled_once(call: Callable[[int], Any], what: str, calls: int = 3) -> Found:
-  """Checks that nothing is traced, and so compiled, at any call but the first.
+def played(call: Callable[[int], Any]) -> tuple[Any, list[int]]:
+  """Makes some calls of what is compiled; nothing of it may have been called before.
 
   Args:
     call: makes call number n, from 0 on.
-    what: is called, for the message.
-    calls: how many are made.
 
-  Raises:
-    Failed: something is.
+  Returns:
+    What the first gave, and how much each call traced.
   """
-  counts = []
-  for n in range(calls):
+  gave, counts = [], []
+  for n in range(CALLS):
     with traces() as traced:
-      call(n)
+      gave.append(call(n))
     counts.append(traced())
-  return traced_once(counts, what)
+  return gave[0], counts
 
 
 def traced_once(counts: Sequence[int], what: str) -> Found:
@@ -82,6 +82,19 @@ def finite(tree: PyTree, what: str) -> Found:
       name = f"{what}{jax.tree_util.keystr(path)}"
       raise Failed(f"{name} is not finite: {bad} of {x.size} numbers")
   return Found()
+
+
+@contextlib.contextmanager
+def in_float64(owner: str) -> Iterator[None]:
+  """Around what float32 has passed: where float64 does not, differences cannot be taken.
+
+  Raises:
+    NotChecked: a plugin gives what it must not, a state of float32 above all.
+  """
+  try:
+    yield
+  except UserError as error:
+    raise NotChecked(f"{owner} does not keep to float64: {error}") from error
 
 
 def derivative(
@@ -114,7 +127,8 @@ def derivative(
     out, forward = jax.jvp(f, (x,), (direction,))
     _, pull_back = jax.vjp(f, x)
     weighted = jax.tree.map(jnp.multiply, weights, slope)
-    found = _dot(weights, slope), _dot(weights, forward), _dot(*pull_back(weights), direction)
+    (backward,) = pull_back(weights)
+    found = _dot(weights, slope), _dot(weights, forward), _dot(backward, direction)
     return found, (_norm(weighted), _norm(jax.tree.map(jnp.multiply, weights, out)))
 
   rng = np.random.default_rng(0)
@@ -137,18 +151,14 @@ def narrows(f: Callable[..., Any], *args: PyTree) -> str:
 
   def found(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:
-      ins, outs = ([getattr(v.aval, "dtype", None) for v in vs] for vs in _variables(equation))
-      if equation.primitive.name == "convert_element_type" and ins == [np.dtype(np.float64)]:
-        if jnp.issubdtype(outs[0], jnp.floating) and outs[0] != np.float64:
-          yield str(outs[0])
+      if equation.primitive.name == "convert_element_type":
+        before, after = (v[0].aval.dtype for v in (equation.invars, equation.outvars))
+        if before == np.float64 != after and jnp.issubdtype(after, jnp.floating):
+          yield str(after)
       for inner in jaxprs_in_params(equation.params):
         yield from found(inner)
 
   return next(found(jax.make_jaxpr(f)(*args).jaxpr), "")
-
-
-def _variables(equation: Any) -> tuple[Any, Any]:
-  return equation.invars, equation.outvars
 
 
 def _dot(a: PyTree, b: PyTree) -> jax.Array:

@@ -1,5 +1,6 @@
 """The contract of what makes steps: optimisers and tuners."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,23 +33,29 @@ def optimizer(part: str, plugin: Any) -> Iterator[Check]:
 
   update, begin = jax.jit(call), jax.jit(first)
 
-  def made(n: int, state: list[PyTree]) -> None:
-    values = {key: np.float32(x * (1 - n / 10)) for key, x in declared.items()}
-    state[:] = update(*state, jax.tree.map(lambda g: g / (n + 1), grads), values, np.float32(0.5))
+  @functools.cache
+  def played() -> tuple[PyTree, list[int]]:
+    """Where some steps led, and how much each traced."""
+    state = [params, begin(params)]
+    steps = range(numbers.CALLS)
+    given = [jax.tree.map(lambda g, n=n: g / (n + 1), grads) for n in steps]
+    tuned = [{key: np.float32(x * (1 - n / 10)) for key, x in declared.items()} for n in steps]
+
+    def call(n: int) -> None:
+      state[:] = update(*state, given[n], tuned[n], np.float32(0.5))
+
+    _, counts = numbers.played(call)
+    return {"params": state[0], "state": state[1]}, counts
 
   def shapes() -> Found:
     jax.eval_shape(call, params, begin(params), grads, {}, np.float32(0.5))
     return Found()
 
   def finite() -> Found:
-    state = [params, begin(params)]
-    for n in range(3):
-      made(n, state)
-    return numbers.finite({"params": state[0], "state": state[1]}, "its ")
+    return numbers.finite(played()[0], "its ")
 
   def once() -> Found:
-    state = [params, begin(params)]
-    return numbers.compiled_once(lambda n: made(n, state), part)
+    return numbers.traced_once(played()[1], part)
 
   def zero() -> Found:
     zeros = jax.tree.map(jnp.zeros_like, grads)
@@ -61,7 +68,8 @@ def optimizer(part: str, plugin: Any) -> Iterator[Check]:
       at, g = inputs.doubled(params), inputs.doubled(grads)
       values = {key: jnp.asarray(x, float) for key, x in declared.items()}
       # After a step: an average of nothing has kinks of its own.
-      _, state = jax.jit(call)(at, first(at), g, {}, jnp.asarray(0.25))
+      with numbers.in_float64(part):
+        _, state = jax.jit(call)(at, first(at), g, {}, jnp.asarray(0.25))
       moving, still = _split(state)
 
       def of(x: tuple[PyTree, ...]) -> PyTree:
@@ -95,8 +103,20 @@ def tuner(part: str, plugin: Any) -> Iterator[Check]:
   def update(state: PyTree, x: TunerInputs) -> tuple[PyTree, Any]:
     return checks.tuner(part, plugin.update(state, x), state, x.trace)
 
+  @functools.cache
+  def played() -> tuple[PyTree, list[int]]:
+    """What some updates gave, and how much each traced."""
+    state, alpha = [begin(params)], [np.zeros(())]
+
+    def call(n: int) -> None:
+      state[0], alpha[0] = update(state[0], drawn(n))
+
+    _, counts = numbers.played(call)
+    return {"state": state[0], "alpha": alpha[0]}, counts
+
   def shapes() -> Found:
-    state, alpha = update(begin(params), drawn(0))
+    given = jax.eval_shape(update, begin(params), drawn(0))
+    state, alpha = begin(params), given[1]
     checks.step_sizes(part, "beta", plugin.beta(state), jnp.asarray(params))
     checks.metrics(part, plugin.metrics(state), ())
     if isinstance(plugin, ScalarTuner):
@@ -105,18 +125,10 @@ def tuner(part: str, plugin: Any) -> Iterator[Check]:
     return Found(note=f"alpha {list(alpha.shape)} of {size} parameters")
 
   def finite() -> Found:
-    state, alpha = begin(params), None
-    for n in range(3):
-      state, alpha = update(state, drawn(n))
-    return numbers.finite({"state": state, "alpha": alpha}, "its ")
+    return numbers.finite(played()[0], "its ")
 
   def once() -> Found:
-    state = [begin(params)]
-
-    def call(n: int) -> None:
-      state[0], _ = update(state[0], drawn(n))
-
-    return numbers.compiled_once(call, part)
+    return numbers.traced_once(played()[1], part)
 
   yield Check(part, "shapes", shapes)
   yield Check(part, "finite numbers", finite)
@@ -124,9 +136,9 @@ def tuner(part: str, plugin: Any) -> Iterator[Check]:
 
 
 def _split(tree: PyTree) -> tuple[list[Any], tuple[Any, list[Any]]]:
-  """Divides a tree [...] into its real numbers, and the rest by which it is put together again."""
+  """Divides a tree [...] into its float64 arrays, and the rest by which it is put together."""
   leaves, structure = jax.tree.flatten(tree)
-  real = [jnp.issubdtype(x.dtype, jnp.floating) for x in leaves]
+  real = [x.dtype == np.float64 for x in leaves]
   rest = [None if is_real else x for x, is_real in zip(leaves, real, strict=True)]
   return [x for x, is_real in zip(leaves, real, strict=True) if is_real], (structure, rest)
 

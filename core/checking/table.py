@@ -22,7 +22,6 @@ def make(checks: Sequence[Check]) -> list[Row]:
         rows.append(made(check, failed))
       if rows[-1].verdict == FAILED:
         failed.add(check.part)
-    display.show(len(checks))
   return rows
 
 

@@ -62,15 +62,20 @@ def transitions(part: str, plugin: Any, specs: Specs, corrector: bool) -> Iterat
     t, b = data().reward.shape
     return Found(note=f"[T, B] = [{t}, {b}]")
 
+  @functools.cache
+  def played() -> tuple[PyTree, list[int]]:
+    """What the first of some calls gave, and how much each traced."""
+    x, traced = data(), subject()[1]
+    return numbers.played(lambda n: traced(values(1 - n / 10), x))
+
   def finite() -> Found:
+    (found, metrics), _ = played()
     gave = "its targets" if corrector else "its loss"
-    found, metrics = subject()[1](values(), data())
     numbers.finite(found._asdict() if corrector else found, gave)
     return numbers.finite(metrics, "its metrics")
 
   def once() -> Found:
-    traced = subject()[1]
-    return numbers.compiled_once(lambda n: traced(values(1 - n / 10), data()), part)
+    return numbers.traced_once(played()[1], part)
 
   moving = ("log_is", "value") if corrector else ("policy", "value", "targets")
 
