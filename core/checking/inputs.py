@@ -36,17 +36,8 @@ OBSERVATIONS = (
 SPECS = (*(EnvSpec(x, DISCRETE) for x in OBSERVATIONS), EnvSpec(OBSERVATIONS[0], CONTINUOUS))
 
 
-def observations(
-  spec: specs.Array, shape: tuple[int, ...], rng: np.random.Generator, dtype: Any = np.float32
-) -> np.ndarray:
-  """Draws observations [*shape, *observation], within their bounds where they have any.
-
-  Args:
-    spec: of one observation.
-    shape: of the batch.
-    rng: draws.
-    dtype: of those that are real numbers.
-  """
+def observations(spec: specs.Array, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+  """Draws observations [*shape, *observation], within their bounds where they have any."""
   shape = (*shape, *spec.shape)
   low, high = -np.inf, np.inf
   if isinstance(spec, specs.BoundedArray):
@@ -59,17 +50,20 @@ def observations(
     return np.floor(drawn).astype(spec.dtype)
   within = np.isfinite(low) & np.isfinite(high) & (high - low < 1e6)
   uniform = rng.uniform(np.where(within, low, 0), np.where(within, high, 1), shape)
-  return np.where(within, uniform, rng.normal(size=shape)).astype(dtype)
+  return np.where(within, uniform, rng.normal(size=shape)).astype(spec.dtype)
 
 
 def timesteps(
   spec: specs.Array, shape: tuple[int, ...], rng: np.random.Generator, dtype: Any = np.float32
 ) -> TimeStep:
-  """Draws timesteps [*shape]: some end an episode, some are cut, some start one."""
+  """Draws timesteps [*shape]: some end an episode, some are cut, some start one.
+
+  Observations have the dtype of their spec, reward and discount the one that is given.
+  """
   first = rng.random(shape) < 0.15
   discount = np.where(first, 1.0, rng.random(shape) > 0.15)
   reward = np.where(first, 0.0, rng.normal(size=shape))
-  seen = observations(spec, shape, rng, dtype)
+  seen = observations(spec, shape, rng)
   return TimeStep(seen, reward.astype(dtype), discount.astype(dtype), first)
 
 
