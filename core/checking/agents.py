@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..agent.functions import Functions
@@ -167,8 +168,8 @@ def compare(it: Subject, seed: int = 0) -> Compared:
 def first_state(fns: Functions, batch: Trajectory, seed: int = 0) -> LearnerState:
   """Returns the state before the first update in float64, given a batch [T+1, B]."""
   params = inputs.doubled(jax.jit(fns.network.init)(jax.random.key(seed)))
-  zero, key = np.int32(0), jax.random.key(seed + 1)
-  state = LearnerState(params, fns.init_optimizer(params), (), zero, key, np.int32(-1))
+  zero, key = jnp.zeros((), jnp.int32), jax.random.key(seed + 1)
+  state = LearnerState(params, fns.init_optimizer(params), (), zero, key, zero - 1)
   with plugin_mistakes():
     return state._replace(meta_state=fns.metaopt.init(fns, state, batch))
 

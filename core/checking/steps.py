@@ -91,10 +91,9 @@ def tuner(part: str, plugin: Any) -> Iterator[Check]:
 
   def drawn(seed: int) -> TunerInputs:
     rng = np.random.default_rng(seed)
+    delta, decay = (np.asarray(x, np.float32) for x in (0.3, 0.9))
     vector = lambda: rng.normal(size=size).astype(np.float32)
-    return TunerInputs(
-      np.float32(0.3), np.float32(0.9), *(vector() for _ in TunerInputs._fields[2:])
-    )
+    return TunerInputs(delta, decay, *(vector() for _ in TunerInputs._fields[2:]))
 
   params = np.ones(size, np.float32)
   begin = jax.jit(lambda params: checks.arrays(part, "its first state", plugin.init(0.1, params)))
