@@ -1,6 +1,7 @@
 """The checks of a target, made one after the other, and the table of what came of them."""
 
 import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -47,8 +48,8 @@ def document(target: str, rows: Sequence[Row]) -> dict[str, Any]:
   return {
     "target": target,
     "ok": failed is None,
-    "failed": failed and failed._asdict(),
-    "rows": [row._asdict() for row in rows],
+    "failed": failed and _fields(failed),
+    "rows": [_fields(row) for row in rows],
   }
 
 
@@ -61,6 +62,12 @@ def summary(target: str, rows: Sequence[Row]) -> str:
     return f"{target}: {len(rows) - skipped} checks hold{left}."
   number = "" if failed.number is None else f" (relative error {_number(failed.number)})"
   return f"{target}: {failed.part}, {failed.check}: {failed.note}{number}"
+
+
+def _fields(row: Row) -> dict[str, Any]:
+  """Returns a row by field; a number that is none is None, as JSON has no other."""
+  finite = row.number is not None and math.isfinite(row.number)
+  return row._replace(number=row.number if finite else None)._asdict()
 
 
 def _number(x: float | None) -> str:
