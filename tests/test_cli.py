@@ -640,6 +640,7 @@ def test_stdout_of_any_encoding(monkeypatch):
 
 
 COMMANDS = ["train", "eval", "plot", "report", "sweep", "study", "reproduce", "plugins", "config"]
+COMMANDS += ["check"]
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])

@@ -18,15 +18,8 @@ from selftune.core.api import registry, tunables
 from selftune.core.api.contracts import ExploreInputs, Interval, Number
 from selftune.core.api.errors import UserError
 from selftune.core.api.online import ScalarTuner, TunerInputs
-from selftune.core.api.types import (
-  CorrectorInputs,
-  EnvSpec,
-  Histogram,
-  LearnerState,
-  LossInputs,
-  Targets,
-  TimeStep,
-)
+from selftune.core.api.types import EnvSpec, Histogram, LearnerState, TimeStep
+from selftune.core.checking import inputs, rows, table, terms
 from selftune.core.config import discovery
 from selftune.core.runs.population import checked_parents
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
@@ -67,44 +60,13 @@ def test_plugin_is_a_documented_frozen_dataclass(kind, name):
     assert np.isfinite(value) and value > 0
 
 
-# Correctors and losses: [T, B] in and out, finite, one trace whatever the tuned values.
-
-
-def corrector_inputs():
-  data = small.trajectory(0, T, B)
-  rng = np.random.default_rng(1)
-  step_t = jax.tree.map(lambda x: x[1:], data.timestep)
-  return CorrectorInputs(
-    log_is=rng.normal(size=(T, B)).astype(np.float32),
-    value=rng.normal(size=(T + 1, B)).astype(np.float32),
-    reward=step_t.reward,
-    discount=step_t.discount,
-    mask=1 - step_t.first.astype(np.float32),
-  )
-
-
-def loss_inputs(distribution):
-  rng = np.random.default_rng(1)
-  normal = lambda *shape: rng.normal(size=(T, B, *shape)).astype(np.float32)
-  policy = normal(distribution.size)
-  step_t = small.trajectory(0, T, B).timestep
-  return LossInputs(
-    policy=policy,
-    value=normal(),
-    targets=Targets(normal(), normal()),
-    action=np.asarray(distribution.sample(jax.random.key(0), policy)),
-    behaviour=normal(distribution.size),
-    reference=normal(distribution.size),
-    reward=step_t.reward[1:],
-    discount=step_t.discount[1:],
-    distribution=None,
-  )
+# Correctors and losses: what `selftune check` asks of them, for every kind of actions they serve.
 
 
 def serves(name, distribution):
   """Whether a loss term can be computed of such actions; if not it says what to write instead."""
   try:
-    PLUGINS["loss"][name]()(loss_inputs(distribution)._replace(distribution=distribution))
+    PLUGINS["loss"][name]()(inputs.loss_inputs(distribution))
   except UserError as error:
     assert f"for @{name}()" in str(error)
     return False
@@ -112,35 +74,22 @@ def serves(name, distribution):
 
 
 @every("corrector", "loss")
-def test_arrays_of_transitions(kind, name):
-  if kind == "corrector":
-    check_arrays(name, PLUGINS[kind][name](), corrector_inputs())
-  else:
-    served = [d for d in DISTRIBUTIONS if serves(name, d)]
-    assert served
-    for distribution in served:
-      check_arrays(name, PLUGINS[kind][name](), loss_inputs(distribution), distribution)
-
-
-def check_arrays(name, plugin, inputs, distribution=None):
-  traces = []
-
-  @jax.jit
-  def call(values, x):
-    traces.append(None)
-    if distribution is not None:
-      x = x._replace(distribution=distribution)
-    return tunables.bind({name: plugin}, values)[name](x)
-
-  values = {t.name: np.float32(0.5) for t in tunables.declared(name, plugin)}
-  for scale in (1.0, 0.5):
-    out, metrics = call({key: np.float32(scale * x) for key, x in values.items()}, inputs)
-    assert isinstance(metrics, dict)
-    for array in jax.tree.leaves((out, metrics)):
-      assert (array.shape, array.dtype) == ((T, B), np.float32)
-      assert np.all(np.isfinite(array))
-  assert len(traces) == 1
-  assert isinstance(out, Targets) == (distribution is None)
+def test_terms(kind, name):
+  specs = [small.SPEC, small.SPEC._replace(action=CONTINUOUS)]
+  served = [
+    spec
+    for spec, distribution in zip(specs, DISTRIBUTIONS, strict=True)
+    if kind == "corrector" or serves(name, distribution)
+  ]
+  assert served
+  for spec in served:
+    plugin = PLUGINS[kind][name]()
+    checks = terms.transitions(name, plugin, lambda spec=spec: (spec,), kind == "corrector")
+    found = table.make(list(checks))
+    assert [row for row in found if row.verdict != rows.OK] == []
+    names = [row.check for row in found]
+    assert names[:4] == ["shapes", "finite numbers", "one compilation", "derivative by inputs"]
+    assert (names[4:] == ["derivative by tunables"]) == bool(tunables.declared(name, plugin))
 
 
 # Every tunable: a metagradient that is not zero, and equals central differences. One agent a

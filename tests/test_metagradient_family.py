@@ -1,8 +1,9 @@
 """The family of metagradients against differences in float64 of a whole cycle, written plainly.
 
-The cycle is composed here of the agent's losses and optimiser (test_metagradient has these written
-down once more): K updates on their batches, then what judges them, as one function of eta. Nothing
-of the meta-optimiser's own is called; its metagradient is what it logs.
+`core.checking.cycle`, which `selftune check` uses too, composes the cycle of the agent's losses and
+optimiser (test_metagradient has these written down once more): K updates on their batches, then
+what judges them, as one function of eta. Nothing of the meta-optimiser's own is called; its
+metagradient is what it logs. Which batches a cycle is made of is written down here.
 """
 
 import dataclasses
@@ -11,14 +12,15 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 import small
 
 from selftune.core.agent.functions import Functions
 from selftune.core.api import tunables
+from selftune.core.api.contracts import Cycle, Target
 from selftune.core.api.errors import UserError
 from selftune.core.api.types import BATCH_AXES, LearnerState, Trajectory
+from selftune.core.checking import cycle
 from selftune.core.experiment import Outer
 from selftune.plugins.losses.lambda_return import LambdaReturn
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
@@ -69,78 +71,18 @@ def first_state(fns, metaopt, batch):
   return state._replace(meta_state=meta._replace(etas=etas))
 
 
+def tuned(fns):
+  return tunables.select(tunables.collect(fns.components), TUNE)
+
+
+def target(metaopt):
+  it = metaopt.bootstrap
+  return it and Target(it.steps, it.learning_rate, it.policy, it.value)
+
+
 def some(batch, which):
   cut = lambda axis: lambda x: np.moveaxis(np.moveaxis(x, axis, 0)[which], 0, axis)
   return Trajectory(*(jax.tree.map(cut(n), x) for n, x in zip(BATCH_AXES, batch, strict=True)))
-
-
-def inner(fns, values, params, opt_state, step, batch):
-  grads = jax.grad(lambda params: fns.inner_loss(params, values, batch)[0])(params)
-  return fns.optimizer_step(params, grads, opt_state, step, values)
-
-
-def policies(fns, params, values, batch):
-  return fns.outer_heads(params, fns.gamma(values), batch).policy[:, :-1]
-
-
-def whole_cycle(fns, metaopt, state, inner_batches, outer_batch, start, etas_of):
-  """The objective of a cycle as a function of what `etas_of` turns into eta of update k.
-
-  What it is compared with stops the target of BMG, and gamma of the outer loss: so does `fixed`.
-  """
-  tuned = tunables.select(tunables.collect(fns.components), TUNE)
-
-  def run(x):
-    params, opt_state, step = state.params, state.opt_state, start
-    for k, batch in enumerate(inner_batches):
-      before = params
-      values = tunables.transform(etas_of(x, k), tuned)
-      params, opt_state = inner(fns, values, params, opt_state, step, batch)
-      step += 1
-    return params, opt_state, step, before, values
-
-  def objective(x, fixed):
-    params, *_ = run(x)
-    now, opt_state, step, before, values = fixed
-    gamma = fns.gamma(values)
-    reference = policies(fns, before, values, outer_batch)
-    # L_outer stops its advantages: only its gradient at theta_K is the objective's.
-    loss = lambda params: fns.outer_loss(params, gamma, reference, outer_batch)[0]
-    if metaopt.bootstrap is None:
-      v = jax.grad(loss)(now)
-      return optax.tree.vdot(v, params)
-    target = now
-    for _ in range(metaopt.bootstrap.steps - 1):
-      target, opt_state = inner(fns, values, target, opt_state, step, outer_batch)
-      step += 1
-    g = jax.grad(loss)(target)
-    if metaopt.bootstrap.learning_rate:
-      target = jax.tree.map(lambda x, g: x - metaopt.bootstrap.learning_rate * g, target, g)
-    else:
-      target, _ = fns.optimizer_step(target, g, opt_state, step, {})
-    wanted, found = (fns.outer_heads(x, gamma, outer_batch) for x in (target, params))
-    p, q = (jax.nn.log_softmax(x.policy[:, :-1]) for x in (wanted, found))
-    one = metaopt.bootstrap.policy * jnp.sum(jnp.exp(p) * (p - q), -1)
-    one += metaopt.bootstrap.value * (wanted.value - found.value)[:, :-1] ** 2
-    total = jnp.sum(jnp.where(outer_batch.timestep.first[1:], 0, jnp.mean(one, 0)))
-    return total
-
-  return run, objective
-
-
-def differences(objective, x, fixed, size=1e-5):
-  objective = jax.jit(objective)
-  found = jax.tree.map(lambda leaf: np.zeros(np.shape(leaf)), x)
-  leaves, tree = jax.tree.flatten(x)
-  for n, leaf in enumerate(leaves):
-    for at in np.ndindex(np.shape(leaf)):
-      ends = []
-      for sign in (1, -1):
-        moved = [np.array(leaf) for leaf in leaves]
-        moved[n][at] += sign * size
-        ends.append(float(objective(tree.unflatten(moved), fixed)))
-      jax.tree.leaves(found)[n][at] = (ends[0] - ends[1]) / (2 * size)
-  return found
 
 
 CASES = {
@@ -196,27 +138,31 @@ def test_the_metagradient_is_that_of_the_whole_cycle(case):
   etas = state.meta_state.etas
   steps = [jax.jit(functools.partial(metaopt.step, fns, phase=p)) for p in range(metaopt.phases)]
   made = k if mode in ("same", "held_out") else k + 1
-  now = state
+  now, states = state, [state]
   for n in range(made):
     now, metrics = steps[n % metaopt.phases](now, data[n])
     now = now._replace(step=now.step + 1)
+    states.append(now)
   inner_batches, outer_batch = data[:k], data[k]
   if mode == "same":
     outer_batch = data[k - 1]
   if mode == "held_out":
     inner_batches, outer_batch = [some(data[0], [0, 1, 3])], some(data[0], [2])
-  run, objective = whole_cycle(
-    fns, metaopt, state, inner_batches, outer_batch, 0, lambda etas, k: etas
-  )
-  fixed = jax.jit(run)(etas)
+  written = Cycle(etas, tuple(inner_batches), outer_batch, made - 1, target(metaopt))
+  expected = cycle.gradient(fns, tuned(fns), state, written)
   if mode == "fresh":  # theta_K is what learning went on from
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), now.params, fixed[0])
-  expected = differences(objective, etas, fixed)
-  for name, found in expected.items():
+    reached = cycle.made(fns, tuned(fns), state, inner_batches, [etas] * k)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5)
+    jax.tree.map(close, now.params, reached.params)
+  for name, found in expected.by_eta.items():
     assert np.any(np.abs(found) > 1e-7), name
     for p, x in enumerate(found):
       actual = metrics[f"metagrad/{name}/{p}"]
       np.testing.assert_allclose(actual, x, rtol=2e-4, atol=1e-9, err_msg=f"{name}/{p}")
+  np.testing.assert_allclose(metrics["metagrad_norm"], expected.norm, rtol=2e-4)
+  # What the meta-optimiser says of its cycle is what is written here.
+  told = metaopt.cycle(fns, states, data)
+  jax.tree.map(np.testing.assert_array_equal, told._replace(used=None), written._replace(used=None))
 
 
 @pytest.mark.slow
@@ -251,8 +197,14 @@ def test_a_context_learns_through_every_update():
   np.testing.assert_array_equal(recents[1][3:], recents[0][:3])
 
   x = (meta.etas, weights)
-  run, objective = whole_cycle(fns, metaopt, state, data, data[1], 0, etas_of)
-  expected = differences(objective, x, jax.jit(run)(x))
+  written = Cycle(
+    meta.etas, tuple(data), data[1], 1, more=weights, used=lambda *x: etas_of(x[:2], x[2])
+  )
+  objective = cycle.objective(fns, tuned(fns), state, written).of
+  expected = cycle.differences(lambda x: objective([etas_of(x, k) for k in range(2)]), x)
+  norm = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(expected)))
+  np.testing.assert_allclose(metrics["metagrad_norm"], norm, rtol=1e-4)
+  np.testing.assert_allclose(cycle.gradient(fns, tuned(fns), state, written).norm, norm, rtol=1e-6)
   # Plain descent at rate 1: what moved is the gradient.
   learned = (now.meta_state.etas, now.meta_state.context.weights)
   close = lambda a, b, c: np.testing.assert_allclose(a - b, c, rtol=1e-3, atol=1e-8)
@@ -361,7 +313,7 @@ def test_replayed_batches_are_past_ones():
     new, _ = step(state, batch)
     # Which batch was learned from: the one whose update, made plainly, leads there.
     for m, candidate in enumerate(data):
-      made, _ = inner(fns, values, state.params, state.opt_state, n, candidate)
+      made, _ = cycle.inner(fns, values, state.params, state.opt_state, n, candidate)
       if np.allclose(made["torso"], new.params["torso"], 1e-6, 1e-6):
         drawn.append(m)
     state = new._replace(step=state.step + 1)

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 
 from ..api.errors import UserError
 from ..machine import process, variables
-from . import arguments, config, eval, plot, plugins, report, reproduce, study, sweep, train
+from . import arguments, check, config, eval, plot, plugins, report, reproduce, study, sweep, train
 from .exits import OK, USER_MISTAKE, exit_code, fail, printed, say
 
 COMMANDS: tuple[arguments.Command, ...]  # in the order of --help
-COMMANDS = (train, eval, plot, report, reproduce, sweep, study, plugins, config)
+COMMANDS = (train, eval, plot, report, reproduce, sweep, study, plugins, config, check)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

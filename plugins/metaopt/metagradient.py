@@ -1,7 +1,7 @@
 """Self-tuning by metagradients (Xu et al. 2018; Algorithm 2 of the STAC paper), and its family."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from ...core.api import (
   AgentFns,
   Array,
   Count,
+  Cycle,
   Decay,
   LearnerState,
   Metrics,
@@ -28,6 +29,7 @@ from . import _eta
 from ._batches import drawn, held_out
 from ._chain import Etas, Update, derivative, inner_update
 from ._context import Context, Contextual
+from ._cycle import cycle
 from ._judge import Bootstrap, matching_gradient, outer_gradient
 from ._update import inner_gradient
 
@@ -185,6 +187,16 @@ class Metagradient:
   def values(self, fns: AgentFns, meta_state: MetaState) -> dict[str, Array]:
     """Returns zeta(eta) by name (line 10): [P], or [1] of the optimiser's tunables."""
     return tunables.transform(self._etas(meta_state), self._tuned(fns.components))
+
+  def tuned(self, components: tunables.Components) -> tuple[str, ...]:
+    """Returns the names of what is tuned of these components."""
+    return tuple(self._tuned(components))
+
+  def cycle(
+    self, fns: AgentFns, states: Sequence[LearnerState], batches: Sequence[Trajectory]
+  ) -> Cycle | None:
+    """Says what the cycle is made of that begins with the first of these batches, [T+1, B] each."""
+    return cycle(self, fns, states, batches)
 
   def _learn(self, fns, tuned, state, meta, batch):
     """Makes one inner update.

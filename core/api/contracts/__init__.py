@@ -20,6 +20,7 @@ from .agents import (
   TunesValues,
   phases_of,
 )
+from .cycles import Cycle, HasCycle, Target
 from .environments import (
   DrawablePlugin,
   DrawnEnvironment,
@@ -43,6 +44,7 @@ __all__ = [
   "AgentFns",
   "ChecksComponents",
   "Corrector",
+  "Cycle",
   "Cyclic",
   "DescribesState",
   "Distribution",
@@ -55,6 +57,7 @@ __all__ = [
   "ExploreInputs",
   "ForAllRuns",
   "FunctionalEnvironment",
+  "HasCycle",
   "Interval",
   "LossTerm",
   "MetaOptimizer",
@@ -67,6 +70,7 @@ __all__ = [
   "TakesEvaluations",
   "TakesHistograms",
   "TakesMedia",
+  "Target",
   "TunesValues",
   "Writer",
   "WriterPlugin",

@@ -1,0 +1,1 @@
+"""Checks of an author's plugins: what `selftune check` asks of each kind, and of a whole agent."""
