@@ -97,8 +97,6 @@ def derivative(
   gradients: list[Etas] = []
   d_params, d_opt_state = v, None
   for k, update in reversed(list(enumerate(updates))):
-    # One after another: what is made of an update for its pass is not there while another runs.
-    update, d_params = jax.lax.optimization_barrier((update, d_params))
     d_params, d_opt_state, w, direct = _through_optimizer(
       fns, tuned, update, first_step + k, d_params, d_opt_state
     )
