@@ -14,12 +14,18 @@ from ..api.errors import UserError, did_you_mean
 from ..api.types import EnvSpec
 from ..config import discovery
 from ..experiment import Train
-from . import agents, environments, inputs, networks, others, steps, terms
+from . import agents, environments, inputs, networks, others, populations, steps, terms
 from .rows import Check, NotChecked
 
 # Where a plugin is put that is checked alone: packaged configurations, with a macro a kind.
-ALONE = {"metaopt": "checks/agent", "tuner": "checks/online"}
+ALONE = {
+  "metaopt": "checks/agent",
+  "tuner": "checks/online",
+  "exploit": "checks/population",
+  "explore": "checks/population",
+}
 OTHERWISE = "checks/tuned"
+NO_AGENT = ("env", "writer", "exploit", "explore")  # nothing of an update
 
 
 class Target(NamedTuple):
@@ -125,7 +131,7 @@ def _plugin(name: str, bindings: Sequence[str]) -> list[Check]:
   (it, *_) = [x for x in placed if registry.name_of(x.plugin) == name]
   labels = _labels(placed)
   found = list(_of_kind(it, labels[it.path], lambda: inputs.SPECS, 2, alone=True))
-  if kind in ("env", "writer"):
+  if kind in NO_AGENT:
     return found
 
   @functools.cache
@@ -181,6 +187,10 @@ def _of_kind(
       return steps.tuner(label, it.plugin)
     case "writer":
       return others.writer(label, it.plugin, alone)
+    case "exploit":
+      return populations.exploit(label, it.plugin)
+    case "explore":
+      return populations.explore(label, it.plugin)
     case _:
       return iter(())
 
@@ -202,7 +212,7 @@ def _agent(
       total_updates=experiment.total_updates,
     )
 
-  needs = tuple(labels[x.path] for x in placed if x.kind not in ("env", "writer"))
+  needs = tuple(labels[x.path] for x in placed if x.kind not in NO_AGENT)
   part = checks.who(experiment.agent.metaopt)
   yield from agents.update(part, subject, needs)
   yield from agents.metagradient(experiment.agent, subject, (part, *needs))
