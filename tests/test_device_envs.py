@@ -123,7 +123,7 @@ def test_jumanji_equals_its_own_loop():
 )
 def test_gymnax_equals_its_own_loop_for_10_000_steps(name):
   _, ended = check_gymnax(name, 10_000)
-  assert ended.sum() >= 4
+  assert ended.sum() >= 3  # Freeway's episodes have 2,500 steps
 
 
 @pytest.fixture

@@ -83,6 +83,7 @@ def test_the_wheel_built_from_the_sdist_holds_all(tmp_path):
     archive.extractall(tmp_path / "site")
   expected = {Path("py.typed"), *(path.relative_to(ROOT) for path in ROOT.glob("*.py"))}
   expected |= {path.relative_to(ROOT) for top in SOURCES for path in (ROOT / top).rglob("*.py")}
+  expected |= {path.relative_to(ROOT) for top in SOURCES for path in (ROOT / top).rglob("*.h")}
   expected |= {path.relative_to(ROOT) for path in (ROOT / "gin_configs").rglob("*.*")}
   expected |= {path.relative_to(ROOT) for path in (ROOT / "data").iterdir()}
   held = {Path(name).relative_to("selftune") for name in names if name.startswith("selftune/")}

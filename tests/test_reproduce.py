@@ -437,10 +437,10 @@ def test_a_killed_figure_loses_at_most_its_unfinished_cell(tmp_path):
   subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
   assert {path: path.stat().st_mtime_ns for path in untouched} == untouched
   with (folder.parent / "fig2.csv").open() as file:
-    rows = [row for row in csv.DictReader(file) if row["mu"] == str(2.0**-6)]
+    rows = [row for row in csv.DictReader(file) if row["tuner"] == "scalar"]
   whole = tmp_path / "whole"
   cell = FIGURES["fig2"].quick[1]
   assert training.train(cell.experiment, cell.bindings, whole).done
   want = reproduce.read(cell, whole)
-  assert len(rows) == want.returns.size == 8 * 30
+  assert len(rows) == want.returns.size == 9 * 8 * 30
   assert [float(row["return"]) for row in rows] == want.returns.ravel().tolist()

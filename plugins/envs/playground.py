@@ -68,6 +68,9 @@ class Playground(_device.OnDevice):
       raise UserError(unknown("playground.name", self.name, registry.ALL_ENVS))
     config = registry.get_default_config(self.name)
     overrides = dict(self.config)
+    for name in overrides:
+      if name.partition(".")[0] not in config:  # which would be added, and read by nobody
+        raise UserError(f"playground.config of {self.name}: {unknown('config', name, config)}")
     if "impl" in config:
       overrides.setdefault("impl", self.impl)
     try:

@@ -72,9 +72,9 @@ struct Each {
     if (!actor.active()) return;  // it is written out as it came
     // From here on traces have decayed as the next update wants them.
     const float fade = actor.continues() ? decay : 0;
-    for (int i : {1, 2 + Tuner::TRACE})
-      if (i == 1 || Tuner::TRACE >= 0)
-        for (float& x : home[i]) x *= fade;
+    for (float& x : home[1]) x *= fade;
+    if (Tuner::TRACE >= 0)
+      for (float& x : home[2 + Tuner::TRACE]) x *= fade;
     for (int32_t f = 0; f < size; f++) {
       bool traced = false;
       for (int c = 0; c < ROWS; c++) traced |= home[1][f * ROWS + c] != 0;

@@ -43,11 +43,18 @@ struct Metatrace {  // settings: mu, whether it is normalised
   static constexpr bool EACH = false, HAS_H = true;
   static float adapt(float* rule, const float* settings, const Dots& x) {
     Beta& b = *reinterpret_cast<Beta*>(rule);
+    const Beta before = b;
     const bool normalised = settings[1] > 0;
     b.ascend(x.u_h, x.bonus_h, x.delta, x.decay, settings[0], normalised);
     const float alpha = std::exp(b.beta);
     if (!normalised) return alpha;
-    const float log_m = effective_step(rule[3], alpha * x.u_u, x.decay);
+    float u = rule[3];
+    const float log_m = effective_step(u, alpha * x.u_u, x.decay);
+    if (!std::isfinite(log_m)) {  // else all steps from here on would be 0
+      b = before;
+      return log_m;
+    }
+    rule[3] = u;
     b.beta -= log_m;
     return log_m > 0 ? std::exp(b.beta) : alpha;
   }
