@@ -341,6 +341,7 @@ def test_the_table_says_what_was_first():
   assert table.summary("t", [made[0], made[2]]) == "t: 1 checks hold, 1 not made."
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("experiment", ["catch_stacx", "metatrace_mountain_car", "two_colors"])
 def test_packaged_experiments_hold(command, experiment):
@@ -349,6 +350,7 @@ def test_packaged_experiments_hold(command, experiment):
   assert out.splitlines()[-1].startswith(f"experiments/{experiment}: ")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_cycle_of_everything_holds(command):
   """K updates, an outer critic, a bootstrapped target and a context, all at once."""

@@ -113,6 +113,7 @@ def test_jumanji_equals_its_own_loop():
   assert ended.sum() > 12 and timesteps.reward.sum() > 0 and not timesteps.discount[ended].any()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name",
@@ -151,6 +152,7 @@ def check_brax(plugin, env, length, repeat, steps):
   return check(plugin, jax.jit(reset), jax.jit(step), steps, rtol=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_brax_equals_its_own_wrapper(promotion):
   envs = pytest.importorskip("brax.envs")
@@ -160,6 +162,7 @@ def test_brax_equals_its_own_wrapper(promotion):
   assert ended.sum() > 1000 and 0 < timesteps.discount[ended].mean() < 1
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_playground_equals_the_wrapper_of_brax(promotion):
   registry = pytest.importorskip("mujoco_playground").registry

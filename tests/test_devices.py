@@ -128,6 +128,7 @@ def _nodes(state):
       yield from _nodes(part)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_devices_change_nothing(case):

@@ -123,6 +123,7 @@ def executed(code, folder):
   return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_tutorial_runs(tmp_path):
   """As a program: a line of IPython's own is left out."""
@@ -135,6 +136,7 @@ def test_the_tutorial_holds_no_output():
   assert all(not cell["outputs"] and cell["execution_count"] is None for cell in notebook())
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_python_that_is_shown_runs(tmp_path):
   """That of README which trains; with fewer steps."""

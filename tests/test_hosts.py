@@ -120,6 +120,7 @@ NEXT = (  # an outer loss on the next batch, which is kept in parts
 )
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "processes, slurm, binds", [(2, True, ()), (4, False, ()), (2, False, NEXT)]
@@ -145,6 +146,7 @@ def test_processes_are_as_many_devices(cache, config, tmp_path, processes, slurm
   assert seeds[0] == seeds[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "victim, number, then", [(0, signal.SIGKILL, 1), (1, signal.SIGKILL, 4), (1, signal.SIGSTOP, 2)]

@@ -408,6 +408,7 @@ def test_of_many_rows_of_metrics_some_are_kept_and_the_last_one(tmp_path):
   assert reproduce.columns(tmp_path / "m.jsonl") == {}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_quick_form_of_a_figure_of_single_runs_runs(tmp_path):
   assert reproduce.reproduce("stac/fig3a", tmp_path, quick=True)

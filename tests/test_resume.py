@@ -175,6 +175,7 @@ def test_kill_9_and_resume(config, tmp_path, runtime):
   assert_continuous(run, progress, killed_at)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_kill_9_and_resume_atari(tmp_path):
   """STACX on Breakout, with a network that compiles quickly."""

@@ -319,6 +319,7 @@ def test_runs_as_processes(write, trained, capsys):
   assert json.loads(Path("again/study.json").read_text()) == numbers
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_programs_are_the_runs_alone(write, capsys, monkeypatch):
   """Two agents, a setting that is a macro: as programs, stopped, and as processes."""

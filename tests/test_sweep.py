@@ -595,6 +595,7 @@ def _processes(out):
   return found[True]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_sigterm_saves_every_point_under_way(file, tmp_path):
   often = ["--bind=train.log_seconds = 0.1"]

@@ -101,6 +101,7 @@ def scalars(rows):
   return [json.loads(jsonl.encode(row)) for row in numbers]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_online_and_resumed(server, train, tmp_path):
   workdir = tmp_path / "run"
@@ -131,6 +132,7 @@ def test_online_and_resumed(server, train, tmp_path):
   assert run.summary["env_steps"] == 2000
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("lose", [Server.refuse, Server.hang])
 def test_network_is_lost_and_comes_back(server, train, tmp_path, lose):
@@ -213,6 +215,7 @@ def test_offline_run_that_was_resumed_becomes_one(server, tmp_path):
   assert [(row["_step"], row["env_steps"]) for row in run.rows] == [(k, k + 1) for k in range(6)]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_agent_trains_a_point_of_a_packaged_sweep(server, tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
