@@ -19,7 +19,6 @@ import pytest
 import tensorstore
 from jax.sharding import NamedSharding, PartitionSpec
 
-from selftune.core import experiment
 from selftune.core.api.errors import RunError, UserError
 from selftune.core.api.types import LearnerState
 from selftune.core.record.checkpoint import Checkpointer, checkpointer
@@ -412,7 +411,7 @@ def test_a_write_that_fails_in_the_background_surfaces(checkpoints, surfaces_at,
 
 
 def test_nothing_is_pickled(checkpoints):
-  root = Path(experiment.__file__).parents[1]
+  root = Path(__file__).parents[1]
   sources = [path for part in ("core", "plugins") for path in (root / part).rglob("*.py")]
   words = ("pickle", "joblib", "dill", "marshal", "shelve")
   assert len(sources) > 80
