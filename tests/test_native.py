@@ -51,7 +51,7 @@ TUNERS = {
   "tidbd": Tidbd(),
   "autotidbd": AutoTidbd(),
 }
-QUICK = (("metatrace", "car"), ("mixed", "drifting"))
+QUICK = (("metatrace", "car"), ("mixed", "drifting"), ("tidbd", "car"))
 CASES = [
   (tuner, env) if (tuner, env) in QUICK else pytest.param(tuner, env, marks=pytest.mark.slow)
   for tuner in TUNERS
