@@ -263,7 +263,8 @@ def test_a_pool_goes_on_with_other_settings_and_learners_without_compiling():
   members = Members(online(Metatrace()), (5, 6, 7), {"ac_lambda.alpha": (0.01, 0.02, 0.03)})
   with contextlib.closing(PoolRuns(members, SHORT, jax.devices()[:1])) as pool:
     states, _ = pool.advance(pool.init(), 3)
-    # Once more before it is counted: what `init` gives may be placed otherwise.
+    # Once more before it is counted: what `init` and an exchange give may be placed otherwise.
+    states, _ = pool.advance(pool.inherit(states, np.array([0, 1, 2])), 1)
     states, _ = pool.advance(states, 1)
     sizes = [f._cache_size() for f in (pool._act, *pool._learn)]
     before = host(states)
