@@ -161,6 +161,18 @@ def test_a_diverged_run_stands_still_and_the_others_go_on(tuner):
   assert states.env_steps.tolist()[0] == 64 > states.env_steps.tolist()[1]
 
 
+@needs_compiler
+@pytest.mark.parametrize(
+  "tuner", ["metatrace", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vector", "mixed"))]
+)
+def test_a_step_that_overflows_ends_the_run_as_in_jax(tuner):
+  varied = {"ac_lambda.alpha": (2**-6, 1e38, 2**-7)}
+  for machine_code in (True, False):
+    runs = make(TUNERS[tuner], "car", machine_code, varied)
+    states, _ = runs.advance(runs.init(), 1 if machine_code else NATIVE_STEPS)
+    assert (np.asarray(states.learner.failure) >= 0).tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize(
   "agent, reason",
   [

@@ -11,10 +11,12 @@ from ..runs.population import checked_parents
 from .rows import Check, Failed, Found
 
 R = 8
-SCORES = (  # of runs that all learn, of which one took no part and one diverged, that are equal
+SCORES = (
   np.arange(R, dtype=float),
-  np.array([3.0, np.nan, -np.inf, 5.0, 1.0, 9.0, 2.0, 4.0]),
+  np.array([3.0, np.nan, 1.0, 5.0, -np.inf, 4.0, 2.0, 5.0]),  # one took no part, one diverged
   np.zeros(R),
+  np.full(R, np.nan),
+  np.full(R, -np.inf),
 )
 NUMBERS = {
   "a.rate": Number(1e-4, 1.0, "log"),
@@ -38,16 +40,17 @@ def exploit(part: str, plugin: Exploit) -> Iterator[Check]:
       if not np.all(scores[parents[moved]] > scores[moved]):
         raise Failed(f"a copy's parent is no better: parents {parents.tolist()} of {scores}")
       copies += int(moved.sum())
-    return Found(copies, "copies of 24 runs")
+    return Found(copies, f"copies of {R * len(SCORES)} runs")
 
   yield Check(part, "parents are better", better)
   yield Check(part, "equal draws, equal choice", lambda: _equal(lambda: chosen(SCORES[1])))
 
 
 def explore(part: str, plugin: Explore) -> Iterator[Check]:
-  """Checks of an Explore, on three numbers of 8 runs, over three exchanges."""
+  """Checks of an Explore, on three numbers of 8 runs, over five exchanges."""
   rng = np.random.default_rng(0)
   first = {n: x.low + (x.high - x.low) * rng.random(R) for n, x in NUMBERS.items()}
+  as_it_was = {n: x.copy() for n, x in first.items()}
 
   def chosen() -> list[Mapping[str, np.ndarray]]:
     plugin.check(NUMBERS)
@@ -68,6 +71,8 @@ def explore(part: str, plugin: Explore) -> Iterator[Check]:
         values = np.asarray(values)
         if values.shape != (R,) or not np.all(np.isfinite(values)):
           raise Failed(f"gave '{name}': {checks.described(values)}; wanted: finite numbers [{R}]")
+    if any(not np.array_equal(first[n], x) for n, x in as_it_was.items()):
+      raise Failed("it changes the arrays that it is given")
     return Found(note=f"{len(NUMBERS)} numbers of {R} runs")
 
   yield Check(part, "settings", shapes)

@@ -176,8 +176,7 @@ struct Each {
                              row(1),    e.data(),      packed * ROWS};
     float* of_tuner[Tuner::ROWS];
     for (int i = 0; i < Tuner::ROWS; i++) of_tuner[i] = row(2 + i);
-    tuner.update(step, of_tuner);
-    updates++;
+    if (actor.finite(delta, tuner.update(step, of_tuner))) updates++;
   }
 
   void advance() {

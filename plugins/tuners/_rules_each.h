@@ -1,7 +1,7 @@
 // Tuners of a step size for each parameter: Tuner.update on what of them is in the trace.
 //
 // update() is given the arrays of the tuner's state, [n] each, in the order of its leaves, and moves
-// them, w and z. e is exp(beta), without what all step sizes have in common. As constants a tuner
+// them, w and z; it returns 0, or what was not finite, by which the run ends. e is exp(beta), without what all step sizes have in common. As constants a tuner
 // has the number of these arrays, and which is beta; which is a trace, and which fades by fading()
 // at every update that leaves it alone (-1: none).
 #pragma once
@@ -88,7 +88,7 @@ struct MetatraceEach {
   }
 
   template <int N>
-  void update(const Step<N>& s, float* const* rows) {
+  float update(const Step<N>& s, float* const* rows) {
     float *trace = rows[TRACE], *h = rows[H], *shared_h = MIXED ? rows[3] : nullptr;
     float bonus_h = 0;
     Four u_h = {};
@@ -123,6 +123,7 @@ struct MetatraceEach {
           now += four(s.e + s.at(s.phi, k) + c) * g * g;
         }
       const float log_m = effective_step(u, scale * total(now), s.decay);
+      if (!std::isfinite(log_m)) return log_m;  // else all steps from here on would be 0
       if (log_m > 0) scale = std::exp(shared.beta -= log_m);
     }
     // Line 14: h sees its own parameter's share of grad delta, that of all sees the whole of it. All
@@ -143,6 +144,7 @@ struct MetatraceEach {
     for (int k = 0; k < s.phi.n; k++) h[s.at(s.phi, k)] += change[k];
     for (int k = 0; k < s.next.n; k++) h[s.at(s.next, k)] += change[s.phi.n + k];
     s.move(scale, h, s.delta, shared_h, shared_delta);
+    return 0;
   }
 
   // Lines 8 to 10, and the trace fades: no step of beta is longer than mu, so that a short series
@@ -190,7 +192,7 @@ struct Tidbd {  // settings: mu
   void finish(float*, int64_t) const {}
 
   template <int N>
-  void update(const Step<N>& s, float* const* rows) {
+  float update(const Step<N>& s, float* const* rows) {
     float *beta = rows[BETA], *h = rows[H];
     for (int k = 0; k < s.phi.n; k++)
       for (int c = 0; c < N; c++) {
@@ -202,6 +204,7 @@ struct Tidbd {  // settings: mu
         h[i] *= std::max(1 - s.e[i] * g * s.z[i], 0.0f);
       }
     s.move(1, h, s.delta);
+    return 0;
   }
 };
 
@@ -220,7 +223,7 @@ struct AutoTidbd {  // settings: mu, tau
   }
 
   template <int N>
-  void update(const Step<N>& s, float* const* rows) {
+  float update(const Step<N>& s, float* const* rows) {
     float *beta = rows[BETA], *v = rows[1], *h = rows[H];
     gradient.resize(std::max<size_t>(gradient.size(), s.n));
     d.resize(gradient.size());
@@ -256,5 +259,6 @@ struct AutoTidbd {  // settings: mu, tau
       gradient[i] = d[i] = 0;
     }
     s.move(scale, h, s.delta);
+    return 0;
   }
 };
