@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import imageio.v2 as imageio
+import jax
 import numpy as np
 import pytest
 
@@ -13,6 +14,8 @@ from selftune.core.evaluation import video
 from selftune.plugins.envs.atari import Atari
 from selftune.plugins.envs.dm_control import DMControl
 from selftune.plugins.envs.envpool import EnvPool
+from selftune.plugins.envs.gymnax import Gymnax
+from selftune.plugins.envs.jumanji import Jumanji
 from selftune.plugins.envs.mountain_car import MountainCar
 
 
@@ -71,6 +74,48 @@ def test_catch_is_drawn_as_it_is_observed():
   assert (expected == 255).sum() == 2 * 3  # ball and paddle
 
 
+def test_environments_on_the_device_are_drawn_by_their_libraries():
+  pool = Gymnax("Breakout-MinAtar").make_drawn((3,))
+  observation = pool.reset().observation[0]  # [10, 10, 4]
+  picture = pool.draw()
+  dark, colours = (picture == 0).all(-1), len(np.unique(picture.reshape(-1, 3), axis=0))
+  assert picture.dtype == np.uint8 and colours >= 1 + observation.any((0, 1)).sum()
+  # The board is black where nothing is, and that is most of it.
+  assert 0.6 < dark.mean() / (1 - observation.any(-1).mean()) / (216 * 216 / (250 * 300)) < 1.2
+  pool.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "env",
+  [
+    Gymnax("CartPole-v1"),
+    Jumanji("Game2048-v1"),
+    pytest.param("Brax", marks=pytest.mark.long),
+    pytest.param("Playground", marks=pytest.mark.long),
+  ],
+  ids=str,
+)
+@jax.numpy_rank_promotion("allow")
+def test_libraries_draw_what_happens(env):
+  if isinstance(env, str):
+    env = getattr(pytest.importorskip(f"selftune.plugins.envs.{env.lower()}"), env)
+    try:
+      env = env()
+    except UserError as error:  # an extra that is not installed
+      pytest.skip(str(error))
+  pool = env.make_drawn((3,))
+  pool.reset()
+  before = pool.draw()
+  for i in range(6):
+    action = pool.spec.action
+    pool.send(np.full((1, *action.shape), i % 2, action.dtype))
+    pool.recv()
+  assert before.dtype == np.uint8 and before.ndim == 3
+  assert (pool.draw() != before).any()
+  pool.close()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("observation", ["features", "pixels"])
 def test_dm_control_is_drawn(observation):
@@ -85,6 +130,10 @@ def test_dm_control_is_drawn(observation):
 
 
 def test_what_cannot_be_drawn_is_named():
+  pool = Gymnax("DeepSea-bsuite").make_drawn((0,))
+  pool.reset()
+  with pytest.raises(UserError, match="gymnax has no pictures of DeepSea-bsuite"):
+    pool.draw()
   pool = EnvPool("FrozenLake-v1").make_drawn((0,))
   pool.reset()
   with pytest.raises(UserError, match="EnvPool cannot draw FrozenLake-v1"):

@@ -13,7 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from dm_env import specs
 
-from ...core.api import Array, Environment, EnvSpec, FunctionalPool, PyTree, TimeStep, UserError
+from ...core.api import (
+  Array,
+  DrawnEnvironment,
+  Environment,
+  EnvSpec,
+  FunctionalPool,
+  PyTree,
+  TimeStep,
+  UserError,
+)
+from . import _pictures
 
 Action = specs.DiscreteArray | specs.BoundedArray
 
@@ -34,6 +44,7 @@ class Library(NamedTuple):
   spec: EnvSpec
   reset: Callable[[Array], tuple[PyTree, Array]]  # key -> state, observation
   step: Callable[[Array, PyTree, Array], Stepped]  # key, state, action
+  draw: Callable[[PyTree], Array]  # state -> picture, uint8 [height, width, 3]
 
 
 class State(NamedTuple):
@@ -46,7 +57,7 @@ class State(NamedTuple):
 
 
 class OnDevice:
-  """What the plugins share: a `FunctionalEnvironment` and `EnvPlugin` of `_library`."""
+  """What the plugins share: a `FunctionalEnvironment` and `DrawablePlugin` of `_library`."""
 
   _library: Library  # a cached property of each: made at first use, as imports take seconds
 
@@ -85,8 +96,15 @@ class OnDevice:
     """Makes a pool on the host, for other runtimes than `@runs()`."""
     return FunctionalPool(self, seeds)
 
+  def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    """Makes the same pool, with the library's pictures; `draw` raises UserError without any."""
+    _pictures.without_display()
+    return FunctionalPool(self, seeds, lambda state: self._library.draw(state.inner))
 
-def library(plugin: str, action: Action, reset: Callable, step: Callable) -> Library:
+
+def library(
+  plugin: str, action: Action, reset: Callable, step: Callable, draw: Callable[[PyTree], Array]
+) -> Library:
   """The functions with the shapes and dtypes that they really give, whatever spaces say.
 
   Raises:
@@ -97,7 +115,17 @@ def library(plugin: str, action: Action, reset: Callable, step: Callable) -> Lib
     inner, observation = jax.eval_shape(reset, key)
     jax.eval_shape(step, key, inner, jax.ShapeDtypeStruct(action.shape, action.dtype))
   spec = specs.Array(observation.shape, observation.dtype)
-  return Library(EnvSpec(spec, action), reset, step)
+
+  def drawn(inner: PyTree) -> Array:
+    try:
+      return np.asarray(draw(inner))
+    except Exception as error:
+      said = (str(error).splitlines() or [""])[0]
+      raise UserError(
+        f"@{plugin}() cannot draw this environment here: {type(error).__name__}: {said}"
+      ) from error
+
+  return Library(EnvSpec(spec, action), reset, step, drawn)
 
 
 def _reset(library: Library, key: Array) -> tuple[PyTree, Array]:
@@ -197,6 +225,7 @@ def of_brax(
   episode_length: int,
   action_repeat: int,
   observe: Callable[[PyTree], Array],
+  draw: Callable[[PyTree], Array],
 ) -> Library:
   """An environment with brax's interface, a robot whose actions are within [-1, 1].
 
@@ -223,4 +252,4 @@ def of_brax(
 
   low, high = -np.ones(env.action_size, np.float32), np.ones(env.action_size, np.float32)
   action = specs.BoundedArray((env.action_size,), np.float32, low, high)
-  return library(plugin, action, reset, step)
+  return library(plugin, action, reset, step, lambda inner: draw(inner[0]))

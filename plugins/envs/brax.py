@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...core.api import (
+  Array,
   Count,
   UserError,
   register,
 )
-from . import _device
+from . import _device, _pictures
 from ._pool import unknown
 
 _BACKENDS = ("generalized", "mjx", "positional", "spring")
@@ -46,7 +47,13 @@ class Brax(_device.OnDevice):
     with _device.making("brax"):
       env = self._made()
     observe = functools.partial(_device.flat, "brax")
-    return _device.of_brax("brax", env, self.episode_length, self.action_repeat, observe)
+    robots = _pictures.Robots(env.sys.mj_model)
+
+    def draw(state: Any) -> Array:
+      return robots.draw(qpos=state.pipeline_state.q)
+
+    length = self.episode_length
+    return _device.of_brax("brax", env, length, self.action_repeat, observe, draw)
 
   def _made(self) -> Any:
     """The environment of brax, without its wrappers."""

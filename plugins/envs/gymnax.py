@@ -10,7 +10,7 @@ import numpy as np
 from dm_env import specs
 
 from ...core.api import Array, UserError, register
-from . import _device
+from . import _device, _pictures
 from ._pool import unknown
 
 _BINARY = "-MinAtar"  # observations hold 0 and 1 alone: a quarter of the memory as bool
@@ -57,7 +57,16 @@ class Gymnax(_device.OnDevice):
       done = terminated | env.is_truncated(inner, params)
       return _device.Stepped(inner, observed(observation), reward, ~terminated, done)
 
-    return _device.library("gymnax", action, reset, step)
+    def draw(inner: Any) -> Array:
+      visualizer = _device.imported("gymnax", "gymnax.visualize").Visualizer
+      with _pictures.unseen():
+        drawing = visualizer(env, params, [inner])
+        drawing.init()
+        if not hasattr(drawing, "im"):
+          raise NotImplementedError(f"gymnax has no pictures of {self.name}")
+        return _pictures.of_figure(drawing.fig)
+
+    return _device.library("gymnax", action, reset, step, draw)
 
   def _made(self) -> tuple[Any, Any]:
     """The environment of gymnax, and its parameters."""

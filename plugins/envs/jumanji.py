@@ -10,7 +10,7 @@ import numpy as np
 from dm_env import specs
 
 from ...core.api import Array, UserError, register
-from . import _device
+from . import _device, _pictures
 from ._pool import unknown
 
 
@@ -59,7 +59,14 @@ class Jumanji(_device.OnDevice):
       inner, x = env.step(inner, action)
       return _device.Stepped(inner, observed(x.observation), x.reward, x.discount, x.last())
 
-    return _device.library("jumanji", action, reset, step)
+    def draw(inner: Any) -> Array:
+      import matplotlib.pyplot as plt
+
+      with _pictures.unseen():
+        env.render(inner)
+        return _pictures.of_figure(plt.gcf())
+
+    return _device.library("jumanji", action, reset, step, draw)
 
   def _made(self) -> Any:
     """The environment of Jumanji."""

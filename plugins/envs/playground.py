@@ -12,7 +12,7 @@ from ...core.api import (
   UserError,
   register,
 )
-from . import _device
+from . import _device, _pictures
 from ._pool import unknown
 
 
@@ -56,10 +56,15 @@ class Playground(_device.OnDevice):
         field = "state"
       return _device.flat("playground", observation, field)
 
+    robots = _pictures.Robots(env.mj_model)
+
+    def draw(state: Any) -> Array:
+      fields = ("qpos", "mocap_pos", "mocap_quat")
+      return robots.draw(**{name: getattr(state.data, name) for name in fields})
+
     length = self.episode_length or config.episode_length
-    return _device.of_brax(
-      "playground", env, length, self.action_repeat or config.action_repeat, observe
-    )
+    repeat = self.action_repeat or config.action_repeat
+    return _device.of_brax("playground", env, length, repeat, observe, draw)
 
   def _made(self) -> tuple[Any, Any]:
     """The environment of Playground, without wrappers, and its configuration."""
