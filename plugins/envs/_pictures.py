@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import importlib
 import os
 import sys
 import warnings
@@ -48,26 +49,26 @@ def without_display() -> None:
 
 
 class Robots:
-  """Draws a MuJoCo model, with a renderer that is made at the first of them."""
+  """Draws a MuJoCo model, with a renderer that is made at the first picture."""
 
   def __init__(self, model: Any):
     self._model = model
 
   @functools.cached_property
-  def _renderer(self) -> Any:
-    import mujoco
+  def _mujoco(self) -> Any:
+    return importlib.import_module("mujoco")  # much of it is not known to type checkers
 
-    renderer = mujoco.Renderer(self._model, height=240, width=320)
+  @functools.cached_property
+  def _renderer(self) -> Any:
+    renderer = self._mujoco.Renderer(self._model, height=240, width=320)
     atexit.register(renderer.close)  # while EGL is still there
     return renderer
 
   def draw(self, **fields: Array) -> Array:
     """The picture, uint8 [240, 320, 3], where these are fields of MjData, such as qpos, [nq]."""
-    import mujoco
-
-    data = mujoco.MjData(self._model)
+    data = self._mujoco.MjData(self._model)
     for name, value in fields.items():
       setattr(data, name, value)
-    mujoco.mj_forward(self._model, data)
+    self._mujoco.mj_forward(self._model, data)
     self._renderer.update_scene(data)
     return self._renderer.render()
