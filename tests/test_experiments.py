@@ -40,8 +40,9 @@ def test_experiments_load_and_take_the_common_bindings(name):
 
 def test_the_four_agents_of_figure_2a():
   agents = {
-    name: config.load(f"experiments/atari_{name}").root.agent
-    for name in ("impala", "impala_aux", "stac", "stacx")
+    name: config.load(f"experiments/atari_{variant.agent}", variant.bindings).root.agent
+    for name, variant in VARIANTS.items()
+    if name in ("impala", "impala_aux", "stac", "stacx")
   }
   assert {name: agent.heads for name, agent in agents.items()} == {
     "impala": 1,
@@ -84,11 +85,10 @@ def test_an_experiment_that_became_bindings_says_which(old):
     config.load(name)
   experiment, *words = shlex.split(str(error.value).partition("Write ")[2])
   assert set(words[::2]) == {"--bind"}
-  variant = VARIANTS[name.removeprefix("atari_")]
-  assert (experiment, tuple(words[1::2])) == (
-    f"experiments/atari_{variant.agent}",
-    variant.bindings,
-  )
+  suite = re.match("atari_|rwrl_|control_(features|pixels)_", name)[0]
+  variant = VARIANTS[name.removeprefix(suite)]
+  assert experiment == f"experiments/{suite}{variant.agent}"
+  assert tuple(words[1::2]) == variant.bindings
   config.load(experiment, words[1::2])
   assert old not in EXPERIMENTS
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ....core.api import Cell, Cost, Figure, bound
 from . import scores
+from .variants import VARIANTS
 
 AGENTS = ("stac", "stacx", "impala_aux", "impala")
 SEEDS = (0, 1, 2)
@@ -112,13 +113,13 @@ SUITES = {
 
 def cell(key: str, agent: str, task: str, seed: int) -> Cell:
   """Returns the run of an agent on a task of a suite."""
-  suite, words = SUITES[key], task.split()
+  suite, variant, words = SUITES[key], VARIANTS[agent], task.split()
   chosen = (f"{field} = {word!r}" for field, word in zip(suite.fields, words, strict=True))
   return Cell(
     "_".join((key, agent, *words, f"seed{seed}")),
     {"agent": agent, "task": task, "seed": seed},
-    f"experiments/{suite.experiments}_{agent}",
-    (*chosen, f"train.seed = {seed}"),
+    f"experiments/{suite.experiments}_{variant.agent}",
+    (*variant.bindings, *chosen, f"train.seed = {seed}"),
   )
 
 

@@ -40,7 +40,7 @@ BOTH = tune(GAMMA, LAMBDA)
 WITHOUT_ALPHA = tune(GAMMA, LAMBDA, "*.cost")
 VARIANTS = {
   "impala": Variant("IMPALA", "impala", score=243.0),
-  "impala_aux": Variant("IMPALA, auxiliary tasks", "impala_aux"),
+  "impala_aux": Variant("IMPALA, auxiliary tasks", "impala", ("agent.heads = 3",)),
   "stac": Variant("STAC", "stac"),
   "stacx": Variant("STACX", "stacx", score=364.0),
   "stac_gamma": Variant("STAC {γ}", "stac", tune(GAMMA), 240.0),
