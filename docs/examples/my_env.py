@@ -29,27 +29,22 @@ class CorridorPool:
     self._generators = [np.random.default_rng(seed) for seed in seeds]
 
   def reset(self, stagger: bool = False) -> TimeStep:  # episodes differ in length: none to stagger
-    self._place, self._steps = self._starts(), np.zeros(self.num_envs, int)
-    self._ended = np.zeros(self.num_envs, bool)
-    return self._timestep(first=~self._ended, goal=self._ended)
+    self._place, self._steps = np.zeros((2, self.num_envs), int)
+    self._ended = np.ones(self.num_envs, bool)
+    self.send(self._place)
+    return self.recv()
 
   def send(self, actions: Array) -> None:
     self._actions = np.asarray(actions)
 
   def recv(self) -> TimeStep:
-    first = self._ended  # the step after an end begins an episode and ignores its action
-    there = np.clip(self._place + np.where(self._actions == 1, 1, -1), 0, self._plugin.length - 1)
-    self._place = np.where(first, self._starts(), there)
+    first, end = self._ended, self._plugin.length - 1  # after an end an episode begins: no action
+    there = np.clip(self._place + np.where(self._actions == 1, 1, -1), 0, end)
+    self._place = np.where(first, [g.integers(end) for g in self._generators], there)
     self._steps = np.where(first, 0, self._steps + 1)
-    goal = ~first & (self._place == self._plugin.length - 1)
+    goal = ~first & (self._place == end)
     self._ended = goal | (self._steps >= self._plugin.max_steps)
-    return self._timestep(first, goal)  # its discount is 1 where only the time ran out
+    observation = np.eye(end + 1, dtype=np.float32)[self._place]
+    return TimeStep(observation, goal * 1.0, 1.0 - goal, first)  # 1 where only the time ran out
 
   def close(self) -> None: ...
-
-  def _starts(self) -> np.ndarray:
-    return np.array([g.integers(self._plugin.length - 1) for g in self._generators])
-
-  def _timestep(self, first: np.ndarray, goal: np.ndarray) -> TimeStep:
-    observation = np.eye(self._plugin.length, dtype=np.float32)[self._place]
-    return TimeStep(observation, goal.astype(np.float32), (~goal).astype(np.float32), first)

@@ -6,15 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from selftune import (
-  AgentFns,
-  LearnerState,
-  Metrics,
-  Positive,
-  PyTree,
-  Trajectory,
-  register,
-)
+from selftune import AgentFns, LearnerState, Metrics, Positive, PyTree, Trajectory, register
 
 
 @register("metaopt", "clipped")
