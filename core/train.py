@@ -151,13 +151,14 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
   Raises:
     UserError: the agent cannot act in the environment, or a plugin gives what it must not.
   """
-  if experiment.runs is not None:
-    table = workdir.path / "runs.csv"
-    beside = functools.partial(of_runs.Scores, experiment) if experiment.evaluation else None
-    return independent.ManyRuns(experiment, experiment.runs, workdir.restarts(), table, beside)
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
     environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
+  if experiment.runs is not None:
+    table = workdir.path / "runs.csv"
+    scores = functools.partial(of_runs.Scores, experiment, workdir.videos)
+    beside = scores if experiment.evaluation else None
+    return independent.ManyRuns(experiment, experiment.runs, workdir.restarts(), table, beside)
   beside = functools.partial(evaluated, experiment, workdir)
   runtime: Any = experiment.runtime  # one of those that are no `runs`
   return single.SingleRun(experiment, runtime, workdir.restarts(), beside)

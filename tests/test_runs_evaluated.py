@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from imageio.v2 import mimread
 
 from selftune.core import train as training
 from selftune.core.api.errors import UserError
@@ -157,10 +158,33 @@ def test_training_is_the_same_to_the_bit_and_rows_go_to_every_log(gin, tmp_path)
     assert "run" not in own[0]
 
 
+@pytest.mark.slow
+def test_the_first_run_is_recorded(monkeypatch, tmp_path):
+  fakes.register(monkeypatch)
+  monkeypatch.setattr(plotting, "plot", lambda *args: None)
+  config = tmp_path / "drawn.gin"
+  config.write_text("""include 'algos/impala.gin'
+include 'suites/device.gin'
+include 'envs/minatar.gin'
+mlp.hidden = (8,)
+runs.settings = {'rmsprop.learning_rate': (1e-3, 2e-3)}
+runs.iterations = 1
+train.num_envs = 4
+train.unroll_length = 4
+train.total_env_steps = 64
+train.writers = (@jsonl(), @recorder())
+""")
+  training.train(config, (*EVALUATION, "evaluation.video = True"), tmp_path / "run")
+  rows = fakes.rows(tmp_path / "run", "eval")
+  videos = [tmp_path / "run" / "videos" / f"{row['env_steps']}.mp4" for row in rows]
+  assert len(videos) > 1 and all(len(mimread(path)) > 2 for path in videos)
+  assert fakes.MEDIA[: len(rows)] == [("eval/video", path) for path in videos]
+
+
 @pytest.mark.parametrize(
   "env, video, message",
   [
-    ("@mountain_car()", True, "evaluation.video: @runs"),
+    ("@mountain_car()", True, "environments of mountain_car cannot be drawn"),
     ("@envpool()\nenvpool.task = 'MountainCar-v0'", False, r"that of env @envpool\(\) is not"),
   ],
 )

@@ -4,10 +4,12 @@ What `periodic` is to a single run. Every run is scored by what it is at that ti
 of its own seed, the same each time and none of those that it is trained in.
 """
 
+import contextlib
 import functools
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,13 +21,17 @@ from ..api.contracts import FunctionalEnvironment
 from ..api.online import RunState
 from ..api.timesteps import as_specified
 from ..api.types import Array, Episode, LearnerState, PyTree, TimeStep
+from ..engine.actor import Interrupted
 from ..experiment import Evaluation, Train
+from ..machine.seeding import evaluation_seeds
 from ..record.logging import Logger
 from ..runs.device import Runs
 from ..runs.independent import summary as of_all
 from ..runs.iteration import actor_params
 from ..runs.logs import RunLogs
-from .playing import Played, shares, summary
+from ..runs.settings import with_settings
+from .playing import Played, play, shares, summary
+from .video import pool_of
 
 BLOCK = 1000  # steps between looks of the host, which may ask to stop
 STREAM = 0x5C04E  # folded into a run's key: environments and actions unlike those of training
@@ -50,11 +56,15 @@ class Playing(NamedTuple):
 
 
 class Scores:
-  """Scores all runs now and then, and logs it: the mean of the runs, and each in its own log."""
+  """Scores all runs now and then, and logs it: the mean of the runs, and each in its own log.
+
+  The video, if there is to be one, is of another episode of the first run.
+  """
 
   def __init__(
     self,
     experiment: Train,
+    videos: Path,
     runs: Runs,
     logs: RunLogs,
     logger: Logger,
@@ -64,6 +74,7 @@ class Scores:
 
     Args:
       experiment: says when, and how much; its `evaluation` is given.
+      videos: their folder.
       runs: that are scored.
       logs: of each run.
       logger: of all.
@@ -74,6 +85,8 @@ class Scores:
     self._runs, self._logs, self._logger, self._stopping = runs, logs, logger, stopping
     self._due: int | None = None
     how = (self._evaluation, experiment.unroll_length)
+    self._unroll_length, self._videos = experiment.unroll_length, videos
+    self._acting = runs.each(lambda fns, env, seed, learner: actor_params(fns, learner))
     self._begin = runs.each(functools.partial(begin, self._evaluation))
     self._go_on = runs.each(functools.partial(go_on, *how))
 
@@ -115,6 +128,29 @@ class Scores:
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     scores: dict[str, Any] = of_all(columns) | seconds
     self._logger.log_evaluation({"env_steps": env_steps, **scores})
+    if self._evaluation.video:
+      self._record(states.learner, env_steps)
+
+  def _record(self, learner: LearnerState, env_steps: int) -> None:
+    """Records an episode of the first run, unless asked to stop before its end."""
+    members, evaluation = self._runs.members, self._evaluation
+    own = {name: values[0] for name, values in members.settings.items()}
+    agent, env = with_settings((members.agent, self._env), own)
+    actor = jax.tree.map(lambda x: self._runs.of_each(x)[0], self._acting(learner))
+    seed, path = members.seeds[0], self._videos / f"{env_steps}.mp4"
+    how = (evaluation.max_steps, self._unroll_length, jax.random.key(seed), evaluation.greedy)
+    with (
+      contextlib.suppress(Interrupted),
+      pool_of(env, evaluation_seeds(seed, 1, []), path) as (pool, watchers),
+    ):
+      fns = Functions(agent, pool.spec, members.total_updates)
+      play(fns, actor, pool, 1, *how, [self._watch, *watchers])
+    if path.exists():
+      self._logger.log_media("eval/video", path)
+
+  def _watch(self, *_) -> None:
+    if self._stopping():
+      raise Interrupted
 
   def _of_run(
     self, returns: np.ndarray, lengths: np.ndarray, played: np.ndarray, cut: np.ndarray

@@ -173,15 +173,13 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
     raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
   if experiment.overlap:
     raise UserError("train.overlap: @runs() takes trajectories one after the other; write 0.")
-  if experiment.evaluation is not None:
-    if not isinstance(experiment.env, FunctionalEnvironment):
-      raise UserError(
-        "train.evaluation: @runs() scores runs whose environment is part of the program, which "
-        f"that of {checks.who(experiment.env)} is not; leave it None, and score run 0 with "
-        "selftune eval."
-      )
-    if experiment.evaluation.video:
-      raise UserError("evaluation.video: @runs() records none; write False.")
+  functional = isinstance(experiment.env, FunctionalEnvironment)
+  if experiment.evaluation is not None and not functional:
+    raise UserError(
+      "train.evaluation: @runs() scores runs whose environment is part of the program, which "
+      f"that of {checks.who(experiment.env)} is not; leave it None, and score run 0 with "
+      "selftune eval."
+    )
   last = experiment.total_env_steps + experiment.steps_per_update
   if last > LARGEST:
     raise UserError(
@@ -194,7 +192,7 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
     check_every(experiment, runtime)
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")
   of_device = single.micro_batch(experiment, devices)
-  if isinstance(experiment.env, FunctionalEnvironment):
+  if functional:
     layout(len(devices), size, b, of_device)
   else:
     micro_batches_of(b, 1, of_device)
