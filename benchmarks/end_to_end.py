@@ -198,6 +198,7 @@ def main() -> None:
   ours = in_subprocess(args.config, args.bind, args.updates)
 
   rate = rates(ours)
+  cells.tell(args.json, **rate)
   parts = [ours[part] for part in ("step", "act", "update")]
   bound = ours["steps"] / (sum(parts) if ours["cpu"] else max(parts[0] + parts[1], parts[2]))
   for what, value in {**rate, "bound": bound}.items():

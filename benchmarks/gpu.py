@@ -45,35 +45,14 @@ DEVICE = (
 
 
 def run(part: Part, seconds: float, folder: Path) -> dict[str, Any]:
-  """Runs a part, and all that it starts, for at most so many seconds; says what came of it."""
+  """Runs a part for at most so many seconds; says what came of it, and its cells."""
   file = folder / f"{part.name.replace('/', '-')}.jsonl"
   file.unlink(missing_ok=True)
   command = [word.replace("{cells}", str(file)) for word in (sys.executable, *part.command[1:])]
+  variables = {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled"), **part.variables}
   began = time.monotonic()
-  with (
-    (folder / "log.txt").open("w+", encoding="utf-8", errors="replace") as log,
-    busy() as samples,
-  ):
-    process = subprocess.Popen(
-      command,
-      cwd=ROOT,
-      env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(folder / "compiled")} | part.variables,
-      stdin=subprocess.DEVNULL,
-      stdout=log,
-      stderr=log,
-      start_new_session=True,
-    )
-    try:
-      process.wait(seconds)
-      ended = "done" if process.returncode == 0 else f"failed with exit code {process.returncode}"
-    except subprocess.TimeoutExpired:
-      ended = f"stopped after {seconds:.0f} s"
-    finally:
-      with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-      process.wait()
-    log.seek(0)
-    said = log.read().strip().splitlines()[-SAID:]
+  with busy() as samples:
+    ended, said = finish(command, variables, seconds, folder / "log.txt")
   cells = [json.loads(line) for line in lines(file)]
   file.unlink(missing_ok=True)
   for cell in cells:
@@ -91,6 +70,37 @@ def run(part: Part, seconds: float, folder: Path) -> dict[str, Any]:
     "seconds": time.monotonic() - began,
     "cells": cells,
   }
+
+
+def finish(
+  command: Sequence[str], variables: Mapping[str, str], seconds: float, log: Path
+) -> tuple[str, list[str]]:
+  """Runs a command, and all that it starts, to its end or that of the time.
+
+  Returns:
+    How it ended, and the last lines that it said.
+  """
+  with log.open("w+", encoding="utf-8", errors="replace") as out:
+    process = subprocess.Popen(
+      command,
+      cwd=ROOT,
+      env={**os.environ, **variables},
+      stdin=subprocess.DEVNULL,
+      stdout=out,
+      stderr=out,
+      start_new_session=True,
+    )
+    try:
+      code = process.wait(seconds)
+      ended = f"failed with exit code {code}" if code else "done"
+    except subprocess.TimeoutExpired:
+      ended = f"stopped after {seconds:.0f} s"
+    finally:
+      with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+      process.wait()
+    out.seek(0)
+    return ended, out.read().strip().splitlines()[-SAID:]
 
 
 def lines(file: Path) -> list[str]:

@@ -182,8 +182,9 @@ def main() -> None:
     # JAX's dense form takes about twenty times as long.
     steps = args.steps // (20 if args.jax and drifting else 1)
     rate = measure(tuner(), args.runs, steps, drifting, not args.jax)
-    where = "drifting mountain car" if drifting else "mountain car"
-    print(f"{where}, @{registry.name_of(tuner())}(): {rate} ({wanted:,} wanted)", flush=True)
+    what = f"{'drifting ' if drifting else ''}mountain car, @{registry.name_of(tuner())}()"
+    cells.tell(args.json, runs=args.runs, what=what, run_steps_per_second=rate.wall)
+    print(f"{what}: {rate} ({wanted:,} wanted)", flush=True)
   if not args.sweep:
     return
   against_runs(COUNTS, args)

@@ -77,9 +77,10 @@ def test_many_runs_equal_those_of_the_cpu(devices):
   alphas = {"ac_lambda.alpha": [2.0**-k for k in range(5, 15)]}
 
   def states(device):
-    runs = Runs(Members(agent, range(10), alphas), MountainCar(max_steps=11), [device])
-    states, ends = runs.advance(runs.init(), 2)
-    return jax.device_get((states.learner.params, states.env_steps, ends.ended))
+    with jax.default_device(device):
+      runs = Runs(Members(agent, range(10), alphas), MountainCar(max_steps=11), [device])
+      states, ends = runs.advance(runs.init(), 2)
+      return jax.device_get((states.learner.params, states.env_steps, ends.ended))
 
   cpu, accelerator = map(states, devices)
   close(accelerator, cpu)
