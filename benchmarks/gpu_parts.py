@@ -21,7 +21,8 @@ class Sizes(NamedTuple):
   batches: str  # trajectories of an update on Atari
   runs: str  # of programs that hold their environment,
   envs: str  # each with so many
-  counts: str  # runs of Metatrace
+  counts: str  # runs of Metatrace,
+  steps: str  # and run-steps of a turn
   snakes: str  # environments
   turns: str
   seconds: str
@@ -36,6 +37,7 @@ FULL = Sizes(
   runs="1 16 256",
   envs="64 512 4096",
   counts="480 2000 10000 100000",
+  steps="500000",
   snakes="512",
   turns="5",
   seconds="1",
@@ -48,6 +50,7 @@ SMALL = Sizes(
   runs="1 2",
   envs="2 4",
   counts="4 40",
+  steps="1000",
   snakes="2",
   turns="1",
   seconds="0.1",
@@ -96,7 +99,7 @@ def parts(size: Sizes) -> list[Part]:
     Part("tests", size.patience * 60, tests),
     part("end_to_end/impala", 50, f"{whole}impala", *smaller),
     part("end_to_end/stac", 50, f"{whole}stac", *smaller),
-    part("metatrace", 50, f"metatrace.py --jax --counts {size.counts}"),
+    part("metatrace", 50, f"metatrace.py --jax --steps {size.steps} --counts {size.counts}"),
     learner("learner/stacx", size.batches, agent="stacx"),
     programs("snake", 50, f"{snake} stac outer_critic"),
     programs(

@@ -1,6 +1,9 @@
 """The calculation of docs/scaling.md: by hand, and that the page shows what it prints."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -65,3 +68,42 @@ def test_the_page_shows_what_is_printed(scaling):
   page = (ROOT / "docs" / "scaling.md").read_text()
   for table in scaling.TABLES.values():
     assert scaling.markdown(table(scaling.parse([]))) in page
+
+
+def started(file, tmp_path, *arguments, **variables):
+  """What a file for SLURM starts, a list of words a line, with echoes for what it calls."""
+  for name in ("selftune", "srun"):
+    (tmp_path / name).write_text(f'#!/bin/sh\nprintf "{name} %s\\n" "$*"\n')
+    (tmp_path / name).chmod(0o755)
+  path = os.pathsep.join([str(tmp_path), str(Path(sys.executable).parent), os.environ["PATH"]])
+  command = ["bash", str(ROOT / "docs" / "examples" / "cluster" / file), *arguments]
+  done = subprocess.run(
+    command, env=os.environ | {"PATH": path} | variables, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout.strip()
+
+
+def test_a_job_of_slurm(tmp_path):
+  found = started("train.sbatch", tmp_path, "x.gin", str(tmp_path / "run"), SLURM_NTASKS="16")
+  assert found.startswith("srun --kill-on-bad-exit=1 selftune train x.gin --workdir ")
+  assert found.endswith("--coordinator auto --bind train.num_envs = 512")
+  (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+  again = started(
+    "train.sbatch", tmp_path, "x.gin", str(tmp_path / "run"), "--bind=a.b = 1", SLURM_NTASKS="2"
+  )
+  assert again.endswith("--coordinator auto --resume --bind train.num_envs = 64 --bind=a.b = 1")
+
+
+def test_an_array_of_slurm_has_every_game_and_seed(tmp_path):
+  for task, game, seed in ((0, "alien", 0), (6, "amidar", 1), (284, "zaxxon", 4)):
+    found = started("games.sbatch", tmp_path, "atari_stac", "out", SLURM_ARRAY_TASK_ID=str(task))
+    assert found == (
+      f"selftune train experiments/atari_stac --workdir out/{game}_{seed} "
+      f"--bind atari.game = '{game}' --bind train.seed = {seed}"
+    )
+
+
+def test_files_for_slurm_can_be_read():
+  for file in (ROOT / "docs" / "examples" / "cluster").glob("*.sbatch"):
+    subprocess.run(["bash", "-n", str(file)], check=True)
