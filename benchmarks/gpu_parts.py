@@ -101,9 +101,13 @@ def parts(size: Sizes) -> list[Part]:
     part("end_to_end/stac", 50, f"{whole}stac", *smaller),
     part("metatrace", 50, f"metatrace.py --jax --steps {size.steps} --counts {size.counts}"),
     learner("learner/stacx", size.batches, agent="stacx"),
-    programs("snake", 50, f"{snake} stac outer_critic"),
+    programs("snake/critic", 50, f"{snake} stac outer_critic"),
     programs(
-      "snake/no critic", 30, f"{snake} outer_critic", "outer.critic = 'none'", against="snake"
+      "snake/no critic",
+      30,
+      f"{snake} outer_critic",
+      "outer.critic = 'none'",
+      against="snake/critic",
     ),
     flags("graphs of one", "--xla_gpu_graph_min_graph_size=1"),
     flags("loops", "--xla_gpu_graph_min_graph_size=1 --xla_gpu_enable_command_buffer=+WHILE"),
