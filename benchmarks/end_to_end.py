@@ -192,13 +192,13 @@ def main() -> None:
   args = parser.parse_args()
   if args.one:
     found = measure(args.config, args.bind, args.updates, args.one == "parts")
-    cells.tell(args.json, **rates(found), window=found["window"])
+    cells.tell(args.json, unit="env steps/s", **rates(found), window=found["window"])
     print(json.dumps(found))
     return
   ours = in_subprocess(args.config, args.bind, args.updates)
 
   rate = rates(ours)
-  cells.tell(args.json, **rate)
+  cells.tell(args.json, unit="env steps/s", **rate)
   parts = [ours[part] for part in ("step", "act", "update")]
   bound = ours["steps"] / (sum(parts) if ours["cpu"] else max(parts[0] + parts[1], parts[2]))
   for what, value in {**rate, "bound": bound}.items():

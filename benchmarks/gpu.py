@@ -35,7 +35,7 @@ from gpu_parts import FULL, SMALL, Part, parts
 ROOT = Path(__file__).resolve().parents[1]
 LEAST = 5.0  # seconds; with less, a part is not begun
 SAID = 12  # last lines of a part that failed
-RATES = ("env_steps_per_second", "run_steps_per_second", "end to end")
+RATES = ("env_steps_per_second", "run_steps_per_second")
 SIZES = ("runs", "envs", "what")  # what tells the cells of a part from each other
 Results = list[dict[str, Any]]  # of parts
 DEVICE = (
