@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cells
 import env_throughput
 import jax
 import numpy as np
@@ -38,6 +39,7 @@ from selftune.core.machine import platform
 from selftune.core.record.checkpoint import Checkpointer
 from selftune.plugins.envs.atari import Atari
 
+Measured = dict[str, Any]  # seconds by part, and env steps an update
 PLAIN = (
   "sebulba.lag = 0",  # the actor waits for the learner, the learner for the actor
   "sebulba.groups = 1",
@@ -97,7 +99,7 @@ class NoLog:
     pass
 
 
-def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[str, float]:
+def measure(name: str, bindings: list[str], updates: int, parts: bool) -> Measured:
   """Seconds that an update's worth of env steps takes: each part alone if asked, and end to end."""
   steps = f"train.total_env_steps = {10**9}"
   loaded = config.load(name, [*bindings, steps, "train.log_seconds = 1e9"]).root
@@ -140,7 +142,19 @@ def measure(name: str, bindings: list[str], updates: int, parts: bool) -> dict[s
     run(short, timed, NoLog(), checkpoints, timed.init(), Progress(), lambda: False)
     checkpoints.close()
   seconds["end to end"] = (asked[-1] - asked[warm_up - 1]) / updates
-  return {"steps": loaded.steps_per_update, "cpu": jax.default_backend() == "cpu", **seconds}
+  clock = time.time() - time.perf_counter()
+  return {
+    "steps": loaded.steps_per_update,
+    "cpu": jax.default_backend() == "cpu",
+    "window": (clock + asked[warm_up - 1], clock + asked[-1]),
+    **seconds,
+  }
+
+
+def rates(found: Measured) -> dict[str, float]:
+  """Env steps per second of what was measured."""
+  parts = ("step", "act", "update", "end to end")
+  return {part: found["steps"] / found[part] for part in parts if part in found}
 
 
 def median_seconds(f: Callable[[], Any], times: int) -> float:
@@ -156,9 +170,9 @@ def median_seconds(f: Callable[[], Any], times: int) -> float:
 
 def in_subprocess(
   name: str, bindings: Sequence[str], updates: int, what: str = "parts"
-) -> dict[str, float]:
+) -> Measured:
   """`measure` in a process of its own, as device settings belong to a process."""
-  command = [sys.executable, __file__, "--json", what, "--config", name, "--updates", str(updates)]
+  command = [sys.executable, __file__, "--one", what, "--config", name, "--updates", str(updates)]
   command += [word for binding in bindings for word in ("--bind", binding)]
   done = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8")
   return json.loads(done.stdout.splitlines()[-1])
@@ -172,15 +186,19 @@ def main() -> None:
   parser.add_argument("--bind", action="append", default=[], help="a gin binding")
   parser.add_argument("--updates", type=int, default=6, help="updates that are timed")
   parser.add_argument(
-    "--json", choices=("parts", "end_to_end"), help="print one measurement as JSON and end"
+    "--one", choices=("parts", "end_to_end"), help="print one measurement as JSON and end"
   )
+  cells.add_option(parser)
   args = parser.parse_args()
-  if args.json:
-    print(json.dumps(measure(args.config, args.bind, args.updates, args.json == "parts")))
+  if args.one:
+    found = measure(args.config, args.bind, args.updates, args.one == "parts")
+    cells.tell(args.json, unit="env steps/s", **rates(found), window=found["window"])
+    print(json.dumps(found))
     return
   ours = in_subprocess(args.config, args.bind, args.updates)
 
-  rate = {part: ours["steps"] / ours[part] for part in ("step", "act", "update", "end to end")}
+  rate = rates(ours)
+  cells.tell(args.json, unit="env steps/s", **rate)
   parts = [ours[part] for part in ("step", "act", "update")]
   bound = ours["steps"] / (sum(parts) if ours["cpu"] else max(parts[0] + parts[1], parts[2]))
   for what, value in {**rate, "bound": bound}.items():

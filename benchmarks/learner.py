@@ -1,10 +1,13 @@
 """Cost of an update: STAC and STACX beside IMPALA, on the Atari network.
 
   python benchmarks/learner.py [--variants] [--bind 'train.micro_batch = 4'] [--turns 5]
+  python benchmarks/learner.py --envs 32 128 512 --agents atari_impala atari_stac
 
 The agents take turns, so that what else the machine does falls on all of them; reported are
 medians, and medians of each turn's ratios. Temporary memory is XLA's own count, for one learner
 device. Where an update has phases, time is that of a cycle by their number, memory the greatest.
+`put` is moving a batch from the host to the learners. `--envs` are batches, measured one after the
+other; an agent that there is too little memory for is named, and the others follow.
 `--variants` measures STAC and the family of metagradients in place of the three.
 """
 
@@ -14,8 +17,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cells
 import jax
 import numpy as np
+from cells import Cell
 from dm_env import specs
 
 from selftune.core import config
@@ -24,8 +29,10 @@ from selftune.core.api.types import EnvSpec, TimeStep, Trajectory
 from selftune.core.engine import single
 from selftune.core.machine import platform
 
-AGENTS = {name: (name, ()) for name in ("atari_impala", "atari_stac", "atari_stacx")}
-VARIANTS = {  # of STAC: name -> experiment, what is bound
+Agents = Mapping[str, tuple[str, tuple[str, ...]]]  # name -> experiment, what is bound
+FRAMES = 4  # of an env step
+AGENTS: Agents = {name: (name, ()) for name in ("atari_impala", "atari_stac", "atari_stacx")}
+VARIANTS: Agents = {  # of STAC
   "atari_stac": ("atari_stac", ()),
   "next batch": ("atari_stac", ("metagradient.outer_batch = 'next'",)),
   "held out": ("atari_stac", ("metagradient.outer_batch = 'held_out'",)),
@@ -46,9 +53,9 @@ class Update(NamedTuple):
   phases: list[Any]  # (state, batch) -> state, metrics
   state: Any
   batch: Trajectory
-  frames: int  # of an update, action repeats counted
-  devices: int
+  env_steps: int  # of an update
   temporary: int  # bytes
+  put: float  # seconds
 
 
 def prepare(name: str, bindings: Sequence[str]) -> Update:
@@ -59,11 +66,13 @@ def prepare(name: str, bindings: Sequence[str]) -> Update:
   learner = single.make_learner(loaded, Functions(loaded.agent, spec, loaded.total_updates))
   batch = random_batch(loaded.unroll_length, loaded.num_envs)
   state = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch.timestep))
-  device_batch = learner.put(batch)
+  jax.block_until_ready(learner.put(batch))  # the first makes room for it
+  start = time.perf_counter()
+  device_batch = jax.block_until_ready(learner.put(batch))
+  put = time.perf_counter() - start
   phases = [learner.compile(state, device_batch, n) for n in range(learner.phases)]
   temporary = max(phase.memory_analysis().temp_size_in_bytes for phase in phases)
-  frames, devices = 4 * loaded.steps_per_update, learner.mesh.devices.size
-  return cycle(Update(phases, state, device_batch, frames, devices, temporary))
+  return cycle(Update(phases, state, device_batch, loaded.steps_per_update, temporary, put))
 
 
 def cycle(update: Update) -> Update:
@@ -89,17 +98,45 @@ def random_batch(t: int, b: int) -> Trajectory:
 
 
 def measure(
-  agents: Mapping[str, tuple[str, tuple[str, ...]]], bindings: list[str], turns: int
-) -> tuple[dict[str, Update], dict[str, list[float]]]:
-  """Seconds of every agent's update, turn by turn."""
-  updates = {name: prepare(of, (*own, *bindings)) for name, (of, own) in agents.items()}
-  seconds: dict[str, list[float]] = {name: [] for name in agents}
+  agents: Agents, bindings: Sequence[str], turns: int
+) -> tuple[dict[str, Cell], dict[str, list[float]]]:
+  """The cell of every agent, and seconds of its update turn by turn."""
+  updates: dict[str, Update] = {}
+  found: dict[str, Cell] = {}
+  for name, (of, own) in agents.items():
+    made = cells.attempt(lambda of=of, own=own: {"update": prepare(of, (*own, *bindings))})
+    if "error" in made:
+      found[name] = made
+    else:
+      updates[name] = made["update"]
+  seconds: dict[str, list[float]] = {name: [] for name in updates}
   for _ in range(turns):
     for name, update in updates.items():
       start = time.perf_counter()
       updates[name] = cycle(update)
       seconds[name].append((time.perf_counter() - start) / len(update.phases))
-  return updates, seconds
+  for name, update in updates.items():
+    median = statistics.median(seconds[name])
+    found[name] = {
+      "env_steps_per_second": update.env_steps / median,
+      "seconds": median,
+      "temporary_mib": update.temporary / 2**20,
+      "put_seconds": update.put,
+    }
+  return found, seconds
+
+
+def show(name: str, cell: Cell) -> None:
+  """Prints a line of the table."""
+  if "error" in cell:
+    print(f"{name:<18}{cell['error']:>15}", flush=True)
+    return
+  frames = FRAMES * cell["env_steps_per_second"]
+  print(
+    f"{name:<18}{cell['seconds']:>15.3f}{frames:>12,.0f}{cell['temporary_mib']:>15.0f}"
+    f"{cell['put_seconds']:>12.4f}",
+    flush=True,
+  )
 
 
 def main() -> None:
@@ -109,18 +146,23 @@ def main() -> None:
   parser.add_argument("--bind", action="append", default=[], help="a gin binding for all agents")
   parser.add_argument("--turns", type=int, default=5)
   parser.add_argument("--variants", action="store_true", help="STAC and the family, see above")
+  parser.add_argument("--agents", nargs="+", choices=AGENTS, default=list(AGENTS))
+  parser.add_argument("--envs", type=int, nargs="+", default=[32], help="trajectories of a batch")
+  cells.add_option(parser)
   args = parser.parse_args()
-  agents = VARIANTS if args.variants else AGENTS
-  updates, seconds = measure(agents, args.bind, args.turns)
-  print(f"{next(iter(updates.values())).devices} x {jax.devices()[0].device_kind}")
-  print(f"{'agent':<18}{'seconds/update':>15}{'frames/s':>12}{'temporary MiB':>15}")
-  for name, update in updates.items():
-    median = statistics.median(seconds[name])
-    frames, mebibytes = update.frames / median, update.temporary / 2**20
-    print(f"{name:<18}{median:>15.3f}{frames:>12,.0f}{mebibytes:>15.0f}")
-  for (a, b), bound in () if args.variants else BOUNDS.items():
-    ratio = statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
-    print(f"{a} / {b}: {ratio:.2f} (at most {bound} wanted)")
+  agents = VARIANTS if args.variants else {name: AGENTS[name] for name in args.agents}
+  for envs in args.envs:
+    bindings = (f"train.num_envs = {envs}", *args.bind)
+    found, seconds = measure(agents, bindings, args.turns)
+    print(f"{jax.device_count()} x {jax.devices()[0].device_kind}, {envs} environments")
+    print(f"{'agent':<18}{'seconds/update':>15}{'frames/s':>12}{'temporary MiB':>15}{'put, s':>12}")
+    for name in agents:
+      cells.tell(args.json, envs=envs, what=name, **found[name])
+      show(name, found[name])
+    for (a, b), bound in BOUNDS.items():
+      if a in seconds and b in seconds and not args.variants:
+        ratio = statistics.median(x / y for x, y in zip(seconds[a], seconds[b], strict=True))
+        print(f"{a} / {b}: {ratio:.2f} (at most {bound} wanted)")
 
 
 if __name__ == "__main__":

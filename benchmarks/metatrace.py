@@ -1,23 +1,28 @@
 """Run-steps per second of Metatrace sweeps on mountain car, environment included.
 
   python benchmarks/metatrace.py [--runs 480] [--steps 500000] [--jax] [--sweep]
+  python benchmarks/metatrace.py --jax --counts 480 100000
 
 Scalar, vector and mixed Metatrace, normalised, for many settings at once, on every core: scalar on
 tile-coded mountain car, all three on drifting mountain car; by machine code, or with --jax by JAX's
 program. Each measurement is the median of five turns, after one that compiles: by the clock, and in
 brackets by the CPU time of all threads, times the cores (NumPy: one): what they give if nothing
-else runs. `--sweep` adds the cost of a run-step against the number of runs, and one run in NumPy.
+else runs. `--sweep` adds the cost of a run-step against the number of runs, and one run in NumPy;
+`--counts` is of that cost alone, for these numbers of runs.
 """
 
 import argparse
+import functools
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import cells
 import jax
 import numpy as np
+from cells import Cell
 
 from selftune.core.api import registry
 from selftune.core.config import discovery
@@ -138,6 +143,23 @@ def numpy_rate(steps: int) -> Rate:
   return Rate(steps / (time.perf_counter() - start[0]), steps / (time.process_time() - start[1]))
 
 
+def against_runs(counts: Sequence[int], args: argparse.Namespace) -> None:
+  """Tells the rates of scalar Metatrace on mountain car for these numbers of runs."""
+
+  def rate(count: int) -> Cell:
+    found = measure(Metatrace(), count, args.steps, False, not args.jax)
+    return {"run_steps_per_second": found.wall, "of_cpu_time": found.cpu}
+
+  for count in counts:
+    found = cells.attempt(functools.partial(rate, count))
+    cells.tell(args.json, runs=count, **found)
+    if "error" in found:
+      print(f"{count:>5} runs: {found['error']}", flush=True)
+    else:
+      of = Rate(*found.values())
+      print(f"{count:>5} runs: {of}, {1e6 / of.wall:.2f} us a run-step", flush=True)
+
+
 def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -145,23 +167,27 @@ def main() -> None:
   parser.add_argument("--runs", type=int, default=480)
   parser.add_argument("--steps", type=int, default=500_000, help="run-steps of a turn, about")
   parser.add_argument("--jax", action="store_true", help="by JAX's program")
+  parser.add_argument("--counts", type=int, nargs="+", help="numbers of runs, of scalar Metatrace")
+  cells.add_option(parser)
   parser.add_argument("--sweep", action="store_true", help="against the number of runs, and NumPy")
   args = parser.parse_args()
   discovery.load_all()
   platform.prepare(None)
   load = os.getloadavg()[0]
   print(f"{len(jax.devices())} x {jax.devices()[0].device_kind}; load average {load:.1f}")
+  if args.counts:
+    against_runs(args.counts, args)
+    return
   for (tuner, drifting), wanted in WANTED.items():
     # JAX's dense form takes about twenty times as long.
     steps = args.steps // (20 if args.jax and drifting else 1)
     rate = measure(tuner(), args.runs, steps, drifting, not args.jax)
-    where = "drifting mountain car" if drifting else "mountain car"
-    print(f"{where}, @{registry.name_of(tuner())}(): {rate} ({wanted:,} wanted)", flush=True)
+    what = f"{'drifting ' if drifting else ''}mountain car, @{registry.name_of(tuner())}()"
+    cells.tell(args.json, runs=args.runs, what=what, run_steps_per_second=rate.wall)
+    print(f"{what}: {rate} ({wanted:,} wanted)", flush=True)
   if not args.sweep:
     return
-  for count in COUNTS:
-    rate = measure(Metatrace(), count, args.steps, False, not args.jax)
-    print(f"{count:>5} runs: {rate}, {1e6 / rate.wall:.2f} us a run-step", flush=True)
+  against_runs(COUNTS, args)
   print(f"one run in NumPy: {numpy_rate(args.steps // 100)}")
 
 

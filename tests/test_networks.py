@@ -502,6 +502,17 @@ def test_convolution_and_its_derivatives_equal_lax(size, kernel, stride, padding
   close(everything(convolve), everything(lax_convolve), rtol=1e-4, atol=1e-3)
 
 
+def test_the_forms_of_an_accelerator_equal_those_of_a_cpu(monkeypatch):
+  steps = timesteps("impala_resnet", 1, 2)
+
+  def found(form):
+    monkeypatch.setenv("SELFTUNE_CONVOLUTION", form)
+    unroll, params = build.__wrapped__("impala_resnet")  # one that was built keeps its form
+    return jax.value_and_grad(lambda p: jnp.sum(unroll(p, steps, GAMMA).value))(params)
+
+  close(found("xla"), found("own"), rtol=1e-4, atol=1e-3)
+
+
 def test_convolution_under_vmap():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(2, 5, 3, 6, 2)).astype(np.float32)

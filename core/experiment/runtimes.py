@@ -102,7 +102,8 @@ class IndependentRuns:
     episodes: of each run; None for no limit.
     iterations: of the compiled program between looks at the host; one is an update, or a block of
       updates where the meta-optimiser has a faster form for these.
-    chunk: runs of a device that are taken together.
+    chunk: runs of a device that are taken together; None takes 32 on a CPU, where what they carry
+      stays in cache, and all of them on an accelerator.
     native: advance runs by machine code where the agent has some, a C++ compiler is found, and the
       device is a CPU; an iteration is then 16 steps. It equals JAX's program to float tolerance.
     population: `@population()` lets runs take over from each other, and varies `settings`; None:
@@ -115,7 +116,7 @@ class IndependentRuns:
   run_writers: tuple[WriterPlugin, ...] = resumable(())
   episodes: Count | None = None
   iterations: Count = 100
-  chunk: Count = resumable(32)
+  chunk: Count | None = resumable(None)
   native: bool = resumable(True)
   population: Population | None = None
   actor_devices = ()  # none but those that learn

@@ -32,6 +32,7 @@ from .share import BATCH, Share
 
 AXIS = "runs"
 NATIVE_STEPS = 16  # of machine code that are an iteration
+CPU_CHUNK = 32  # runs whose traces stay in a CPU's cache
 
 
 def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> tuple[int, Share]:
@@ -79,7 +80,7 @@ class Runs:
     env: FunctionalEnvironment,
     devices: Sequence[Device],
     fuse: bool = True,
-    chunk: int = 32,
+    chunk: int | None = None,
     micro_batch: int | None = None,
     native: bool = False,
   ):
@@ -90,7 +91,8 @@ class Runs:
       env: of every run, but for its settings.
       devices: runs are split over them, and where these are fewer, the batch of each.
       fuse: use the meta-optimiser's own form of an iteration, if it has one for this agent.
-      chunk: at most so many runs of a device are taken together.
+      chunk: at most so many runs of a device are taken together; None: CPU_CHUNK on a CPU, all of
+        them elsewhere.
       micro_batch: trajectories of a run that a device learns from at a time; None for all.
       native: advance them by machine code, if the agent has some and the devices are CPUs.
 
@@ -104,6 +106,8 @@ class Runs:
     self._native = self._machine_code(devices[0]) if native else None
     if self._native is not None:  # it has threads of its own, and a run is never one of a chunk
       devices, chunk = devices[:1], members.size
+    if chunk is None:
+      chunk = CPU_CHUNK if devices[0].platform == "cpu" else members.size
     groups, self._share = layout(len(devices), members.size, members.num_envs, micro_batch)
     each = -(-members.size // groups)
     chunks = -(-each // chunk)

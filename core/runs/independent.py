@@ -28,7 +28,7 @@ from ..machine import hosts, platform, shortage
 from ..record import lineage
 from ..record.histograms import pooled
 from ..record.logging import Logger
-from .device import Runs, layout
+from .device import CPU_CHUNK, Runs, layout
 from .exchanges import Exchanges, check_every
 from .iteration import episodes
 from .logs import RunLogs
@@ -211,8 +211,9 @@ def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
 
 def smaller(experiment: Train) -> str:
   """What to do where memory does not suffice."""
-  del experiment
-  return "Halve runs.chunk, runs.iterations, train.num_envs or train.unroll_length."
+  chunk = experiment.runs and experiment.runs.chunk
+  now = chunk or f"None: {CPU_CHUNK} on a CPU, elsewhere all runs of a device"
+  return f"Halve runs.chunk (it is {now}), runs.iterations, train.num_envs or train.unroll_length."
 
 
 def make_runs(

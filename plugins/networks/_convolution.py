@@ -40,12 +40,17 @@ def convolve(x: Array, w: Array, stride: int = 1, padding: str = "SAME") -> Arra
   return _primitive.bind(x, w, stride=stride, padding=tuple(pads))
 
 
+def plain(x: Array, w: Array, stride: int = 1, padding: str = "SAME") -> Array:
+  """The same as `convolve` with the derivatives that JAX gives it."""
+  return _lax(x, w, stride=stride, padding=padding)
+
+
 def _lax(
   x: Array,
   w: Array,
   *,
   stride: int = 1,
-  padding: Sequence[tuple[int, int]],
+  padding: str | Sequence[tuple[int, int]],
   dilate_x: int = 1,
   dilate_w: int = 1,
 ) -> Array:

@@ -1,10 +1,13 @@
 """Haiku layers that more than one network uses."""
 
+import os
+
 import haiku as hk
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ._convolution import convolve
+from ._convolution import convolve, plain
 
 FEW = 8  # with fewer input channels than this, two pixels are convolved as one
 
@@ -21,11 +24,22 @@ def conv2d(
   init = hk.initializers.TruncatedNormal((size * size * c) ** -0.5)
   w = hk.get_parameter(f"{name}_w", (size, size, c, channels), x.dtype, init)
   b = hk.get_parameter(f"{name}_b", (channels,), x.dtype, jnp.zeros)
-  if size == 3 and stride == 1 and padding == "SAME" and c < FEW and x.shape[2] % 2 == 0:
+  if not for_cpu():
+    y = plain(x, w, stride, padding)
+  elif size == 3 and stride == 1 and padding == "SAME" and c < FEW and x.shape[2] % 2 == 0:
     y = _paired(x, w)
   else:
     y = convolve(x, w, stride, padding)
   return y + b.reshape(1, 1, 1, -1)
+
+
+def for_cpu() -> bool:
+  """Whether convolutions have the forms that are fast on a CPU; elsewhere they are XLA's own.
+
+  The variable SELFTUNE_CONVOLUTION, `own` or `xla`, says otherwise, to compare them.
+  """
+  platform = "own" if jax.default_backend() == "cpu" else "xla"
+  return os.environ.get("SELFTUNE_CONVOLUTION", platform) == "own"
 
 
 def _paired(x: Array, w: Array) -> Array:
