@@ -146,7 +146,7 @@ def rehearse(experiment: Train) -> None:
 
 
 def prepare(experiment: Train, workdir: Workdir) -> Training:
-  """What the loop trains, ready to begin.
+  """Makes what the loop trains, ready to begin.
 
   Raises:
     UserError: the agent cannot act in the environment, or a plugin gives what it must not.
@@ -164,7 +164,7 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
 
 
 def _how(experiment: Train) -> ModuleType:
-  """The module that knows the runtime: one run, or many as one program."""
+  """Returns the module that knows the runtime: one run, or many as one program."""
   return single if experiment.runs is None else independent
 
 
@@ -183,7 +183,11 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
 
 
 def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:
-  """The state with the weights of a checkpoint, PATH[@STEP], and nothing else of it; and which.
+  """Returns the state with the weights of a checkpoint and nothing else of it; and which that is.
+
+  Args:
+    state: a LearnerState, whose parameters have the shapes [...] of the checkpoint's.
+    checkpoint: PATH[@STEP].
 
   Raises:
     UserError: there is none, or its weights are of another network.
