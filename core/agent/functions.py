@@ -147,7 +147,7 @@ class Functions:
     """Chooses the actions of a batch of environments, for one step.
 
     Args:
-      actor: published parameters, and discounts [P].
+      actor: published parameters, and discounts [P + E + C], those of the heads that act first.
       timestep: [B, ...].
       core_state: [B, ...].
       trajectory_key: one for a whole trajectory; a random head stays the same through it.
@@ -249,6 +249,7 @@ class Functions:
       judged = rows(still, extra)
       loss += one_head({}, judged._replace(value=out.value[extra]), judged)[0] / heads  # line 11
     for c in range(self._critics):
+      # A critic's own policy has no meaning: IS ratios are those of the policy that it judges.
       judged = rows(still, self.behaviour.outer_heads.start + c)
       value, of_critic = (x.value[self._heads + c] for x in (out, still))
       judged = judged._replace(value=of_critic)
@@ -354,7 +355,16 @@ def act(
   t: Array,
   greedy: bool = False,
 ) -> tuple[Array, Array, Array, PyTree]:
-  """`Functions.act` for whoever steps environments on the host; compiled once for all of them.
+  """Acts as `Functions.act`, for whoever steps environments on the host; compiled once for all.
+
+  Args:
+    fns: of the agent.
+    actor: published parameters, and discounts [P + E + C].
+    timestep: [B, ...].
+    core_state: [B, ...].
+    trajectory_key: one for a whole trajectory.
+    t: index of the step in the trajectory, [].
+    greedy: take the mode instead of a sample.
 
   Returns:
     What the environments are sent [B, ...]; sample [B, ...], behaviour parameters [B, A] and core

@@ -53,7 +53,7 @@ def environment(part: str, env: EnvPlugin) -> Iterator[Check]:
 def _on_host(part: str, env: EnvPlugin) -> Iterator[Check]:
   @functools.cache
   def played(again: int = 0) -> tuple[TimeStep, int]:
-    """The timesteps of a pool, [STEPS + 1, B, ...]; and how much was traced in its last steps."""
+    """Plays a pool: timesteps [STEPS + 1, B, ...], and how much its last steps traced."""
     del again
     rng, seen, traced = np.random.default_rng(0), [], 0
     with contextlib.closing(environments.make(env, SEEDS)) as pool:
@@ -105,7 +105,7 @@ def _on_device(part: str, env: FunctionalEnvironment) -> Iterator[Check]:
 
   @functools.cache
   def played(again: int = 0) -> tuple[TimeStep, list[int]]:
-    """The timesteps of environments, [STEPS + 1, B, ...]; and how much each step traced."""
+    """Plays environments: timesteps [STEPS + 1, B, ...], and how much each step traced."""
     del again
     rng, (state, timestep) = np.random.default_rng(0), begin()
     seen, counts = [timestep], []

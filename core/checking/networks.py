@@ -50,7 +50,7 @@ def network(part: str, plugin: Any, specs: Specs, heads: int) -> Iterator[Check]
 
   @functools.cache
   def played() -> tuple[PyTree, list[int]]:
-    """What the first of some unrolls gave, each from where the one before ended; see `numbers`."""
+    """Makes some unrolls, each from where the one before ended: see `numbers.played`."""
     step, drawn, state = data(), params(), [subject()[0].initial_state(inputs.B)]
     gammas = [jnp.full(heads, 0.9 - n / 100) for n in range(numbers.CALLS)]
 
