@@ -69,7 +69,7 @@ class Gymnax(_device.OnDevice):
     return _device.library("gymnax", action, reset, step, draw)
 
   def _made(self) -> tuple[Any, Any]:
-    """The environment of gymnax, and its parameters."""
+    """Makes the environment of gymnax, and its parameters."""
     gymnax = _device.imported("gymnax", "gymnax")
     if self.name not in gymnax.registered_envs:
       raise UserError(unknown("gymnax.name", self.name, gymnax.registered_envs))
@@ -85,7 +85,11 @@ class Gymnax(_device.OnDevice):
 
 
 def _action(space: Any) -> specs.DiscreteArray | specs.BoundedArray:
-  """The spec of a gymnax space."""
+  """Returns the spec of a gymnax space.
+
+  Raises:
+    UserError: no policy serves such a space.
+  """
   kind = type(space).__name__
   if kind == "Discrete":
     return specs.DiscreteArray(int(space.n))
