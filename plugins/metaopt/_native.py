@@ -135,7 +135,7 @@ def _advance(
 def _learner(
   learner: LearnerState,
 ) -> tuple[list[np.ndarray], int, Callable[[LearnerState], LearnerState]]:
-  """What an update changes: arrays [R, ...] as `One::Arrays` has them, and back.
+  """Lays out what an update changes as `One::Arrays` has it, arrays [R, ...]; and back.
 
   Returns:
     The arrays, how many scalars a tuner has, and what puts them in the state of the learner.
@@ -176,25 +176,25 @@ def _most(x: Parts) -> float:
 
 
 def _table(rows: Iterable[Iterable[float]]) -> np.ndarray:
-  """Settings of all runs, float32 [R, ...]."""
+  """Makes a table of the settings of all runs, float32 [R, number of settings]."""
   table = [tuple(row) for row in rows]
   return np.array(table, np.float32).reshape(len(table), -1)
 
 
 def _own(x: Any) -> np.ndarray:
-  """A copy of an array, on the host; of keys, their words."""
+  """Returns a copy of an array [...], on the host; of keys, that of their words."""
   key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   return np.array(jax.random.key_data(x) if key else x)
 
 
 def _like(old: Any, new: Any) -> Any:
-  """The words of keys as keys, where they were."""
+  """Returns words as the keys that they are of, where there were keys before."""
   if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
   return new
 
 
 def _pointers(arrays: Iterable[Any]) -> Any:
-  """Where arrays lie, for C: void**."""
+  """Returns where arrays lie, for C: void**."""
   found = [x.ctypes.data for x in arrays]
   return (ctypes.c_void_p * len(found))(*found)

@@ -67,12 +67,12 @@ class Carry(NamedTuple):
 
 
 def as_matrix(params: PyTree) -> Array:
-  """Parameters of a linear network with one head as [1 + A, F], the value's first."""
+  """Returns parameters of a linear network with one head as [1 + A, F], the value's row first."""
   return jnp.concatenate([params["value"], params["policy"][0]])
 
 
 def as_params(matrix: Array) -> PyTree:
-  """The inverse of `as_matrix`, from [1 + A, F]."""
+  """Returns the parameters that `as_matrix` has made [1 + A, F] of."""
   return {"value": matrix[:1], "policy": matrix[None, 1:]}
 
 

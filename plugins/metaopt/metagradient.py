@@ -102,7 +102,7 @@ class Metagradient:
 
   @property
   def phases(self) -> int:
-    """Batches of a cycle: K updates, and one more where a batch serves the outer loss alone."""
+    """The batches of a cycle: K, and one more where a batch serves the outer loss alone."""
     if not self.tune:
       return 1
     return self.inner_updates + (self.outer_batch == "fresh")
@@ -111,7 +111,7 @@ class Metagradient:
     """Checks the patterns of `tune`, `eta_init_of` and `bounds` against the agent's plugins.
 
     Raises:
-      ValueError: a pattern matches nothing, or bounds are none of a number's domain.
+      ValueError: a pattern matches nothing, or the first of two bounds is not less.
     """
     tuned = self._tuned(components)
     _eta.starts(tuned, self.eta_init_of)

@@ -86,6 +86,6 @@ def _grid() -> Iterator[Kernel]:
 
 
 def _factor(kernel: Kernel, data: Data) -> np.ndarray:
-  """The lower triangle L of K + noise I = L L^T, [N, N]."""
+  """Computes the lower triangle L of K + noise I = L L^T, [N, N]."""
   covariance = kernel.covariance(data.x, data.i, data.x, data.i)
   return np.linalg.cholesky(covariance + kernel.noise * np.eye(len(data.y)))
