@@ -66,6 +66,7 @@ def train(
     stack.enter_context(hosts.losses_explained())
     still_alone = stack.enter_context(workdir.alone())
     workdir.check(loaded, resume)
+    # Processes tell each other numbers of 32 bits, so the text is compared by its sum.
     text = zlib.crc32(loaded.text.encode())
     hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
     training = prepare(experiment, workdir)
@@ -80,6 +81,7 @@ def train(
       state, progress = restored.state, Progress.from_json(restored.host)
     elif init_from is not None:
       state, weights = with_weights(state, init_from)
+    # A shared disk may show processes different listings, and so different newest checkpoints.
     hosts.check_same({"checkpoints": progress.updates})
     total_env_steps = training.size * experiment.total_env_steps
     if training.done(state, progress):

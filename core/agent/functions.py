@@ -131,6 +131,7 @@ class Functions:
       accumulate: see `AgentFns`; over K micro-batches [T+1, B/K].
       rows: calls a function that draws for a whole batch, for the rows of this device.
     """
+    # Not built anew: both have the same network.
     other = copy.copy(self)
     other.accumulate, other.rows = accumulate, rows
     return other
@@ -285,6 +286,7 @@ class Functions:
       The loss [], and metrics [].
     """
     objective, heads = self._objective(), self.behaviour.outer_heads
+    # Critics are the last heads, and a network evaluates the first so many: then it has to be all.
     last = self._heads + self._critics if self._critics else heads.stop
     out = self.forward(params, trajectory, jax.lax.stop_gradient(gamma[:last]))
     values = out.value[self._heads :] if self._critics else out.value[heads]
@@ -330,6 +332,7 @@ class Functions:
       The new parameters and optimiser state, trees like the old ones.
     """
     name = name_of(self._objective().optimizer)
+    # [1] -> []: all heads share one set of parameters, and so one step of the optimiser.
     own = {key: v[0] for key, v in values.items() if key.rsplit(".", 1)[0] == name}
     optimizer = tunables.bind({name: self._objective().optimizer}, own)[name]
     progress = jnp.minimum(step / self._total_updates, 1.0)

@@ -39,6 +39,7 @@ def optimizer(part: str, plugin: Any) -> Iterator[Check]:
     state = [params, begin(params)]
     steps = range(numbers.CALLS)
     given = [jax.tree.map(lambda g, n=n: g / (n + 1), grads) for n in steps]
+    # Tuned values differ from update to update: that must compile nothing anew.
     tuned = [{key: np.float32(x * (1 - n / 10)) for key, x in declared.items()} for n in steps]
 
     def call(n: int) -> None:

@@ -141,7 +141,7 @@ def _plugin(name: str, bindings: Sequence[str]) -> list[Check]:
   whole = list(_agent(experiment, spec, labels, [it]))
   own = [c for c in whole if c.part.startswith(f"metagradient of {name}.")]
   other = [c for c in whole if not c.part.startswith("metagradient")]
-  # What it tunes itself; where that is nothing, what others tune goes through it.
+  # The metagradients of its own tunables; where it has none, those of others go through it.
   return found + other + (own or [c for c in whole if c.part.startswith("metagradient")])
 
 

@@ -66,6 +66,7 @@ def transitions(part: str, plugin: Any, specs: Specs, corrector: bool) -> Iterat
   def played() -> tuple[PyTree, list[int]]:
     """Makes some calls: what the first gave, and how much each traced."""
     x, traced = data(), subject()[1]
+    # Tuned values differ from update to update: that must compile nothing anew.
     return numbers.played(lambda n: traced(values(1 - n / 10), x))
 
   def finite() -> Found:

@@ -330,6 +330,7 @@ class Learner:
 
     def published(state):
       gamma = self._fns.gamma(self._fns.values(state.meta_state))
+      # Copies: the next update is given the memory of this state, and writes over it.
       return jax.tree.map(jnp.copy, ActorParams(state.params, gamma))
 
     self._copy = jax.jit(published)

@@ -173,7 +173,7 @@ def run(
       asked = hosts.Asked(stopping(), clock.time_to_log(), clock.time_to_save())
       asked, ended = hosts.tell(asked, moved.episodes, training.most_episodes)
       if previous:
-        # Of the update before: asking for those of this one would wait until it has been made.
+        # The update before is asked: this one is still computed, and asking it would wait for that.
         check(previous)
       good = progress
       finished = [Episode(moved.env_steps, *episode) for episode in ended]

@@ -61,6 +61,7 @@ class SingleRun:
     pools = [[environments.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
     self.fns = Functions(experiment.agent, pools[0][0].spec, experiment.total_updates)
     self.actors = make_actors(experiment, runtime, self.fns, pools, first)
+    # An environment ends at most one episode a step.
     self.most_episodes = experiment.num_envs // hosts.count() * experiment.unroll_length
     self.learner = make_learner(experiment, self.fns)
     self._previous: Metrics = {}

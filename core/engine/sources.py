@@ -107,7 +107,9 @@ class SebulbaSource:
     self._failures: list[BaseException] = []
     self._published = threading.Condition()
     self._params: dict[int, Published] = {}  # the last lag + 1 versions
+    # An actor is never ahead of the learner by more than this: it then waits for parameters.
     self._queues = [queue.Queue[Rollout](maxsize=lag + 1) for _ in actors]
+    # Daemons: an environment that hangs must not keep the process from ending.
     self._threads = [
       threading.Thread(target=self._run, args=pair, name=f"actor-{i}", daemon=True)
       for i, pair in enumerate(zip(actors, self._queues, strict=True))

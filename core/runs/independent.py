@@ -112,6 +112,7 @@ class ManyRuns:
     runs = self._runs
     state, ends = runs.advance(state, self._runtime.iterations)
     steps = runs.of_each(state.env_steps)
+    # Each run counts in int32, which the sum of many may exceed.
     env_steps = int(steps.sum(dtype=np.int64))
     found = episodes(jax.device_get(ends), runs.members.size)
     ended = [(*episode, number) for number, of_run in enumerate(found) for episode in of_run]

@@ -114,6 +114,7 @@ def iterate(
     of the last update.
   """
   ended = []
+  # A loop of Python's: a phase is no traced number, see `api.Cyclic`.
   for phase in range(phases_of(fns.metaopt)):
     state, ends, metrics = _iterate(fns, env, unroll_length, share, state, phase)
     ended.append(ends)

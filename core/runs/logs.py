@@ -115,6 +115,7 @@ class _EveryRun:
       if key(number) in run.ids:
         info.ids[name_of(self._plugin)] = run.ids[key(number)]
       self._writers.append(checks.opened(self._plugin, info))
+      # Under its number: a checkpoint holds the ids of all runs in one dict.
       run.ids.update({key(number): id for id in info.ids.values()})
     return self
 

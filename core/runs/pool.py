@@ -70,6 +70,7 @@ class PoolRuns:
     self._first = self._rows(self._pool.reset(stagger))
     self._init = jax.jit(jax.vmap(self._first_run))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
+    # What was seen in a trajectory is stacked over time, [T, R, B, ...], so R is its second axis.
     in_axes = (0, 0, 1, 1, 1, 0)
     learners = [
       functools.partial(self._learn_one, n) for n in range(phases_of(members.agent.metaopt))

@@ -48,6 +48,7 @@ class Gymnax(_device.OnDevice):
       return observation.astype(bool) if self.name.endswith(_BINARY) else observation
 
     def reset(key: Array):
+      # Not `reset` and `step`: that one resets by itself, and shows the new episode for the end.
       observation, inner = env.reset_env(key, params)
       return inner, observed(observation)
 

@@ -82,6 +82,7 @@ def _advance(
     *(_table(_settings(getattr(x, part)) for x in runs) for part in ("network", "env")),
     _table(_settings(x.metaopt.tuner) for x in runs),
   ]
+  # Asked of the function that the JAX form asks, with one metric NaN at a time: equal numbers.
   fine: dict[str, Any] = dict.fromkeys(("delta", "param_norm"), jnp.zeros(()))
   failures = [int(first_failure(fine | {n: fine[n] / 0}, jnp.zeros(3, bool))) for n in fine]
   affinity = getattr(os, "sched_getaffinity", None)  # not on every system
@@ -92,6 +93,7 @@ def _advance(
   ) -> tuple[RunState, Ends]:
     count = states.finished.shape[0]
     env_leaves, env_structure = jax.tree.flatten(states.env)
+    # Copies, in which C++ writes: the states that are given stay as they are.
     leaves = [_own(x) for x in env_leaves]
     learner, timestep = states.learner, states.timestep
     run = [

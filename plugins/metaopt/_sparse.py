@@ -194,7 +194,7 @@ def step(
     ac, fns.distribution, carry, t, sample[0], timestep, phi, next_phi, overlap
   )
   transition = ~timestep.first[0]
-  # By the names of `AcLambda.step`'s metrics.
+  # Under the names of `AcLambda.step`'s metrics, so that a failure has the same number as there.
   failure = first_failure(dict(zip(METRICS, changes, strict=True)), not_finite(timestep))
   failure = jnp.where(transition, failure, -1)
   keep = transition & (failure < 0)

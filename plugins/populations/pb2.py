@@ -74,7 +74,7 @@ def known(x: ExploreInputs, most: int) -> Data:
   points = [to_cube(x.numbers, interval.settings) for interval in x.history]
   gains = []
   for interval in x.history:
-    # Of a run that diverged -inf, of one without a score before or after NaN.
+    # The gain of a run that diverged is -inf; without a score before or after it is NaN.
     gains.append(np.where(np.isneginf(interval.scores), -np.inf, interval.scores - interval.began))
   numbers = np.repeat(np.arange(len(points)), [len(of) for of in points]).astype(float)
   at, y = np.concatenate(points), np.concatenate(gains)

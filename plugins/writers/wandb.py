@@ -50,7 +50,7 @@ class WandB:
       tags=self.tags,
       dir=run.workdir,
       id=None if agent else run_id,
-      reinit="create_new",
+      reinit="create_new",  # where many runs are one program, each has one that is open
       config={k: v if isinstance(v, bool | int | float) else str(v) for k, v in run.config.items()},
     )
     opened = _init(mode, options)
