@@ -292,7 +292,7 @@ class Learner:
 
     They stay good when `state` is donated later.
     """
-    # Replicated over the mesh, of whose copies this process has one at least: nothing is sent.
+    # The state is replicated over the mesh, so this process has a whole copy: nothing is sent.
     copy = jax.tree.map(lambda x: x.addressable_data(0), self._copy(state))
     return {device: jax.device_put(copy, device) for device in devices}
 

@@ -83,7 +83,7 @@ def start(
 
   Args:
     runtime: in turn with the learner, or in threads.
-    actors: one of `Lockstep`.
+    actors: one for `Lockstep`; one or more for `Sebulba`.
     first: number of the first batch, which is that of the updates made so far.
     stopping: says that the run is to end.
   """

@@ -50,7 +50,7 @@ def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> t
 
 
 def specs(states: RunState) -> RunState:
-  """Returns PartitionSpecs of states [R', ...]: what is of an environment is split by B, too."""
+  """Returns PartitionSpecs of states [R', ...]: environments, [R', B, ...], are split by B, too."""
   of_run: Any = P(AXIS)
   of_env: Any = P(AXIS, BATCH)
   return RunState(

@@ -82,7 +82,7 @@ def _advance(
     *(_table(_settings(getattr(x, part)) for x in runs) for part in ("network", "env")),
     _table(_settings(x.metaopt.tuner) for x in runs),
   ]
-  # Asked of the function that the JAX form asks, with one metric NaN at a time: equal numbers.
+  # The numbers of failures are those that the JAX form gives where one of these metrics is NaN.
   fine: dict[str, Any] = dict.fromkeys(("delta", "param_norm"), jnp.zeros(()))
   failures = [int(first_failure(fine | {n: fine[n] / 0}, jnp.zeros(3, bool))) for n in fine]
   affinity = getattr(os, "sched_getaffinity", None)  # not on every system
