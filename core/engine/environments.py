@@ -142,7 +142,7 @@ class CheckedPool:
     return timestep
 
   def _check(self, what: str, found: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
-    # By same_kind no integer becomes a bool or unsigned, and a list of 0 and 1 is of integers.
+    # By same_kind no integer becomes a bool, and no signed one unsigned: 0 and 1 of Python may.
     whole = np.issubdtype(found.dtype, np.integer) and dtype.kind in "biu"
     if found.shape != shape or not (whole or np.can_cast(found.dtype, dtype, "same_kind")):
       given = "no numbers" if found.dtype == object else f"{found.dtype} {list(found.shape)}"
