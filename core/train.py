@@ -66,6 +66,7 @@ def train(
     stack.enter_context(hosts.losses_explained())
     still_alone = stack.enter_context(workdir.alone())
     workdir.check(loaded, resume)
+    # Processes tell each other numbers of 32 bits, so the text is compared by its sum.
     text = zlib.crc32(loaded.text.encode())
     hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
     training = prepare(experiment, workdir)
@@ -80,6 +81,7 @@ def train(
       state, progress = restored.state, Progress.from_json(restored.host)
     elif init_from is not None:
       state, weights = with_weights(state, init_from)
+    # A shared disk may show processes different listings, and so different newest checkpoints.
     hosts.check_same({"checkpoints": progress.updates})
     total_env_steps = training.size * experiment.total_env_steps
     if training.done(state, progress):
@@ -146,7 +148,7 @@ def rehearse(experiment: Train) -> None:
 
 
 def prepare(experiment: Train, workdir: Workdir) -> Training:
-  """What the loop trains, ready to begin.
+  """Makes what the loop trains, ready to begin.
 
   Raises:
     UserError: the agent cannot act in the environment, or a plugin gives what it must not.
@@ -165,7 +167,7 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
 
 
 def _how(experiment: Train) -> ModuleType:
-  """The module that knows the runtime: one run, or many as one program."""
+  """Returns the module that knows the runtime: one run, or many as one program."""
   return single if experiment.runs is None else independent
 
 
@@ -184,7 +186,11 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
 
 
 def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:
-  """The state with the weights of a checkpoint, PATH[@STEP], and nothing else of it; and which.
+  """Returns the state with the weights of a checkpoint and nothing else of it; and which that is.
+
+  Args:
+    state: a LearnerState, whose parameters have the shapes [...] of the checkpoint's.
+    checkpoint: PATH[@STEP].
 
   Raises:
     UserError: there is none, or its weights are of another network.

@@ -37,7 +37,7 @@ _OPTION = re.compile(rf"({'|'.join(ARGUMENTS)})\b")
 
 @contextlib.contextmanager
 def _as_arguments() -> Iterator[None]:
-  """Within it, mistakes name arguments of Python, where they would name options of a command."""
+  """Has mistakes within it name arguments of Python, in place of options of a command."""
   try:
     yield
   except (UserError, RunError) as error:

@@ -131,6 +131,7 @@ class Functions:
       accumulate: see `AgentFns`; over K micro-batches [T+1, B/K].
       rows: calls a function that draws for a whole batch, for the rows of this device.
     """
+    # Not built anew: both have the same network.
     other = copy.copy(self)
     other.accumulate, other.rows = accumulate, rows
     return other
@@ -147,7 +148,7 @@ class Functions:
     """Chooses the actions of a batch of environments, for one step.
 
     Args:
-      actor: published parameters, and discounts [P].
+      actor: published parameters, and discounts [P + E + C], those of the heads that act first.
       timestep: [B, ...].
       core_state: [B, ...].
       trajectory_key: one for a whole trajectory; a random head stays the same through it.
@@ -249,6 +250,7 @@ class Functions:
       judged = rows(still, extra)
       loss += one_head({}, judged._replace(value=out.value[extra]), judged)[0] / heads  # line 11
     for c in range(self._critics):
+      # A critic's own policy has no meaning: IS ratios are those of the policy that it judges.
       judged = rows(still, self.behaviour.outer_heads.start + c)
       value, of_critic = (x.value[self._heads + c] for x in (out, still))
       judged = judged._replace(value=of_critic)
@@ -284,6 +286,7 @@ class Functions:
       The loss [], and metrics [].
     """
     objective, heads = self._objective(), self.behaviour.outer_heads
+    # Critics are the last heads, and a network evaluates the first so many: then it has to be all.
     last = self._heads + self._critics if self._critics else heads.stop
     out = self.forward(params, trajectory, jax.lax.stop_gradient(gamma[:last]))
     values = out.value[self._heads :] if self._critics else out.value[heads]
@@ -329,6 +332,7 @@ class Functions:
       The new parameters and optimiser state, trees like the old ones.
     """
     name = name_of(self._objective().optimizer)
+    # [1] -> []: all heads share one set of parameters, and so one step of the optimiser.
     own = {key: v[0] for key, v in values.items() if key.rsplit(".", 1)[0] == name}
     optimizer = tunables.bind({name: self._objective().optimizer}, own)[name]
     progress = jnp.minimum(step / self._total_updates, 1.0)
@@ -354,7 +358,16 @@ def act(
   t: Array,
   greedy: bool = False,
 ) -> tuple[Array, Array, Array, PyTree]:
-  """`Functions.act` for whoever steps environments on the host; compiled once for all of them.
+  """Acts as `Functions.act`, for whoever steps environments on the host; compiled once for all.
+
+  Args:
+    fns: of the agent.
+    actor: published parameters, and discounts [P + E + C].
+    timestep: [B, ...].
+    core_state: [B, ...].
+    trajectory_key: one for a whole trajectory.
+    t: index of the step in the trajectory, [].
+    greedy: take the mode instead of a sample.
 
   Returns:
     What the environments are sent [B, ...]; sample [B, ...], behaviour parameters [B, A] and core

@@ -44,7 +44,14 @@ def corrector_inputs(
   trajectory: Trajectory,
   fixed: HeadOut,
 ) -> CorrectorInputs:
-  """Returns what a corrector sees of one head, `fixed`; arguments as those of `head_loss`."""
+  """Returns what a corrector sees of one head: arrays [T, B], and values [T+1, B].
+
+  Args:
+    objective: gives the reward clip and the cap on the log IS ratio.
+    distribution: of the policies.
+    trajectory: [T+1, B].
+    fixed: policies [T+1, B, A] and values [T+1, B] of the head, see `head_loss`.
+  """
   # Transition t has reward, discount and FIRST of t + 1: they LED TO that observation.
   step_t = jax.tree.map(lambda x: x[1:], trajectory.timestep._replace(observation=()))
   reward = step_t.reward
@@ -74,7 +81,10 @@ def critic_loss(
     distribution: of the policies.
     trajectory: [T+1, B].
     value: of the critic, [T+1, B].
-    fixed: the policy that is judged and that value, see `head_loss`.
+    fixed: the policy that is judged, [T+1, B, A], and that value, see `head_loss`.
+
+  Raises:
+    UserError: the corrector gave something else than [T, B].
   """
   corrector = objective.outer_corrector
   x = corrector_inputs(objective, distribution, trajectory, fixed)
@@ -142,6 +152,7 @@ def head_loss(
   metrics = {name: masked_mean(x, mask) for name, x in metrics.items()}
   ratios = masked_quantiles(jnp.exp(x.log_is), mask)
   metrics |= {f"is_ratio/{name}": quantile for name, quantile in ratios.items()}
+  # As metrics, for no number is known while this is traced; `first_failure` looks at them later.
   # A logit of -inf is an action that may not be taken.
   of_network = jnp.mean(jnp.isnan(policy)) + jnp.mean(~jnp.isfinite(value))
   of_corrector = jnp.mean(~jnp.isfinite(jnp.stack(targets)))

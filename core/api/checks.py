@@ -262,7 +262,11 @@ def description(owner: str, given: Any, taken: Collection[str] = ()) -> Mapping[
 
 
 def opened(plugin: WriterPlugin, run: RunInfo) -> Writer:
-  """Opens the log of a run, and checks that it is one."""
+  """Opens the log of a run, and checks that it is one.
+
+  Raises:
+    UserError: the plugin gave something else.
+  """
   log = plugin.open(run)
   if not isinstance(log, Writer):
     raise UserError(

@@ -13,7 +13,8 @@ INPUTS = ("observation", "reward", "discount")  # of a TimeStep, what may be not
 # Metrics of these names are above 0 where the network or the corrector gave what is not finite.
 # They are asked when a loss is not, and none of them is logged.
 NOT_FINITE = ("not_finite/network", "not_finite/corrector")
-# By how their names begin, see `contracts.MetaOptimizer.step`; other metrics come last.
+# How names of metrics begin, in the order in which they are checked; others come last. See
+# `contracts.MetaOptimizer.step`.
 CHECK_ORDER = ("loss/", "grad_norm", "outer_loss/", "metagrad")
 
 

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from .contracts import AgentFns, FunctionalEnvironment, NetworkPlugin
 from .online import Ends, RunState
 
-# What -ffast-math is, but for NaN and infinity, which say that a run diverged.
+# Those of -ffast-math, but without the ones that give up NaN and infinity: these say that a run
+# diverged.
 FLAGS = (
   *("-std=c++17", "-O3", "-march=native", "-shared", "-fPIC", "-pthread"),
   *("-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),

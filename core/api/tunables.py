@@ -71,6 +71,7 @@ class Tunable(NamedTuple):
 
   @property
   def name(self) -> str:
+    """The name that patterns choose it by and metrics are logged under, 'component.field'."""
     return f"{self.component}.{self.field}"
 
 

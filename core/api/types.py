@@ -113,7 +113,7 @@ class ActorParams(NamedTuple):
   """All that an actor needs in order to act: published by the learner after every update."""
 
   params: PyTree
-  gamma: Array  # [P] each head's discount, for networks that embed it
+  gamma: Array  # [P + E + C] each head's discount, for networks that embed it; see AgentFns
 
 
 class LearnerState(NamedTuple):

@@ -68,7 +68,7 @@ def update(part: str, subject: Any, needs: tuple[str, ...]) -> Iterator[Check]:
 
   @functools.cache
   def played() -> tuple[Metrics, list[int]]:
-    """The metrics of the last of some updates; and how much was traced in each cycle of them."""
+    """Makes some updates; the metrics [] of the last, and how much each cycle of them traced."""
     learner, state = ready()[0], first()
     metrics, counts = {}, []
     for n in range(CYCLES):

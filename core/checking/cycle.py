@@ -40,7 +40,19 @@ def inner(
   step: Array,
   batch: Trajectory,
 ) -> tuple[PyTree, PyTree]:
-  """Makes one inner update on a batch [T+1, B]; returns parameters and the optimiser's state."""
+  """Makes one inner update on a batch [T+1, B].
+
+  Args:
+    fns: the agent.
+    values: tuned values by name, [P] or [1].
+    params: theta_k, a tree of arrays [...].
+    opt_state: of the agent's optimiser.
+    step: updates made before it, [].
+    batch: [T+1, B].
+
+  Returns:
+    theta_{k+1}, and the optimiser's state.
+  """
   grads = jax.grad(lambda params: fns.inner_loss(params, values, batch)[0])(params)
   return fns.optimizer_step(params, grads, opt_state, step, values)
 
@@ -118,13 +130,13 @@ class Objective(NamedTuple):
 
 
 def objective(fns: AgentFns, tuned: Tuned, state: LearnerState, cycle: Cycle) -> Objective:
-  """Returns the objective of a cycle as a function of eta of each update.
+  """Returns the objective [] of a cycle as a function of eta of each update, [P] or [1] by name.
 
   Args:
     fns: the agent.
     tuned: what eta tunes.
     state: before the cycle.
-    cycle: of which batches, and what judges them.
+    cycle: its batches, [T+1, B] each, and what judges them.
   """
   # Batches and parameters are arguments: XLA would else fold them, slowly.
   run = jax.jit(lambda state, inner, etas: made(fns, tuned, state, inner, etas))
@@ -174,7 +186,19 @@ class Gradient(NamedTuple):
 
 
 def gradient(fns: AgentFns, tuned: Tuned, state: LearnerState, cycle: Cycle) -> Gradient:
-  """Returns the derivative by differences; that by `more` goes through eta of every update."""
+  """Returns the derivative of a cycle's objective by differences.
+
+  Only eta is moved: what differences by eta of every update say is pulled back to `more`.
+
+  Args:
+    fns: the agent.
+    tuned: what eta tunes.
+    state: before the cycle.
+    cycle: its batches, [T+1, B] each, and what judges them.
+
+  Returns:
+    By eta, [P] or [1] by name; and the norm by eta and `more` together.
+  """
   (f, noise), k = objective(fns, tuned, state, cycle), range(len(cycle.inner))
   used = lambda etas, more: [dict(cycle.used(etas, more, i)) for i in k]
   by_eta = differences(lambda etas: f(used(etas, cycle.more)), dict(cycle.etas))

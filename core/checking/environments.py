@@ -38,6 +38,7 @@ def actions(spec: EnvSpec, rng: np.random.Generator, *shape: int) -> np.ndarray:
   action = spec.action
   if isinstance(action, specs.DiscreteArray):
     return rng.integers(action.num_values, size=(*shape, *action.shape)).astype(action.dtype)
+  # From an interval without an end nothing can be drawn evenly.
   low, high = (np.clip(x, -1e3, 1e3) for x in (action.minimum, action.maximum))
   return rng.uniform(low, high, (*shape, *action.shape)).astype(action.dtype)
 
@@ -53,7 +54,7 @@ def environment(part: str, env: EnvPlugin) -> Iterator[Check]:
 def _on_host(part: str, env: EnvPlugin) -> Iterator[Check]:
   @functools.cache
   def played(again: int = 0) -> tuple[TimeStep, int]:
-    """The timesteps of a pool, [STEPS + 1, B, ...]; and how much was traced in its last steps."""
+    """Plays a pool: timesteps [STEPS + 1, B, ...], and how much its last steps traced."""
     del again
     rng, seen, traced = np.random.default_rng(0), [], 0
     with contextlib.closing(environments.make(env, SEEDS)) as pool:
@@ -62,6 +63,7 @@ def _on_host(part: str, env: EnvPlugin) -> Iterator[Check]:
         with numbers.traces() as count:
           pool.send(actions(pool.spec, rng, ENVS))
           seen.append(as_specified(pool.recv(), pool.spec))
+        # What a pool compiles at its first steps does not count.
         traced += count() * (n >= STEPS // 2)
     return jax.tree.map(lambda *x: np.stack(x), *seen), traced
 
@@ -105,7 +107,7 @@ def _on_device(part: str, env: FunctionalEnvironment) -> Iterator[Check]:
 
   @functools.cache
   def played(again: int = 0) -> tuple[TimeStep, list[int]]:
-    """The timesteps of environments, [STEPS + 1, B, ...]; and how much each step traced."""
+    """Plays environments: timesteps [STEPS + 1, B, ...], and how much each step traced."""
     del again
     rng, (state, timestep) = np.random.default_rng(0), begin()
     seen, counts = [timestep], []

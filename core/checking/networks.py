@@ -50,8 +50,9 @@ def network(part: str, plugin: Any, specs: Specs, heads: int) -> Iterator[Check]
 
   @functools.cache
   def played() -> tuple[PyTree, list[int]]:
-    """What the first of some unrolls gave, each from where the one before ended; see `numbers`."""
+    """Makes some unrolls, each from where the one before ended: see `numbers.played`."""
     step, drawn, state = data(), params(), [subject()[0].initial_state(inputs.B)]
+    # Tuned discounts differ from update to update: that must compile nothing anew.
     gammas = [jnp.full(heads, 0.9 - n / 100) for n in range(numbers.CALLS)]
 
     def call(n: int) -> PyTree:
@@ -64,6 +65,7 @@ def network(part: str, plugin: Any, specs: Specs, heads: int) -> Iterator[Check]
     built, spec = subject()
     drawn = jax.eval_shape(built.init, jax.random.key(0))
     state = built.initial_state(inputs.B)
+    # A network evaluates the first len(gamma) of its heads.
     for count in {1, heads}:
       jax.eval_shape(built.unroll, drawn, data(), state, jnp.zeros(count))
     size = sum(x.size for x in jax.tree.leaves(drawn))
@@ -97,6 +99,7 @@ def network(part: str, plugin: Any, specs: Specs, heads: int) -> Iterator[Check]
 
       def outputs(params: PyTree) -> PyTree:
         out, _ = built.unroll(params, step, state, gamma)
+        # A logit of -inf is an action that may not be taken: no difference of it is a number.
         return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), out._asdict())
 
       return numbers.derivative(outputs, drawn, "its derivative by parameters")

@@ -86,7 +86,7 @@ def finite(tree: PyTree, what: str) -> Found:
 
 @contextlib.contextmanager
 def in_float64(owner: str) -> Iterator[None]:
-  """Around what float32 has passed: where float64 does not, differences cannot be taken.
+  """Says of what float32 has passed that float64 does not, where differences cannot be taken so.
 
   Raises:
     NotChecked: a plugin gives what it must not, a state of float32 above all.
@@ -147,7 +147,12 @@ def derivative(
 
 
 def narrows(f: Callable[..., Any], *args: PyTree) -> str:
-  """Names the type of fewer bits that a function of float64 computes in somewhere; '' if none."""
+  """Names the type of fewer bits that a function computes in somewhere; '' if there is none.
+
+  Args:
+    f: the function.
+    *args: trees of float64 arrays, [...] each.
+  """
 
   def found(jaxpr: Any) -> Iterator[str]:
     for equation in jaxpr.eqns:

@@ -80,6 +80,6 @@ def explore(part: str, plugin: Explore) -> Iterator[Check]:
 
 
 def _equal(choose: Callable[[], Any]) -> Found:
-  """Whether what is chosen follows from the generator alone."""
+  """Checks that what is chosen follows from the generator alone."""
   np.testing.assert_equal(choose(), choose(), "two calls with equal generators differ")
   return Found(note="twice")

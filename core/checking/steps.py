@@ -35,10 +35,11 @@ def optimizer(part: str, plugin: Any) -> Iterator[Check]:
 
   @functools.cache
   def played() -> tuple[PyTree, list[int]]:
-    """Where some steps led, and how much each traced."""
+    """Makes some steps: where they led, and how much each traced."""
     state = [params, begin(params)]
     steps = range(numbers.CALLS)
     given = [jax.tree.map(lambda g, n=n: g / (n + 1), grads) for n in steps]
+    # Tuned values differ from update to update: that must compile nothing anew.
     tuned = [{key: np.float32(x * (1 - n / 10)) for key, x in declared.items()} for n in steps]
 
     def call(n: int) -> None:
@@ -104,7 +105,7 @@ def tuner(part: str, plugin: Any) -> Iterator[Check]:
 
   @functools.cache
   def played() -> tuple[PyTree, list[int]]:
-    """What some updates gave, and how much each traced."""
+    """Makes some updates: what they gave, and how much each traced."""
     state, alpha = [begin(params)], [np.zeros(())]
 
     def call(n: int) -> None:

@@ -99,7 +99,7 @@ def imported(path: Path) -> list[str]:
 
 
 def _experiment(experiment: Train) -> Iterator[Check]:
-  """All that an experiment names, and its agent as a whole."""
+  """Yields the checks of all that an experiment names, and of its agent as a whole."""
   placed = list(_placed(experiment, ""))
   env = next(x for x in placed if x.kind == "env")
   labels = _labels(placed)
@@ -120,7 +120,7 @@ def _experiment(experiment: Train) -> Iterator[Check]:
 
 
 def _plugin(name: str, bindings: Sequence[str]) -> list[Check]:
-  """One plugin, and the small agent that it is put into."""
+  """Lists the checks of one plugin, and of the small agent that it is put into."""
   kind = registry.kind_of(name)
   assert kind is not None
   if kind == "paper":
@@ -141,7 +141,7 @@ def _plugin(name: str, bindings: Sequence[str]) -> list[Check]:
   whole = list(_agent(experiment, spec, labels, [it]))
   own = [c for c in whole if c.part.startswith(f"metagradient of {name}.")]
   other = [c for c in whole if not c.part.startswith("metagradient")]
-  # What it tunes itself; where that is nothing, what others tune goes through it.
+  # The metagradients of its own tunables; where it has none, those of others go through it.
   return found + other + (own or [c for c in whole if c.part.startswith("metagradient")])
 
 
@@ -173,7 +173,7 @@ def _served(kind: str, plugin: Any) -> EnvSpec:
 def _of_kind(
   it: Placed, label: str, specs: terms.Specs, heads: int, alone: bool
 ) -> Iterator[Check]:
-  """The checks of one plugin."""
+  """Yields the checks of one plugin, by its kind."""
   match it.kind:
     case "env":
       return environments.environment(label, it.plugin)
@@ -198,7 +198,7 @@ def _of_kind(
 def _agent(
   experiment: Train, spec: Any, labels: Mapping[str, str], placed: Sequence[Placed]
 ) -> Iterator[Check]:
-  """The update of an agent, and its metagradient."""
+  """Yields the checks of an agent's update, and of its metagradient."""
 
   @functools.cache
   def subject() -> agents.Subject:

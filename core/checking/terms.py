@@ -40,7 +40,7 @@ def transitions(part: str, plugin: Any, specs: Specs, corrector: bool) -> Iterat
 
   @functools.cache
   def subject() -> tuple[Any, Any]:
-    """The distribution that the plugin serves, and the jitted call."""
+    """Finds the distribution that the plugin serves, and the jitted call."""
     first: UserError | None = None
     for distribution in _distributions(specs()):
       of = functools.partial(call, distribution=distribution)
@@ -64,8 +64,9 @@ def transitions(part: str, plugin: Any, specs: Specs, corrector: bool) -> Iterat
 
   @functools.cache
   def played() -> tuple[PyTree, list[int]]:
-    """What the first of some calls gave, and how much each traced."""
+    """Makes some calls: what the first gave, and how much each traced."""
     x, traced = data(), subject()[1]
+    # Tuned values differ from update to update: that must compile nothing anew.
     return numbers.played(lambda n: traced(values(1 - n / 10), x))
 
   def finite() -> Found:

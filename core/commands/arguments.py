@@ -23,7 +23,7 @@ class Command(Protocol):
 
 
 def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespace:
-  """The arguments of one of the commands: its name is `command`, and `run` runs it.
+  """Parses the arguments of one of the commands: its name is `command`, and `run` runs it.
 
   Raises:
     UserError: says what is wrong with them.
@@ -46,6 +46,7 @@ class _Parser(argparse.ArgumentParser):
   """Says what is wrong in one line, like every other mistake."""
 
   def error(self, message: str) -> NoReturn:
+    """Raises UserError, where argparse would print its usage and exit."""
     raise UserError(f"{message}. See '{self.prog} --help'.")
 
 
@@ -108,19 +109,27 @@ def add_config(parser: argparse.ArgumentParser) -> None:
 
 
 def path(text: str) -> Path:
-  """A file or folder."""
+  """Parses a file or folder; raises as `filled`."""
   return Path(filled(text))
 
 
 def filled(text: str) -> str:
-  """A text that is not empty: an empty path, of a shell's unset variable, is the current folder."""
+  """Returns a text that is not empty: an empty path would be taken for the current folder.
+
+  Raises:
+    ArgumentTypeError: it is empty, as a shell's unset variable is.
+  """
   if not text:
     raise argparse.ArgumentTypeError("it is empty: write ./ for the current folder")
   return text
 
 
 def steps(text: str) -> int:
-  """A number of steps; 1e6 is one, too."""
+  """Parses a number of steps; 1e6 is one, too.
+
+  Raises:
+    ArgumentTypeError: it is no number.
+  """
   try:
     return int(float(text))
   except (ValueError, OverflowError):

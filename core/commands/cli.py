@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-  """The arguments of one of the commands; raises as `arguments.parse`."""
+  """Parses the arguments of one of the commands; raises as `arguments.parse`."""
   return arguments.parse(argv, COMMANDS)
 
 
@@ -65,12 +65,13 @@ class _OneLine(logging.Handler):
   """Shows a log record as one line on stderr, whatever stderr is by then."""
 
   def emit(self, record: logging.LogRecord) -> None:
+    """Shows one record."""
     say(record.getMessage().replace("\n", " "))
 
 
 @contextlib.contextmanager
 def _warnings_shown() -> Iterator[None]:
-  """Within it, what selftune logs is shown."""
+  """Shows within it what selftune logs, from warnings on."""
   logger, handler = logging.getLogger("selftune"), _OneLine(logging.WARNING)
   logger.addHandler(handler)
   logger.propagate = False  # some library may have given the root a handler of its own

@@ -11,7 +11,7 @@ OK, FAILED, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
 def exit_code(run: Callable[[], int]) -> int:
-  """What `run` returns, or the code of the error that it raises, which is told on stderr.
+  """Returns what `run` does, or the code of the error that it raises, told on stderr.
 
   Whatever else is raised is a bug and keeps its traceback.
   """
@@ -33,7 +33,7 @@ def exit_code(run: Callable[[], int]) -> int:
 
 
 def printed(code: int) -> int:
-  """The exit code, unless what the command has printed is lost."""
+  """Returns the exit code; that of a failure where what the command has printed is lost."""
   lost = process.output_failure()
   return code if lost is None else fail(f"cannot write to the standard output: {lost}.", FAILED)
 

@@ -13,7 +13,7 @@ KINDS = (*registry.KINDS, PART)
 
 
 def find(kind: str | None = None) -> dict[str, Any]:
-  """Every plugin, or those of a kind, and why others are unavailable; as JSON has it.
+  """Finds every plugin, or those of a kind, and why others are unavailable; as JSON has it.
 
   Defaults are text, as gin writes them; None where a value is needed.
 
@@ -34,7 +34,7 @@ def find(kind: str | None = None) -> dict[str, Any]:
 
 
 def text(found: dict[str, Any]) -> str:
-  """Lines to read: with every setting where it is one kind, else with those that can be tuned."""
+  """Returns lines to read: with all settings where it is one kind, else with tunable ones."""
   lines = []
   for kind, plugins in found["plugins"].items():
     lines.append(f"{kind}:{'' if plugins else ' none'}")

@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def experiment_of(words: Sequence[str]) -> tuple[str, list[str]]:
-  """The experiment and the bindings of `selftune train`, as a sweep file calls it.
+  """Parses `selftune train`, as a sweep file calls it, to the experiment and its bindings.
 
   Args:
     words: of the command, from `train` on.

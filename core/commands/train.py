@@ -94,7 +94,7 @@ def _train(arguments: argparse.Namespace) -> int:
 
 
 def _stopped(progress: "Progress", workdir: Path, arguments: argparse.Namespace) -> str:
-  """How far a run has come that a signal stopped, and the command that goes on with it."""
+  """Tells how far a run has come that a signal stopped, and the command that goes on with it."""
   again = ["selftune", "train", arguments.config, *(f"--bind={b}" for b in arguments.bind)]
   for name in ("init_from", "coordinator", "num_processes", "process_id"):
     value = getattr(arguments, name)
@@ -104,7 +104,7 @@ def _stopped(progress: "Progress", workdir: Path, arguments: argparse.Namespace)
 
 
 def _ended(progress: "Progress", workdir: Path) -> str:
-  """What a run that is done has made, and what can be done with it."""
+  """Tells what a run that is done has made, and what can be done with it."""
   took = datetime.timedelta(seconds=round(progress.wall_time))
   told = "No episode has finished yet: give it more train.total_env_steps."
   if windows := progress.episodes.windows.values():

@@ -162,7 +162,7 @@ def _renamed(name: str) -> list[str]:
 
 
 def _experiment(config: str) -> str:
-  """The packaged name that a file of this name would have."""
+  """Returns the packaged name that a file of this name would have."""
   return f"{EXPERIMENTS}/{Path(config).name.removesuffix('.gin')}"
 
 
@@ -247,10 +247,12 @@ class _Delegate(config_parser.ParserDelegate):
   """A delegate that keeps references as written: gin's raises before their line is known."""
 
   def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Any:
+    """Returns `@scopes/name()` as a Reference; without parentheses, as what is refused later."""
     *scopes, name = scoped_configurable_name.split("/")
     return Reference(tuple(scopes), name) if evaluate else _Unbuilt(scoped_configurable_name)
 
   def macro(self, macro_name: str) -> Macro:
+    """Returns `%name` as a Macro."""
     return Macro(macro_name)
 
 

@@ -89,7 +89,7 @@ class Actor:
 
   @property
   def pools(self) -> list[Environment]:
-    """The pools, in the order of their environments in the batch."""
+    """The pools, one a group, in the order of their environments in the batch."""
     return [group.pool for group in self._groups]
 
   @property
@@ -100,12 +100,12 @@ class Actor:
   def unroll(
     self, actor_params: ActorParams, version: int, index: int, stopping: Callable[[], bool]
   ) -> Rollout:
-    """The next trajectory of every environment: T transitions, of which `overlap` are known.
+    """Acts for the next trajectory [T+1, B] of all environments, of whose T `overlap` are known.
 
-    The first one has none before it, and so T new ones.
+    The first trajectory has none before it, and so its T transitions are all new.
 
     Args:
-      actor_params: on this actor's device.
+      actor_params: on this actor's device; its discounts are [P + E + C].
       version: number of updates they have behind them.
       index: of the trajectory, counted from the start of training; seeds what is drawn.
       stopping: says that the run is to end; asked at every step, as a trajectory may take seconds.
@@ -135,6 +135,7 @@ class Actor:
         trajectory.timestep(t, group.rows, group.timestep)
         if t < length:
           if t % stride == 0:
+            # A trajectory begins here, perhaps a later one: it is learned from with this state.
             group.starts.append(group.core_state)
           began = clock()
           step = (group.timestep, group.core_state, group_key, np.int32(t - start))
@@ -176,15 +177,26 @@ class _Buffer:
     self._arrays[name][t, rows] = x
 
   def timestep(self, t: int, rows: slice, timestep: TimeStep) -> None:
+    """Writes the timesteps of some rows, [B', ...], as those of step t, from 0 to T."""
     for name, x in timestep._asdict().items():
       self._write(name, self._length + 1, t, rows, x)
 
   def decision(self, t: int, rows: slice, sample: np.ndarray, mu: np.ndarray, version: int) -> None:
+    """Writes what some rows were sent at step t, from 0 to T - 1.
+
+    Args:
+      t: the step.
+      rows: of the batch.
+      sample: what was drawn, [B', ...].
+      mu: parameters of the distribution it was drawn from, [B', A].
+      version: number of updates behind the parameters that acted.
+    """
     versions = np.full(len(sample), version, np.int32)
     for name, x in (("action", sample), ("behaviour", mu), ("params_version", versions)):
       self._write(name, self._length, t, rows, x)
 
   def finish(self, core_state: PyTree) -> Trajectory:
+    """Returns the trajectory [T+1, B]; `core_state` is that of its first timestep, [B, ...]."""
     a = self._arrays
     return Trajectory(
       timestep=TimeStep(a["observation"], a["reward"], a["discount"], a["first"]),

@@ -24,7 +24,7 @@ from ..api.types import Array, EnvSpec, PyTree, TimeStep
 
 
 def make(env: EnvPlugin, seeds: tuple[int, ...]) -> "CheckedPool":
-  """A pool of one environment a seed.
+  """Makes a pool of one environment a seed.
 
   Raises:
     UserError: what the plugin gives is no such pool.
@@ -33,7 +33,7 @@ def make(env: EnvPlugin, seeds: tuple[int, ...]) -> "CheckedPool":
 
 
 def make_drawn(env: DrawablePlugin, seeds: tuple[int, ...]) -> "CheckedPool":
-  """A pool whose first environment can be drawn.
+  """Makes a pool of one environment a seed, of which the first can be drawn.
 
   Raises:
     UserError: this machine cannot draw, or what the plugin gives is no such pool.
@@ -50,7 +50,7 @@ class Functions(NamedTuple):
 
 
 def functional(env: FunctionalEnvironment) -> FunctionalEnvironment:
-  """The environment, checked while what uses it is traced.
+  """Returns the environment with functions that check what they give, while they are traced.
 
   Raises:
     UserError: from its functions too, if what the plugin gives is no timestep of its `spec`, or a
@@ -105,19 +105,23 @@ class CheckedPool:
     self._wanted = [observation, number, number, ((num_envs,), np.dtype(bool))]
 
   def reset(self, stagger: bool = False) -> TimeStep:
+    """Starts an episode in every environment; its FIRST timesteps, [B, ...], checked."""
     return self._checked(self._pool.reset(stagger), "reset()")
 
   def send(self, actions: Array) -> None:
+    """Starts a step with actions [B, *action]."""
     self._pool.send(actions)
 
   def recv(self) -> TimeStep:
+    """Waits for the step under way; its timesteps, [B, ...], checked."""
     return self._checked(self._pool.recv(), "recv()")
 
   def close(self) -> None:
+    """Closes the plugin's pool."""
     self._pool.close()
 
   def draw(self) -> Array:
-    """The picture of environment 0, of a pool that draws."""
+    """Returns the picture of environment 0, uint8 [height, width, 3], of a pool that draws."""
     picture = self._pool.draw()
     drawn = isinstance(picture, np.ndarray) and picture.dtype == np.uint8
     if not drawn or picture.ndim != 3 or picture.shape[2] != 3:
@@ -138,6 +142,7 @@ class CheckedPool:
     return timestep
 
   def _check(self, what: str, found: np.ndarray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    # By same_kind no integer becomes a bool, and no signed one unsigned: 0 and 1 of Python may.
     whole = np.issubdtype(found.dtype, np.integer) and dtype.kind in "biu"
     if found.shape != shape or not (whole or np.can_cast(found.dtype, dtype, "same_kind")):
       given = "no numbers" if found.dtype == object else f"{found.dtype} {list(found.shape)}"

@@ -73,7 +73,7 @@ def state_specs(state: PyTree, over: str = AXIS, leading: tuple[str, ...] = ()) 
 
 
 def split(trajectory: Trajectory, micro_batches: int) -> Trajectory:
-  """[..., B, ...] -> [K, ..., B/K, ...]."""
+  """Splits a trajectory into K micro-batches: arrays [..., B, ...] -> [K, ..., B/K, ...]."""
 
   def one(axis, subtree):
     def reshape(x):
@@ -86,7 +86,11 @@ def split(trajectory: Trajectory, micro_batches: int) -> Trajectory:
 
 
 def parts(batch: Trajectory, micro_batch: int) -> int:
-  """The least number of equal parts of a batch, or of a part of one, of at most `micro_batch` each.
+  """Returns how many equal parts a batch is divided into: as few as `micro_batch` lets be.
+
+  Args:
+    batch: [T+1, B], or a part of such a batch, of fewer trajectories.
+    micro_batch: trajectories of a part, at most.
 
   Raises:
     UserError: the batch is empty.
@@ -101,7 +105,7 @@ def parts(batch: Trajectory, micro_batch: int) -> int:
 
 
 def accumulate(f, batch: Trajectory, *stacked, micro_batch: int, axis: str | None = AXIS):
-  """Sums, means and stacked results of `f` over micro-batches and devices (see AgentFns).
+  """Reduces the results of `f` over micro-batches and devices: see `AgentFns.accumulate`.
 
   Args:
     f: from a part of the batch, and slices, to (sums, means, stacked).
@@ -109,6 +113,12 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batch: int, axis: str | Non
     *stacked: trees [K, ...].
     micro_batch: trajectories of a part, at most.
     axis: of the devices that share the batch; None where there is one.
+
+  Returns:
+    The sums and the means, in the shapes [...] that `f` gives, and the stacked results, [K, ...].
+
+  Raises:
+    UserError: the batch is empty, or `stacked` is of another batch.
   """
   micro_batches = parts(batch, micro_batch)
   for x in jax.tree.leaves(stacked):
@@ -125,6 +135,7 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batch: int, axis: str | Non
     first = jax.tree.map(lambda x: x[0], slices)
     sums, means, _ = jax.eval_shape(f, *first)
     full = lambda number: lambda x: jnp.full(x.shape, number, x.dtype)
+    # A maximum begins at -inf: at 0 it would hide that all parts have given less.
     nothing = jax.tree.map(full(0), sums), _where_greatest(full(-jnp.inf), full(0), means)
 
     def body(totals, slices):
@@ -151,7 +162,7 @@ def _where_greatest(greatest, other, tree: PyTree, *rest: PyTree) -> PyTree:
 
 
 def micro_batches_of(batch_size: int, devices: int, micro_batch: int | None) -> int:
-  """How many micro-batches each of so many learner devices takes of a batch.
+  """Returns how many micro-batches each of so many learner devices takes of a batch.
 
   Raises:
     UserError: the batch cannot be divided so.
@@ -207,11 +218,11 @@ class Learner:
     self._fns = fns.sharing(at_once)
 
   def init(self, key: Array, timestep: TimeStep) -> LearnerState:
-    """The first state, replicated over the learner devices.
+    """Returns the first state, replicated over the learner devices.
 
     Args:
       key: PRNG key.
-      timestep: shapes and dtypes of one step; its batch axis may have any size.
+      timestep: shapes and dtypes of one step, [B', ...] of any B'.
 
     Raises:
       UserError: the meta-optimiser does not take such batches.
@@ -236,7 +247,7 @@ class Learner:
     return jax.jit(init, out_shardings=shardings)(key)
 
   def trace(self, state: LearnerState) -> None:
-    """Traces the update, so that what a plugin refuses in it is known before a run leaves files.
+    """Traces the update of a batch [T+1, B]: what a plugin refuses is known before files are left.
 
     The first update is compiled from this trace.
 
@@ -253,38 +264,46 @@ class Learner:
   def put(self, trajectory: Trajectory) -> Trajectory:
     """Moves a trajectory [T+1, B, ...] from the host to the learner devices.
 
-    Of a job of P processes each gives its own share, [T+1, B / P, ...].
+    Of a job of several processes each gives its own share of the B trajectories.
     """
     return jax.make_array_from_process_local_data(self._batch_shardings, trajectory)
 
   def update(
     self, state: LearnerState, batch: Trajectory, phase: int = 0
   ) -> tuple[LearnerState, Metrics]:
-    """One update; `state` is donated. Metrics are scalars on the device.
+    """Makes one update on a batch [T+1, B]; `state` is donated. Metrics are [], on the device.
 
     Update k of a run is of phase k mod `phases`.
     """
     return self._update[phase](state, batch)
 
   def describe(self, state: LearnerState) -> Described:
-    """The meta-optimiser's metrics of a state, for a row that is about to be logged."""
+    """Returns what the meta-optimiser logs of a state: [] each, or histograms."""
     return self._describe(state)
 
   def compile(self, state: LearnerState, batch: Trajectory, phase: int = 0) -> jax.stages.Compiled:
-    """The compiled update, for its memory and cost analysis."""
+    """Compiles the update of a batch [T+1, B], for its memory and cost analysis."""
     return self._update[phase].lower(state, batch).compile()
 
   def actor_params(
     self, state: LearnerState, devices: Iterable[Device]
   ) -> dict[Device, ActorParams]:
-    """Copies, by device, of what an actor needs; safe when `state` is donated later."""
+    """Returns copies, by device, of what an actor needs: parameters, and discounts [P + E + C].
+
+    They stay good when `state` is donated later.
+    """
+    # The state is replicated over the mesh, so this process has a whole copy: nothing is sent.
     copy = jax.tree.map(lambda x: x.addressable_data(0), self._copy(state))
     return {device: jax.device_put(copy, device) for device in devices}
 
   def check(self, metrics: Metrics) -> None:
-    """Raises NonFiniteError if any update so far met a number that was not finite.
+    """Looks for a number that was not finite in any update so far.
 
-    `metrics` are of the latest update, on the device or the host.
+    Args:
+      metrics: of the latest update, [] each, on the device or the host.
+
+    Raises:
+      NonFiniteError: there was one; names what it was in, and the update.
     """
     failure = int(jax.device_get(metrics["failure"]))
     if failure >= 0:
@@ -305,11 +324,13 @@ class Learner:
       check_vma=False,
     )
     steps = [functools.partial(self._step, phase) for phase in range(self.phases)]
+    # A program a phase: `phase` is Python's, so that each does only what is its own.
     self._update = [jax.jit(mapped(step), donate_argnums=0) for step in steps]
     self._batch_shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), batch_spec)
 
     def published(state):
       gamma = self._fns.gamma(self._fns.values(state.meta_state))
+      # Copies: the next update is given the memory of this state, and writes over it.
       return jax.tree.map(jnp.copy, ActorParams(state.params, gamma))
 
     self._copy = jax.jit(published)

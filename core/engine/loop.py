@@ -31,12 +31,14 @@ class Progress:
   population: Any = None  # of runs that take over from each other: how they stand, as JSON has it
 
   def to_json(self) -> dict[str, Any]:
+    """Returns what a checkpoint's document holds of the progress."""
     # A copy of the ids: a writer may open, in its thread, while this is encoded.
     ids = dict(self.writer_ids)
     return {**vars(self), "episodes": self.episodes.to_json(), "writer_ids": ids}
 
   @classmethod
   def from_json(cls, saved: dict[str, Any]) -> "Progress":
+    """Returns the progress that `to_json` has made a document of."""
     return cls(**{**saved, "episodes": EpisodeStats.from_json(saved["episodes"])})
 
 
@@ -54,24 +56,38 @@ class Moved(NamedTuple):
 
 
 class Training(Protocol):
-  """What the loop trains: one run that actors feed, or many runs as one program."""
+  """What the loop trains: one run that actors feed, or many runs as one program.
+
+  Its state is a LearnerState of the one, or a RunState [R', ...] of the many; checkpoints hold
+  [R, ...], without the copies that fill the devices.
+  """
 
   size: int  # how many runs
   env_seeds: list[list[tuple[int, ...]]]  # of the environments on the host, by actor and pool
   most_episodes: int  # that can end in one process between two looks
 
   def init(self) -> PyTree:
-    """The first state, as checkpoints hold it."""
+    """Returns the first state, as checkpoints hold it."""
     ...
 
   def begun(
     self, saved: PyTree, progress: Progress, logger: Logger, stopping: Callable[[], bool]
   ) -> contextlib.AbstractContextManager[PyTree]:
-    """Within it training goes on; gives the state to `advance` from, and closes what it opened."""
+    """Gives the state to `advance` from, within a context that closes what it opened.
+
+    Args:
+      saved: the state as checkpoints hold it; of many runs [R, ...].
+      progress: so far.
+      logger: the log of the run, or of all runs together.
+      stopping: says that training is to stop.
+    """
     ...
 
   def advance(self, state: PyTree, progress: Progress) -> tuple[PyTree, Moved]:
     """Acts and learns; `state` is donated.
+
+    Returns:
+      The new state, and what was done; its metrics are [], or [R'] of many runs.
 
     Raises:
       Interrupted: training is to stop.
@@ -79,11 +95,11 @@ class Training(Protocol):
     ...
 
   def done(self, state: PyTree, progress: Progress) -> bool:
-    """Whether there is nothing left to do."""
+    """Says whether there is nothing left to do."""
     ...
 
   def check(self, metrics: Metrics) -> None:
-    """Looks at the metrics of an update.
+    """Looks at the metrics of an update, [] or [R'] each.
 
     Raises:
       NonFiniteError: it, or one before it, was not finite, and the state stays at the one before.
@@ -91,11 +107,20 @@ class Training(Protocol):
     ...
 
   def row(self, state: PyTree, metrics: Metrics, progress: Progress) -> dict[str, Any]:
-    """What there is to log: host scalars and histograms by name."""
+    """Returns what there is to log, host scalars and histograms by name.
+
+    Args:
+      state: after the update.
+      metrics: of the update, [] or [R'] each.
+      progress: so far.
+    """
     ...
 
   def saved(self, state: PyTree) -> PyTree:
-    """What a checkpoint holds of a state; files that go beside a checkpoint are written."""
+    """Returns what a checkpoint holds of a state, and writes the files that go beside one.
+
+    Of many runs, [R', ...], these are the R that were asked for, [R, ...].
+    """
     ...
 
 
@@ -115,7 +140,7 @@ def run(
     training: what is trained.
     logger: gets a row now and then, and every finished episode.
     checkpoints: where states go.
-    saved: the state to begin with, as checkpoints hold it.
+    saved: the state to begin with, as checkpoints hold it; of many runs [R, ...].
     progress: so far.
     stopping: says that training is to end.
 
@@ -148,6 +173,7 @@ def run(
       asked = hosts.Asked(stopping(), clock.time_to_log(), clock.time_to_save())
       asked, ended = hosts.tell(asked, moved.episodes, training.most_episodes)
       if previous:
+        # The update before is asked: this one is still computed, and asking it would wait for that.
         check(previous)
       good = progress
       finished = [Episode(moved.env_steps, *episode) for episode in ended]
@@ -176,7 +202,12 @@ def run(
 
 
 def save(checkpoints: Checkpointer, saved: PyTree, progress: Progress, logger: Logger) -> None:
-  """Saves a state that is known to be finite."""
+  """Saves a state that is known to be finite, as checkpoints hold it; of many runs [R, ...].
+
+  Raises:
+    RunError: it cannot be written.
+  """
+  # Never as done: a run that goes on from here may have been given more env steps.
   progress = dataclasses.replace(progress, wall_time=logger.wall_time)
   checkpoints.save(progress.updates, saved, {**progress.to_json(), "done": False})
 
@@ -193,13 +224,14 @@ def save_good(
   Args:
     error: names the term.
     checkpoints: of the run.
-    state: that the learner stayed at.
+    state: that the learner stayed at; its `failure`, [], is cleared.
     good: the progress of that state.
     logger: knows the time.
 
   Returns:
     The error with what became of the state.
   """
+  # Else every update from here on would be dropped, as after a failure.
   state = state._replace(failure=jnp.full_like(state.failure, -1))
   try:
     save(checkpoints, state, good, logger)
@@ -224,7 +256,7 @@ class Clock:
     self._queue_wait = self._env_wait = self._act_time = 0.0
 
   def add(self, steps: int, queue_wait: float, env_wait: float, act_time: float) -> None:
-    """Counts one update."""
+    """Counts one `advance`: its env steps, and seconds an update that it waited and acted."""
     self._updates += 1
     self._steps += steps
     self._queue_wait += queue_wait
@@ -232,16 +264,18 @@ class Clock:
     self._act_time += act_time
 
   def time_to_log(self) -> bool:
+    """Says whether `log_seconds` have passed since the last row."""
     return time.monotonic() - self._logged >= self._log_seconds
 
   def time_to_save(self) -> bool:
+    """Says whether `checkpoint_seconds` have passed since it last said so."""
     now = time.monotonic()
     due = now - self._saved >= self._checkpoint_seconds
     self._saved = now if due else self._saved
     return due
 
   def row(self) -> dict[str, float]:
-    """Speed since the last row, and seconds an update spent waiting; starts a new row."""
+    """Returns env steps a second since the last row, and seconds an update; starts a new row."""
     now = time.monotonic()
     row = {
       "steps_per_second": self._steps / max(now - self._logged, 1e-9),

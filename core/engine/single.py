@@ -26,7 +26,7 @@ Beside = Callable[["SingleRun", Source, Progress, Logger, Callable[[], bool]], A
 
 
 def nothing(run: "SingleRun", source: Source, *_: Any) -> contextlib.nullcontext[Source]:
-  """Nothing goes on beside training."""
+  """Gives the source as it is, where nothing goes on beside training."""
   del run
   return contextlib.nullcontext(source)
 
@@ -61,12 +61,13 @@ class SingleRun:
     pools = [[environments.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
     self.fns = Functions(experiment.agent, pools[0][0].spec, experiment.total_updates)
     self.actors = make_actors(experiment, runtime, self.fns, pools, first)
+    # An environment ends at most one episode a step.
     self.most_episodes = experiment.num_envs // hosts.count() * experiment.unroll_length
     self.learner = make_learner(experiment, self.fns)
     self._previous: Metrics = {}
 
   def init(self) -> LearnerState:
-    """The first state; what a plugin refuses in the update is known once there is one."""
+    """Returns the first state; what a plugin refuses in the update is known once there is one."""
     key = jax.random.key(self._experiment.seed)
     state = self.learner.init(key, self.actors[0].timestep)
     self.learner.trace(state)
@@ -76,6 +77,7 @@ class SingleRun:
   def begun(
     self, saved: LearnerState, progress: Progress, logger: Logger, stopping: Callable[[], bool]
   ) -> Iterator[LearnerState]:
+    """Starts to act, with the parameters of `saved`, which is also where to `advance` from."""
     source = start(self._runtime, self.actors, progress.updates, hosts.alone(stopping))
     with contextlib.closing(source), self._beside(self, source, progress, logger, stopping) as it:
       self._source: Source = it
@@ -83,7 +85,7 @@ class SingleRun:
       yield saved
 
   def advance(self, state: LearnerState, progress: Progress) -> tuple[LearnerState, Moved]:
-    """One update."""
+    """Makes one update on a batch [T+1, B]; metrics are [], on the device."""
     rollout, waited = self._source.get(progress.updates)
     batch = self.learner.put(rollout.trajectory)
     phase = progress.updates % self.learner.phases
@@ -98,19 +100,23 @@ class SingleRun:
     return state, Moved(progress.updates + 1, env_steps, rollout.episodes, metrics, *waits)
 
   def done(self, state: LearnerState, progress: Progress) -> bool:
+    """Says whether all updates have been made."""
     del state
     return progress.updates >= self._experiment.total_updates
 
   def check(self, metrics: Metrics) -> None:
+    """Raises NonFiniteError if an update was not finite; metrics are [], of the latest one."""
     self.learner.check(metrics)
 
   def row(self, state: LearnerState, metrics: Metrics, progress: Progress) -> dict[str, Any]:
+    """Returns metrics [] and what the meta-optimiser logs of the state, all on the host."""
     del progress
     row = jax.device_get(metrics)
     del row["failure"]  # there was none
     return row | jax.device_get(self.learner.describe(state))
 
   def saved(self, state: LearnerState) -> LearnerState:
+    """Returns the state, which is all that a checkpoint holds of it."""
     return state
 
   def _publish(self, version: int, state: LearnerState) -> None:
@@ -135,11 +141,11 @@ def check(experiment: Train, runtime: Lockstep | Sebulba) -> None:
 
 
 def rehearse(experiment: Train, runtime: Lockstep | Sebulba) -> None:
-  """Nothing can be traced without an environment."""
+  """Does nothing: what a single run traces needs the spec of a pool, and so an environment."""
 
 
 def smaller(experiment: Train) -> str:
-  """What to do where memory does not suffice."""
+  """Says what to do where memory does not suffice."""
   now = experiment.micro_batch or experiment.cpu_micro_batch or "None, all of a device's share"
   return (
     f"Halve train.micro_batch (it is {now}): the same update in smaller parts; if that does not "
@@ -150,7 +156,7 @@ def smaller(experiment: Train) -> str:
 def pool_seeds(
   experiment: Train, runtime: Lockstep | Sebulba, restart: int
 ) -> list[list[tuple[int, ...]]]:
-  """Seeds of every environment of the job, by actor and pool; the first process's actors first.
+  """Draws the seeds of all environments of the job, by actor and pool; the first process's first.
 
   Raises:
     UserError: the environments cannot be shared out evenly.
@@ -177,7 +183,7 @@ def make_actors(
   pools: Sequence[Sequence[Environment]],
   first: int = 0,
 ) -> list[Actor]:
-  """One actor for each row of pools, on the actor devices in turn; numbered from `first`."""
+  """Makes an actor for each row of pools, on the actor devices in turn; numbered from `first`."""
   devices = platform.devices(runtime.actor_devices, "actor_devices")
   key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
   return [
@@ -195,7 +201,7 @@ def make_actors(
 
 
 def make_learner(experiment: Train, fns: Functions) -> Learner:
-  """The learner, on the learner devices."""
+  """Makes the learner, on the learner devices."""
   devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
   return Learner(
     fns,
@@ -208,6 +214,6 @@ def make_learner(experiment: Train, fns: Functions) -> Learner:
 
 
 def micro_batch(experiment: Train, devices: Sequence[Device]) -> int | None:
-  """How many trajectories a learner device takes at a time; None for its whole share."""
+  """Returns how many trajectories a learner device takes at a time; None: its whole share."""
   on_cpu = devices[0].platform == "cpu"
   return experiment.micro_batch or (experiment.cpu_micro_batch if on_cpu else None)

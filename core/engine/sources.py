@@ -31,10 +31,12 @@ class Source(Protocol):
   """Gives the learner its batches."""
 
   @property
-  def devices(self) -> set[Device]: ...  # those that act: each wants its copy of parameters
+  def devices(self) -> set[Device]:
+    """The devices that act: each wants a copy of the parameters."""
+    ...
 
   def get(self, index: int) -> tuple[Rollout, float]:
-    """Batch `index`, and the seconds waited for it.
+    """Returns batch `index`, [T+1, B], and the seconds waited for it.
 
     Raises:
       Interrupted: the run was asked to stop.
@@ -42,8 +44,13 @@ class Source(Protocol):
     """
     ...
 
-  def publish(self, version: int, params: Published) -> None: ...
-  def close(self) -> None: ...
+  def publish(self, version: int, params: Published) -> None:
+    """Hands over the parameters that have `version` updates behind them."""
+    ...
+
+  def close(self) -> None:
+    """Ends what acts, and closes its pools."""
+    ...
 
 
 class LockstepSource:
@@ -54,22 +61,32 @@ class LockstepSource:
     self.devices = {actor.device}
 
   def publish(self, version: int, params: Published) -> None:
+    """Takes the parameters that the next batch is acted with."""
     self._version, self._params = version, params
 
   def get(self, index: int) -> tuple[Rollout, float]:
+    """Acts for batch `index`, [T+1, B]; the seconds are all that this took."""
     start = time.perf_counter()
     params = self._params[self._actor.device]
     rollout = self._actor.unroll(params, self._version, index, self._stopping)
     return rollout, time.perf_counter() - start
 
   def close(self) -> None:
+    """Closes the actor's pools."""
     self._actor.close()
 
 
 def start(
   runtime: Lockstep | Sebulba, actors: Sequence[Actor], first: int, stopping: Callable[[], bool]
 ) -> Source:
-  """Starts to act from batch `first` on; `stopping` says that the run is to end."""
+  """Starts to act, from batch `first` on.
+
+  Args:
+    runtime: in turn with the learner, or in threads.
+    actors: one for `Lockstep`; one or more for `Sebulba`.
+    first: number of the first batch, which is that of the updates made so far.
+    stopping: says that the run is to end.
+  """
   match runtime:
     case Lockstep():
       return LockstepSource(actors[0], stopping)
@@ -90,7 +107,9 @@ class SebulbaSource:
     self._failures: list[BaseException] = []
     self._published = threading.Condition()
     self._params: dict[int, Published] = {}  # the last lag + 1 versions
+    # An actor is never ahead of the learner by more than this: it then waits for parameters.
     self._queues = [queue.Queue[Rollout](maxsize=lag + 1) for _ in actors]
+    # Daemons: an environment that hangs must not keep the process from ending.
     self._threads = [
       threading.Thread(target=self._run, args=pair, name=f"actor-{i}", daemon=True)
       for i, pair in enumerate(zip(actors, self._queues, strict=True))
@@ -99,12 +118,15 @@ class SebulbaSource:
       thread.start()
 
   def publish(self, version: int, params: Published) -> None:
+    """Wakes the actors that wait for this version."""
     with self._published:
       self._params[version] = params
+      # Batch `version - 1` has come from every actor, so none asks for one this old again.
       self._params.pop(version - self._lag - 1, None)
       self._published.notify_all()
 
   def get(self, index: int) -> tuple[Rollout, float]:
+    """Takes batch `index` from every actor, [T+1, B] of all, and the seconds waited for them."""
     start = time.perf_counter()
     rollouts = [self._take(q) for q in self._queues]
     waited = time.perf_counter() - start
@@ -146,7 +168,7 @@ class SebulbaSource:
       self._stop.set()
 
   def _wait_for(self, version: int) -> Published:
-    """The parameters of that version, once they are there."""
+    """Returns the parameters of that version, once they are there."""
     with self._published:
       while version not in self._params:
         if self._stop.is_set():
@@ -164,7 +186,7 @@ class SebulbaSource:
 
 
 def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
-  """One rollout of the environments of all actors."""
+  """Makes one rollout [T+1, B] of those of all actors, in order of their environments."""
   if len(rollouts) == 1:
     return rollouts[0]
   trajectories = [r.trajectory for r in rollouts]
@@ -175,6 +197,7 @@ def concatenate(rollouts: Sequence[Rollout]) -> Rollout:
   fields = [
     jax.tree.map(join(axis), *parts) for axis, *parts in zip(BATCH_AXES, *trajectories, strict=True)
   ]
+  # Actors run at the same time: their seconds are averaged, where env steps are added.
   return Rollout(
     Trajectory(*fields),
     sum(r.env_steps for r in rollouts),

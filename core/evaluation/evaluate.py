@@ -121,6 +121,7 @@ def chosen(workdir: Workdir, step: int | None) -> Chosen:
     return Chosen(experiment)
   device = jax.devices()[0]
   _, settings, _ = laid_out(experiment, experiment.runs)
+  # Their first states say what a checkpoint of R runs looks like: Orbax restores into a structure.
   with contextlib.closing(make_runs(experiment, experiment.runs, [device], advances=False)) as runs:
     restored = _checkpoint(workdir, step, runs.saved(runs.init()))
   run = 0
@@ -139,7 +140,7 @@ def chosen(workdir: Workdir, step: int | None) -> Chosen:
 def restore(
   workdir: Workdir, step: int | None, found: Chosen, agent: Functions, spec: EnvSpec
 ) -> tuple[int, ActorParams]:
-  """Restores what acts: env steps of the checkpoint, and its parameters on the first device.
+  """Restores what acts, on the first device.
 
   Args:
     workdir: of the run.
@@ -147,6 +148,9 @@ def restore(
     found: the run.
     agent: its functions.
     spec: of the environment, without a batch axis.
+
+  Returns:
+    Env steps of the checkpoint; and its parameters with discounts [P + E + C].
 
   Raises:
     UserError: there is no whole checkpoint, or it is of another agent.

@@ -155,7 +155,14 @@ class Scores:
   def _of_run(
     self, returns: np.ndarray, lengths: np.ndarray, played: np.ndarray, cut: np.ndarray
   ) -> Played:
-    """The episodes of one run, from [E, K], and how many each environment played, [E]."""
+    """Collects the episodes of one run.
+
+    Args:
+      returns: of each environment's episodes, [E, K].
+      lengths: theirs, [E, K].
+      played: how many of the K there are, [E].
+      cut: whether the last of them did not end, [E] bool.
+    """
     mine = np.arange(returns.shape[1]) < played[:, None]
     ended = zip(returns[mine].tolist(), lengths[mine].tolist(), strict=True)
     episodes = [Episode(0, *episode) for episode in ended]
@@ -247,5 +254,5 @@ def go_on(
 
 
 def _keys(seed: Array) -> Array:
-  """Keys of environments and actions, [2]."""
+  """Returns the keys of environments and of actions, [2], for the seed of a run, []."""
   return jax.random.split(jax.random.fold_in(jax.random.key(seed), STREAM))

@@ -93,16 +93,19 @@ class _Evaluated:
     self._env_steps = env_steps
 
   def get(self, index: int) -> tuple[Rollout, float]:
+    """Returns batch `index`, [T+1, B], of the source; raises what an evaluation failed with."""
     self._evaluator.check()
     rollout, waited = self._source.get(index)
     self._env_steps += rollout.env_steps * hosts.count()
     return rollout, waited
 
   def publish(self, version: int, params: Published) -> None:
+    """Hands parameters to what acts, and those of one device to the evaluation."""
     self._source.publish(version, params)
     self._evaluator.offer(self._env_steps, params[self._device])
 
   def close(self) -> None:
+    """Closes the source."""
     self._source.close()
 
 
@@ -135,7 +138,12 @@ class Evaluator:
     return (env_steps // every + 1) * every
 
   def offer(self, env_steps: int, params: ActorParams) -> None:
-    """Starts an evaluation if one is due; skips it if there is one under way."""
+    """Starts an evaluation if one is due; skips it if there is one under way.
+
+    Args:
+      env_steps: of the run by now.
+      params: what acts from now on: parameters, and discounts [P + E + C].
+    """
     self._last = env_steps, params  # by reference: what acts is a copy that no update changes
     if env_steps < self._due:
       return

@@ -100,6 +100,7 @@ class Video:
         raise RunError(f"the video cannot be written: {str(error).splitlines()[0]}") from error
 
   def close(self) -> None:
+    """Writes what is held back, and closes the file."""
     self._writer.close()
 
 

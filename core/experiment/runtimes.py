@@ -151,7 +151,7 @@ class IndependentRuns:
 
   @property
   def size(self) -> int:
-    """The number of runs."""
+    """R, the number of runs."""
     lengths = [len(values) for values in self.settings.values()]
     return self.repeats * (lengths[0] if self.paired else math.prod(lengths))
 

@@ -99,6 +99,11 @@ class Stop:
     self._interrupts = 0
 
   def __call__(self, number: int, frame: FrameType | None) -> None:
+    """Handles a signal, in the main thread: asks for the end, or at a second Ctrl-C ends it.
+
+    Raises:
+      KeyboardInterrupt: at that one, where the process is not selftune's own.
+    """
     if self.asked and number == signal.SIGINT:
       if self._hard:
         end(number)
@@ -184,6 +189,7 @@ class _Output(io.FileIO):
   failure: OSError | None = None
 
   def write(self, data) -> int:  # type: ignore[override]
+    """Writes bytes, and keeps the first error in place of raising it: then all count as written."""
     try:
       while (written := super().write(data)) is None:  # a pipe that another program made not wait
         select.select([], [self], [])

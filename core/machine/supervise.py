@@ -67,7 +67,7 @@ def supervised(run: Callable[[], int]) -> int:
 
 def _wait(child: int) -> int:
   """Waits for the child; its status."""
-  # By looking: Python handles a signal that comes just before a blocking wait only after it.
+  # It looks now and then: a signal that comes just before a blocking wait is handled after it.
   while True:
     pid, status = os.waitpid(child, os.WNOHANG)
     if pid:

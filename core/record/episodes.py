@@ -20,7 +20,7 @@ class EpisodeCounter:
     self.lengths = np.zeros(num_envs, np.int64)  # [B] transitions
 
   def so_far(self, i: int | np.integer) -> tuple[float, int]:
-    """Of environment i."""
+    """Returns the raw return and the length so far of environment i."""
     return float(self.returns[i]), int(self.lengths[i])
 
   def add(self, timestep: TimeStep) -> list[tuple[float, int]]:

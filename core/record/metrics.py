@@ -10,7 +10,7 @@ RENAMED = {"eta": "tuned", "eta_raw": "eta"}  # first parts of names, of runs be
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-  """The rows of such a file, as `jsonl.read` gives them.
+  """Reads the rows of such a file, as `jsonl.read` does.
 
   Raises:
     UserError: it cannot be read.
@@ -19,7 +19,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _as_today(row: dict[str, Any]) -> dict[str, Any]:
-  """A row with today's names: one of before has `eta_raw/` beside every `eta/`."""
+  """Returns a row with today's names: one of before has `eta_raw/` beside every `eta/`."""
   if not any(name.startswith("eta_raw/") for name in row):
     return row
   parts = ((name.partition("/"), value) for name, value in row.items())

@@ -18,7 +18,7 @@ SPAN = 10  # times the least value that the greatest is, from which on the axis 
 
 
 def panels(rows: Sequence[Row], end: float) -> list[tuple[str, Callable[[Any], None]]]:
-  """Titles, and what draws each panel into Matplotlib's axes; none without an exchange.
+  """Returns titles, and what draws each panel into Matplotlib's axes; none without an exchange.
 
   Args:
     rows: of the lineage.
@@ -32,7 +32,7 @@ def panels(rows: Sequence[Row], end: float) -> list[tuple[str, Callable[[Any], N
 
 
 def segments(rows: Sequence[Row], name: str, end: float) -> dict[tuple[int, int], list[Segment]]:
-  """Lines of a setting: from each exchange to the next, and from a parent to its copy.
+  """Finds the lines of a setting: from exchange to exchange, and from a parent to its copy.
 
   Args:
     rows: of the lineage, in order.
@@ -59,7 +59,7 @@ def segments(rows: Sequence[Row], name: str, end: float) -> dict[tuple[int, int]
 
 
 def best(rows: Sequence[Row]) -> int:
-  """The run with the best score at the last exchange where any had one; else the first."""
+  """Finds the run with the best score at the last exchange where any had one; else the first."""
   scored = [row for row in rows if row.score is not None]
   last = max((row.exchange for row in scored), default=0)
   of_last = [row for row in scored if row.exchange == last]

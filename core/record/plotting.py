@@ -97,7 +97,7 @@ def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
 
 
 def figure(workdirs: Sequence[Path]) -> Any:
-  """The matplotlib Figure: episode return above; a panel a tuned number, and a metric, below.
+  """Draws a matplotlib Figure: the return above; a panel a tuned number, and a metric, below.
 
   With the mean of many numbers of one run comes how they are distributed, where it was logged.
   """
@@ -114,7 +114,7 @@ def figure(workdirs: Sequence[Path]) -> Any:
 
 
 def _panels(names: Iterable[str]) -> dict[str, list[str]]:
-  """Title -> metrics of each panel, those of tuned numbers first."""
+  """Sorts metrics into panels, by title, those of tuned numbers first."""
   panels: dict[str, list[str]] = {}
   names = sorted(set(names) - OF_CORE, key=_natural)
   for name in (name for name in names if name.startswith(TUNED)):
@@ -195,7 +195,7 @@ def _rows(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _histograms(workdir: Path) -> dict[str, list[tuple[int, Histogram]]]:
-  """By name: env steps, and how the numbers were distributed then."""
+  """Reads histograms by name: env steps, and how the numbers were distributed then."""
   path = Path(workdir) / "histograms.jsonl"
   rows = jsonl.read(path) if path.is_file() else ()
   found: dict[str, list[tuple[int, Histogram]]] = {}
@@ -291,7 +291,7 @@ def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None
 
 
 def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequence[Any]) -> None:
-  """One line a head. One run: a colour each; several: colours tell runs, dashes tell heads."""
+  """Draws a line a head. Of one run each has a colour; of several, dashes tell heads."""
   curves = [[curve(runs, key) for key in keys] for runs in groups.values()]
   on_log = _spans_decades(np.concatenate([mean for of_run in curves for _, mean, _ in of_run]))
   for own, of_run in zip(colours, curves, strict=True):
@@ -308,7 +308,7 @@ def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequ
 
 
 def _spans_decades(values: np.ndarray) -> bool:
-  """Whether a log scale shows values [N] better: none is below 0, and most are not of one size."""
+  """Says whether a log scale suits values [N]: none is below 0, and most are not of one size."""
   positive = values[values > 0]
   if len(positive) == 0 or values.min() < 0:
     return False

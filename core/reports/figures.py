@@ -12,7 +12,7 @@ BESIDE = 28  # characters of a name that there is room for beside bars
 
 
 def figure(width: float, height: float, columns: int = 1) -> tuple[Any, list[Any]]:
-  """A figure of a row of panels, and these."""
+  """Makes a figure of a row of panels, `width` x `height` inches; returns it and the panels."""
   from matplotlib.figure import Figure  # without pyplot, as in core.record.plotting
 
   page = Figure(figsize=(width, height), layout="constrained")

@@ -14,7 +14,7 @@ img { max-width: 100% }
 
 
 def document(title: str, heading: str, introduction: str, parts: Iterable[str]) -> str:
-  """A page that loads nothing from elsewhere.
+  """Returns an HTML page that loads nothing from elsewhere.
 
   Args:
     title: of the window.
@@ -33,13 +33,13 @@ def document(title: str, heading: str, introduction: str, parts: Iterable[str]) 
 
 
 def image(name: str, path: Path) -> str:
-  """A PNG, as part of the page."""
+  """Returns the HTML of a PNG that is a part of the page itself."""
   data = base64.b64encode(path.read_bytes()).decode()
   return f'<img alt="{name}" src="data:image/png;base64,{data}">'
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-  """A table; the first row is its header. Cells are text, which may hold any character."""
+  """Returns the HTML of a table, whose first row is its header; cells may hold any character."""
   first, *rest = rows
 
   def line(cells: Sequence[str], tag: str) -> str:
@@ -49,7 +49,7 @@ def table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def text(rows: Sequence[Sequence[str]]) -> str:
-  """The same table for a terminal."""
+  """Returns the same table for a terminal."""
   widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
   lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
   return "\n".join(line.rstrip() for line in lines)

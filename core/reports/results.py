@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
   @property
   def label(self) -> str:
-    """Which run it is."""
+    """What run it is, in words."""
     return f"{self.agent} on {self.environment}, {described(self.setting)}, seed {self.seed}"
 
 
@@ -58,7 +58,7 @@ class Results(NamedTuple):
 
 
 def described(setting: Setting) -> str:
-  """A setting in words."""
+  """Describes a setting in words."""
   told = [f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in setting]
   return ", ".join(told) or "as configured"
 
@@ -155,7 +155,7 @@ def _row(cells: Mapping[str, str], where: str) -> Row:
 
 
 def _value(text: str) -> Any:
-  """A value of a setting: 0.10 is 0.1; text where it is no number."""
+  """Reads a value of a setting: 0.10 is 0.1; text where it is no number."""
   try:
     return float(text)
   except ValueError:
@@ -206,7 +206,7 @@ def arranged(rows: Sequence[Row]) -> Results:
 
 
 def _counted(row: Row, least: float) -> tuple[float, str]:
-  """The score that a run counts with, and what is to be said of it."""
+  """Returns the score that a run counts with, and what is to be said of it, '' if nothing is."""
   if row.status == DIVERGED:
     return least, "diverged; counts with the least score of its environment"
   if row.status != FINISHED:

@@ -42,7 +42,7 @@ class Sensitivity(NamedTuple):
 
 
 def percentiles(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-  """p5 and p95 of each environment, [..., E], over the settings of all agents.
+  """Computes p5 and p95 of each environment, [..., E], over the settings of all agents.
 
   Args:
     scores: of each agent, [..., E, H of its own]. Where NaN is must not differ along [...].
@@ -61,14 +61,20 @@ def percentiles(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def normalised(scores: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-  """Gamma of scores [..., E, H]; 0 where all scores of an environment are equal."""
+  """Computes Gamma of scores [..., E, H]; 0 where all scores of an environment are equal.
+
+  Args:
+    scores: of an agent, [..., E, H].
+    low: p5, [..., E].
+    high: p95, [..., E].
+  """
   span = high - low
   scale = np.where(span == 0, 1.0, span)
   return (scores - low[..., None]) / scale[..., None]
 
 
 def sensitivity(gamma: np.ndarray) -> Sensitivity:
-  """How much is gained by a setting for each environment over one for all.
+  """Computes what a setting for each environment gains over one setting for all.
 
   Args:
     gamma: normalised scores of an agent, [..., E, H].
@@ -79,7 +85,7 @@ def sensitivity(gamma: np.ndarray) -> Sensitivity:
 
 
 def tuned_of(gamma: np.ndarray, values: np.ndarray, star: np.ndarray) -> np.ndarray:
-  """The best mean over environments where k hyperparameters are tuned, k = 0..D; [..., D + 1].
+  """Computes the best mean over environments with k numbers tuned, k = 0..D: [..., D + 1].
 
   Args:
     gamma: normalised scores of an agent, [..., E, H].
@@ -98,7 +104,7 @@ def tuned_of(gamma: np.ndarray, values: np.ndarray, star: np.ndarray) -> np.ndar
 
 
 def effective_dimension(tuned: np.ndarray) -> np.ndarray:
-  """The least k that reaches 95 % of what tuning all reaches, [...].
+  """Finds the least k that reaches 95 % of what tuning all reaches, [...].
 
   Args:
     tuned: of `tuned_of`, [..., D + 1].
@@ -109,7 +115,7 @@ def effective_dimension(tuned: np.ndarray) -> np.ndarray:
 
 
 def expected_best(scores: np.ndarray) -> np.ndarray:
-  """The expected best of N settings that are drawn without replacement, N = 1..H; [..., H].
+  """Computes the expected best of N settings drawn without replacement, N = 1..H: [..., H].
 
   By order statistics: the i-th least of n scores is the best of N draws with probability
   C(i - 1, N - 1) / C(n, N). Settings without a score are not drawn.
@@ -127,7 +133,7 @@ def expected_best(scores: np.ndarray) -> np.ndarray:
 
 
 def _best_of(n: int) -> np.ndarray:
-  """The probability that the i-th least of n is the best of N draws, [N - 1, i - 1]."""
+  """Computes the probability that the i-th least of n is the best of N draws, [N - 1, i - 1]."""
   i = np.arange(1, n + 1)
   rows = [np.full(n, 1 / n)]
   for draws in range(1, n):
@@ -137,7 +143,8 @@ def _best_of(n: int) -> np.ndarray:
 
 
 def tries_to_match(best: np.ndarray, score: float) -> int | None:
-  """The least N whose expected best of `expected_best` [H] reaches a score; None if none does."""
+  """Finds the least N whose `expected_best`, of [H], reaches a score; None if none does."""
+  # By a margin: `best` is a sum of products, which rounds where the score does not.
   reached = np.flatnonzero(best >= score - 1e-9 * abs(score))
   return int(reached[0]) + 1 if reached.size else None
 
@@ -173,13 +180,13 @@ def _means_of_draws(runs: np.ndarray, b: int, random: np.random.Generator) -> np
 
 
 def means(runs: np.ndarray) -> np.ndarray:
-  """Mean scores over seeds, [E, H], of runs [E, H, S]; NaN where there is no run."""
+  """Computes mean scores over seeds, [E, H], of runs [E, H, S]; NaN where there is no run."""
   counts = (~np.isnan(runs)).sum(-1)
   return np.nansum(runs, axis=-1) / np.where(counts == 0, np.nan, counts)
 
 
 def _greatest(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """Where the greatest along the last axis is, and its value; NaN only where all are."""
+  """Finds where the greatest of [..., N] is, and its value, [...] each; NaN only where all are."""
   filled = np.where(np.isnan(x), -np.inf, x)
   where = np.argmax(filled, axis=-1)
   value = np.take_along_axis(filled, where[..., None], axis=-1)[..., 0]

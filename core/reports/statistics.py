@@ -78,9 +78,18 @@ def statistics(
 def profiles(
   scores: Mapping[str, np.ndarray], resamples: int, seed: int = 0
 ) -> tuple[np.ndarray, Estimates]:
-  """Performance profiles alone: the thresholds, and what fraction of runs is above each.
+  """Computes performance profiles alone; the same for equal arguments.
 
-  Arguments and errors are as in `statistics`; agents may differ in their number of tasks.
+  Args:
+    scores: of each agent, [runs, tasks]; agents may differ in their number of tasks.
+    resamples: of the bootstrap.
+    seed: of NumPy's global generator, see `statistics`.
+
+  Returns:
+    The thresholds, [THRESHOLDS], and what fraction of an agent's runs is above each.
+
+  Raises:
+    UserError: rliable is not installed.
   """
   np.random.seed(seed)
   return _profiles(scores, resamples)
@@ -89,7 +98,10 @@ def profiles(
 def interquartile_means(
   scores: Mapping[Any, np.ndarray], resamples: int, seed: int = 0
 ) -> dict[Any, np.ndarray]:
-  """The interquartile mean of each task, [3, tasks]: its value, from, to; as in `statistics`."""
+  """Computes the interquartile mean of each task, [3, tasks]: its value, from, to.
+
+  Arguments and errors are those of `profiles`.
+  """
   rliable()
   from scipy.stats import trim_mean
 
@@ -113,7 +125,11 @@ def _estimates(data: Mapping[str, Any], function: Any, resamples: int) -> Estima
 
 
 def rliable() -> tuple[Any, Any]:
-  """The library and its metrics; raises UserError where it is not installed."""
+  """Imports the library and its metrics.
+
+  Raises:
+    UserError: it is not installed, or cannot be imported.
+  """
   try:
     from rliable import library, metrics
   except (ImportError, TypeError) as error:  # its own imports fail with pandas 3 by a TypeError

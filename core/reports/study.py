@@ -93,16 +93,20 @@ def evaluate(results: Results, resamples: int) -> Found:
 
 
 def varied(settings: Sequence[Setting]) -> list[str]:
-  """The hyperparameters that have more than one value in these settings."""
+  """Lists the hyperparameters that have more than one value in these settings."""
   names = dict.fromkeys(name for setting in settings for name, _ in setting)
   return [name for name in names if len({dict(s).get(name) for s in settings}) > 1]
 
 
 def grid(settings: Sequence[Setting]) -> np.ndarray | None:
-  """Which value of each hyperparameter that varies each setting has, [H, D].
+  """Numbers which value of each hyperparameter that varies each setting has.
+
+  Args:
+    settings: H of them.
 
   Returns:
-    None where settings are not all combinations of these values, or D is too large.
+    Integers [H, D]; None where settings are not all combinations of these values, or D is too
+    large.
   """
   names = varied(settings)
   values = [list(dict.fromkeys(dict(s).get(name) for s in settings)) for name in names]
@@ -113,7 +117,7 @@ def grid(settings: Sequence[Setting]) -> np.ndarray | None:
 
 
 def _worth(gamma: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, ...]:
-  """The first six of `Worth`, without intervals, of normalised scores [..., E, H]."""
+  """Computes the first six of `Worth`, without intervals, of normalised scores [..., E, H]."""
   found = sensitivity.sensitivity(gamma)
   unknown = np.isnan(found.value)
   of_k = np.full((*unknown.shape, 1), np.nan)
@@ -129,7 +133,7 @@ def _worth(gamma: np.ndarray, values: np.ndarray | None) -> tuple[np.ndarray, ..
 def _whole(
   runs: Mapping[str, np.ndarray], low: np.ndarray, high: np.ndarray
 ) -> tuple[dict[str, np.ndarray], int]:
-  """Normalised scores of all runs, [S, settings in environments], where all S are there.
+  """Normalises the scores of all runs, [S, settings in environments], where all S are there.
 
   Seeds are what is drawn anew, so each setting in each environment is a stratum, a column.
   """
@@ -146,7 +150,13 @@ def _whole(
 def _raw(
   results: Results, chosen: Mapping[str, Sequence[int]], resamples: int
 ) -> dict[Place, np.ndarray]:
-  """Interquartile means of raw scores at a setting of each agent in each environment."""
+  """Computes interquartile means of raw scores, [3], at one setting of each agent.
+
+  Args:
+    results: of all runs.
+    chosen: agent -> the setting in each environment, E of them; NONE for none.
+    resamples: of the bootstrap.
+  """
   columns: dict[tuple[str, int], dict[Place, np.ndarray]] = {}  # those of as many runs
   for agent, settings in chosen.items():
     for e, h in enumerate(settings):

@@ -16,7 +16,7 @@ Moved = dict[str, dict[Place, tuple[float, float, float]]]
 
 
 def draw(found: Found, moves: Moved) -> dict[str, Any]:
-  """All figures that there is something to draw in."""
+  """Draws all figures that there is something to draw in, by name."""
   figures = {
     "sensitivity": _plane(found),
     "scores": _scores(found),
@@ -31,7 +31,7 @@ def draw(found: Found, moves: Moved) -> dict[str, Any]:
 
 
 def _plane(found: Found) -> Any:
-  """Score against sensitivity, a point an agent: above and to the left is better."""
+  """Draws score against sensitivity, a point an agent: above and to the left is better."""
   page, (axes,) = figure(6.5, 5.0)
   colours = line_colours(len(found.worth))
   points = []
@@ -47,7 +47,7 @@ def _plane(found: Found) -> Any:
 
 
 def _scores(found: Found) -> Any:
-  """A panel an environment; a row an agent, above with its own setting, below with that for all."""
+  """Draws a panel an environment, with two bars an agent: its own setting, and that for all."""
   environments, agents = found.results.environments, list(found.worth)
   columns = min(COLUMNS, len(environments))
   rows = -(-len(environments) // columns)
@@ -124,7 +124,7 @@ def _dimension(found: Found) -> Any:
 
 
 def _moved(moves: Moved) -> Any:
-  """A panel a tuned number; a line from where it began to the dot where it ended."""
+  """Draws a panel a tuned number; a line from where it began to the dot where it ended."""
   from matplotlib.figure import Figure
 
   columns = min(COLUMNS, len(moves))

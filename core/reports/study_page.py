@@ -90,7 +90,7 @@ def report_csv(path: Path, out: Path, resamples: int = 2000) -> str:
 
 
 def agent_table(found: Found) -> list[list[str]]:
-  """Header and rows: an agent, what was tried of it, and what tuning is worth to it."""
+  """Returns header and rows: an agent, what was tried of it, and what tuning is worth to it."""
   header = ["agent", "settings", "seeds", "tuned", "one for all", "sensitivity", "dimension"]
   rows = [header]
   for agent, worth in found.worth.items():
@@ -104,7 +104,7 @@ def agent_table(found: Found) -> list[list[str]]:
 
 
 def numbers(found: Found, moves: Moved) -> dict[str, Any]:
-  """The numbers of the page as JSON has them; what is not known is null."""
+  """Returns the numbers of the page as JSON has them; what is not known is null."""
   results = found.results
   settings = {agent: [dict(s) for s in of] for agent, of in results.settings.items()}
   worth = {}
@@ -147,7 +147,7 @@ def _plain(value: Any) -> Any:
 
 
 def moved(rows: Sequence[Row]) -> Moved:
-  """How far each number that tuned itself went, over all runs of an agent in an environment."""
+  """Measures how far each tuned number went, over all runs of an agent in an environment."""
   runs: dict[str, dict[Place, list[tuple[float, float]]]] = {}
   for row in rows:
     for name, last in row.last.items():
@@ -218,7 +218,7 @@ def _score_table(found: Found) -> list[list[str]]:
 
 
 def _matching(found: Found) -> str:
-  """How many settings of one agent are as good as the setting for all of another."""
+  """Returns HTML: how many tries of one agent are as good as the setting for all of another."""
   agents = list(found.worth)
   rows = [["tries of", *(f"to match {agent} untuned" for agent in agents)]]
   for b in agents:
@@ -260,7 +260,7 @@ def _of(values: Iterable[float], function: Callable[[np.ndarray], Any]) -> float
 
 
 def _estimate(x: np.ndarray) -> str:
-  """A value and its interval, [3], in words."""
+  """Tells a value and its interval, [3], in words."""
   if math.isnan(x[0]):
     return "—"
   return f"{x[0]:.3g} ({x[1]:.3g} to {x[2]:.3g})"

@@ -51,7 +51,7 @@ def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> t
 
 
 def specs(states: RunState) -> RunState:
-  """PartitionSpecs of states [R, ...]: what is of each environment is split by that, too."""
+  """Returns PartitionSpecs of states [R', ...]: environments, [R', B, ...], are split by B, too."""
   of_run: Any = P(AXIS)
   of_env: Any = P(AXIS, BATCH)
   return RunState(
@@ -123,7 +123,7 @@ class Runs:
     self._inherit: Any = None  # and so is this
 
   def init(self) -> RunState:
-    """The first state of all runs, [R', ...]: R, and copies of the last that fill the chunks.
+    """Makes the first states of all runs, [R', ...]: R, and copies of the last to fill the chunks.
 
     Raises:
       UserError: the meta-optimiser cannot learn from such batches.
@@ -136,20 +136,24 @@ class Runs:
     return jax.device_put(jax.jit(first)(*rows), shardings)
 
   def saved(self, states: RunState) -> RunState:
-    """What a checkpoint holds: without the copies, [R, ...], whatever the devices are."""
+    """Returns what a checkpoint holds of states [R', ...]: [R, ...], whatever the devices are."""
     if len(self._padded) == self.members.size:
       return states
     return jax.tree.map(lambda x: x[: self.members.size], states)
 
   def resume(self, saved: RunState) -> RunState:
-    """The states [R', ...] that were saved; their environments are part of them."""
+    """Returns the states [R', ...] of saved ones, [R, ...]; environments are part of them."""
     if len(self._padded) == self.members.size:
       return jax.device_put(saved, self._shardings(saved))
     pad = lambda states: jax.tree.map(lambda x: x[self._padded], states)
     return jax.jit(pad, out_shardings=self._shardings(saved))(saved)
 
   def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
-    """So many iterations of every run that is still going; `states` are donated.
+    """Makes so many iterations of every run that is still going; `states` are donated.
+
+    Args:
+      states: [R', ...].
+      iterations: how many.
 
     Returns:
       The states [R', ...], and the ends of episodes, [R', iterations * T, B]; a fused iteration
@@ -165,6 +169,10 @@ class Runs:
 
   def trace(self, states: RunState, iterations: int) -> None:
     """Traces what `advance` will run, so that what a plugin gives is known before files are left.
+
+    Args:
+      states: [R', ...], or their shapes.
+      iterations: of a later `advance`.
 
     Raises:
       UserError: a plugin gives what it must not.
@@ -220,14 +228,14 @@ class Runs:
     return lambda *trees: compiled((self._seeds, self._settings), *trees)
 
   def of_each(self, x: Array) -> np.ndarray:
-    """What is of each run, [R', ...], on the host and without the copies: [R, ...]."""
+    """Returns what is of each run, [R', ...], on the host and without the copies: [R, ...]."""
     return np.asarray(x)[: self.members.size]
 
   def close(self) -> None:
-    """Nothing is held."""
+    """Does nothing: no pool or thread is held."""
 
   def _placed(self, rows: PyTree) -> PyTree:
-    """What is of each run, [R, ...], on the devices: with the copies, [R', ...]."""
+    """Puts what is of each run, [R, ...], on the devices, with the copies: [R', ...]."""
     padded = jax.tree.map(lambda x: x[self._padded], rows)
     return jax.device_put(padded, NamedSharding(self._mesh, P(AXIS)))
 
@@ -235,7 +243,7 @@ class Runs:
     return jax.tree.map(lambda spec: NamedSharding(self._mesh, spec), specs(states))
 
   def _machine_code(self, device: Device) -> Advance | None:
-    """What advances the runs where JAX need not."""
+    """Returns what advances the runs in place of JAX; None where nothing can."""
     agent, members = self.members.agent, self.members
     if not isinstance(agent.metaopt, AdvancesNatively) or device.platform != "cpu":
       return None
@@ -281,9 +289,10 @@ class Runs:
     )(states, settings)
 
   def _advance(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
-    """Of the runs, and of these the environments, of one device."""
+    """Advances the runs of one device, and of each the environments that the device has."""
 
     def iterate(state, values):
+      # Metrics become float32: NaN stands in them for a run that has made no update.
       state, ends, metrics = self._iteration(*self._built(values))(state)
       return (state, jax.tree.map(jnp.float32, metrics)), ends
 
@@ -302,6 +311,7 @@ class Runs:
       return jax.lax.cond(jnp.any(self.members.active(states)), scan, rest, (states, none))
 
     rows = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), (states, settings))
+    # A loop and not a vmap: its `cond` then skips a chunk whose runs have all ended.
     (states, metrics), ends = jax.lax.map(one_chunk, rows)
     merge = lambda x: x.reshape(-1, *x.shape[2:])
     # [chunks, iterations, chunk, T, B] -> [R, iterations * T, B]

@@ -77,7 +77,7 @@ class ManyRuns:
     self._describe = jax.jit(jax.vmap(functools.partial(describe, experiment.agent.metaopt)))
 
   def init(self) -> RunState:
-    """The first states, [R, ...]; what a plugin refuses is known once there are some."""
+    """Makes the first states, [R, ...]; what a plugin refuses is known once there are some."""
     states = self._runs.init()
     self._runs.trace(states, self._runtime.iterations)
     return self._runs.saved(states)
@@ -86,6 +86,7 @@ class ManyRuns:
   def begun(
     self, saved: RunState, progress: Progress, logger: Logger, stopping: Callable[[], bool]
   ) -> Iterator[RunState]:
+    """Opens the logs of the runs; gives the states [R', ...] that begin as `saved`, [R, ...]."""
     runs, self._stopping = self._runs, stopping
     if isinstance(runs, Runs) and runs.form:
       print(f"selftune: runs are advanced by {runs.form}", file=sys.stderr)
@@ -101,13 +102,17 @@ class ManyRuns:
         yield states
 
   def advance(self, state: RunState, progress: Progress) -> tuple[RunState, Moved]:
-    """`runs.iterations` iterations of every run that is still going, and perhaps an exchange."""
+    """Makes `runs.iterations` iterations of all runs that still go, and an exchange if it is time.
+
+    States and metrics are [R', ...]; the states are donated.
+    """
     del progress
     if self._stopping():
       raise Interrupted
     runs = self._runs
     state, ends = runs.advance(state, self._runtime.iterations)
     steps = runs.of_each(state.env_steps)
+    # Each run counts in int32, which the sum of many may exceed.
     env_steps = int(steps.sum(dtype=np.int64))
     found = episodes(jax.device_get(ends), runs.members.size)
     ended = [(*episode, number) for number, of_run in enumerate(found) for episode in of_run]
@@ -131,15 +136,21 @@ class ManyRuns:
     return bool(self._runs.of_each(self._runs.members.active(state)).any())
 
   def done(self, state: RunState, progress: Progress) -> bool:
-    """Whether every run has made its steps, finished its episodes or diverged."""
+    """Says whether every run has made its steps, finished its episodes or diverged."""
     del progress
     return not self._active(state)
 
   def check(self, metrics: Metrics) -> None:
-    """A run that was not finite stands still, and the others go on."""
+    """Does nothing with metrics [R']: a run that was not finite stands still, the others go on."""
 
   def row(self, state: RunState, metrics: Metrics, progress: Progress) -> dict[str, Any]:
-    """What all runs together are, and to each run's own log what it is."""
+    """Returns what all runs together are, and tells each run's own log what that run is.
+
+    Args:
+      state: of the runs, [R', ...].
+      metrics: of their last updates, [R'] each.
+      progress: of all of them.
+    """
     runs = self._runs
     found = jax.tree.map(runs.of_each, metrics | self._describe(state.learner))
     if self._exchanges is not None:
@@ -152,7 +163,7 @@ class ManyRuns:
     return summary(found) | {name: int(x.sum()) for name, x in still.items()}
 
   def saved(self, state: RunState) -> RunState:
-    """The states of all runs, [R, ...]; the table of them is written."""
+    """Returns the states of all runs, [R, ...], of [R', ...]; the table of them is written."""
     write_table(self._table, self._runs, state)
     return self._runs.saved(state)
 
@@ -210,7 +221,7 @@ def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
 
 
 def smaller(experiment: Train) -> str:
-  """What to do where memory does not suffice."""
+  """Says what to do where memory does not suffice."""
   chunk = experiment.runs and experiment.runs.chunk
   now = chunk or f"None: {CPU_CHUNK} on a CPU, elsewhere all runs of a device"
   return f"Halve runs.chunk (it is {now}), runs.iterations, train.num_envs or train.unroll_length."
@@ -223,7 +234,7 @@ def make_runs(
   restart: int = 0,
   advances: bool = True,
 ) -> Runs | PoolRuns:
-  """The runs of an experiment.
+  """Makes the runs of an experiment.
 
   Args:
     experiment: what is trained.
@@ -259,7 +270,7 @@ def make_runs(
 
 
 def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | Histogram]:
-  """Metrics of all runs as those of a row: the one run's, or the mean, least and greatest of them.
+  """Makes a row of metrics of all runs, [R] each: the one's, or their mean, least and greatest.
 
   A histogram is that of all runs together. What is not finite in some run, as in one that
   diverged, is left out.
@@ -279,7 +290,7 @@ def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | 
 
 
 def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
-  """Which runs are still going, and which diverged; [R] of 0 and 1."""
+  """Says which runs are still going, and which diverged, of states [R', ...]: [R] of 0 and 1."""
   return {
     "runs/active": runs.of_each(runs.members.active(states)).astype(int),
     "runs/diverged": (runs.of_each(states.learner.failure) >= 0).astype(int),
@@ -302,7 +313,12 @@ def warn_of_failures(names: Sequence[str], failures: np.ndarray) -> None:
 
 
 def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
-  """Writes what each run is and how far it came, whole or not at all.
+  """Writes what each run is and how far it came, a row for each; whole or not at all.
+
+  Args:
+    path: of the CSV.
+    runs: R of them.
+    states: [R', ...].
 
   Raises:
     RunError: it cannot be written.

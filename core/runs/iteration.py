@@ -29,7 +29,7 @@ def first_run(
   timestep: TimeStep,
   unroll_length: int,
 ) -> RunState:
-  """A run before its first step.
+  """Makes a run before its first step; it has B environments.
 
   Args:
     fns: of the agent.
@@ -55,20 +55,37 @@ def first_run(
 
 
 def actor_params(fns: Functions, state: LearnerState) -> ActorParams:
-  """What acts in a run whose learner is in this state."""
+  """Returns what acts in a run in this state: parameters, and discounts [P + E + C]."""
   return ActorParams(state.params, fns.gamma(fns.values(state.meta_state)))
 
 
 def act(
   fns: Functions, actor: ActorParams, state: RunState, t: Array | int
 ) -> tuple[Array, Array, PyTree]:
-  """Samples, behaviour parameters and core states at step t of a trajectory, all [B, ...]."""
+  """Acts at step t of a trajectory.
+
+  Args:
+    fns: of the agent.
+    actor: parameters, and discounts [P + E + C].
+    state: of the run, with timesteps and core states [B, ...].
+    t: from 0 to T - 1, [].
+
+  Returns:
+    Samples [B, ...], behaviour parameters [B, A] and core states [B, ...].
+  """
   key = jax.random.fold_in(state.key, state.learner.step)
   return fns.act(actor, state.timestep, state.core_state, key, jnp.asarray(t))
 
 
 def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array) -> Trajectory:
-  """Of what began at `start`; the rest is [T, B, ...], timesteps those that actions led to."""
+  """Puts a trajectory [T+1, B] together.
+
+  Args:
+    start: of the run, when it began: has timestep 0 and its core state, [B, ...].
+    timesteps: that the actions led to, [T, B, ...].
+    samples: the actions, [T, B, ...].
+    mus: behaviour parameters, [T, B, A].
+  """
   whole = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest]), start.timestep, timesteps
   )
@@ -97,6 +114,7 @@ def iterate(
     of the last update.
   """
   ended = []
+  # A loop of Python's: a phase is no traced number, see `api.Cyclic`.
   for phase in range(phases_of(fns.metaopt)):
     state, ends, metrics = _iterate(fns, env, unroll_length, share, state, phase)
     ended.append(ends)
@@ -130,7 +148,16 @@ def _iterate(
 
 
 def going(state: RunState, max_episodes: int | None, max_env_steps: int | None) -> Array:
-  """Whether runs go on: they have neither diverged nor, where it ends them, come so far."""
+  """Says whether runs go on: they have neither diverged nor come to a limit.
+
+  Args:
+    state: of one run, or of many, [R', ...].
+    max_episodes: that a run finishes; None for no limit.
+    max_env_steps: that a run makes; None for no limit.
+
+  Returns:
+    Bool, [] or [R'].
+  """
   on = state.learner.failure < 0
   for made, limit in ((state.finished, max_episodes), (state.env_steps, max_env_steps)):
     on = on if limit is None else on & (made < limit)
@@ -138,7 +165,12 @@ def going(state: RunState, max_episodes: int | None, max_env_steps: int | None) 
 
 
 def episodes(ends: Any, runs: int) -> list[list[tuple[float, int]]]:
-  """Raw return and length of the episodes that ended, by run and in order; `ends` on the host."""
+  """Lists raw return and length of the episodes that ended, by run and in order.
+
+  Args:
+    ends: `Ends` on the host, [R', T, B] each.
+    runs: R.
+  """
   found: list[list[tuple[float, int]]] = [[] for _ in range(runs)]
   for run, t, b in zip(*np.nonzero(ends.ended[:runs]), strict=True):
     found[run].append((float(ends.episode_return[run, t, b]), int(ends.length[run, t, b])))

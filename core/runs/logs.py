@@ -27,7 +27,7 @@ OF_ALL = ("settings", "paired", "repeats", "run_writers", "population")  # of no
 
 
 def folder(workdir: str | Path, number: int) -> Path:
-  """The workdir of one run of many."""
+  """Returns the workdir of one run of many."""
   return Path(workdir, "runs", f"{number:03d}")
 
 
@@ -67,7 +67,13 @@ class RunLogs:
     self._said: list[tuple[Any, ...]] = [()] * len(infos)
 
   def log(self, metrics: Mapping[str, Any], env_steps: np.ndarray, stats: EpisodeStats) -> None:
-    """A row for each run that moved since its last one; metrics and env steps are [R, ...]."""
+    """Logs a row for each run that moved since its last one.
+
+    Args:
+      metrics: [R] each, or histograms [R, ...].
+      env_steps: of each run, [R].
+      stats: of the episodes of all runs.
+    """
     for number, said in enumerate(self._said):
       row = jax.tree.map(lambda x, number=number: x[number], dict(metrics))
       of_episodes = stats.of(number).summary()
@@ -77,12 +83,12 @@ class RunLogs:
         self._logger.log({RUN: number, **row, **of_episodes}, env_steps[number])
 
   def log_episodes(self, episodes: Sequence[Episode], env_steps: np.ndarray) -> None:
-    """Finished episodes, each with the number of its run; env steps are [R]."""
+    """Logs finished episodes, each in the log of its run; env steps are those of each run, [R]."""
     if self._said:
       self._logger.log_episodes([e._replace(env_steps=int(env_steps[_run(e)])) for e in episodes])
 
   def log_evaluation(self, row: Mapping[str, float], number: int) -> None:
-    """The scores of one run."""
+    """Logs the scores of one run."""
     if self._said:
       self._logger.log_evaluation({RUN: number, **row})
 
@@ -102,29 +108,35 @@ class _EveryRun:
     self._plugin, self._infos = plugin, infos
 
   def open(self, run: RunInfo) -> "_EveryRun":
+    """Opens the log of every run; `run` is that of all together, and keeps the ids of each."""
     key = lambda number: f"{name_of(self._plugin)}/{number}"
     self._writers: list[Writer] = []
     for number, info in enumerate(self._infos):
       if key(number) in run.ids:
         info.ids[name_of(self._plugin)] = run.ids[key(number)]
       self._writers.append(checks.opened(self._plugin, info))
+      # Under its number: a checkpoint holds the ids of all runs in one dict.
       run.ids.update({key(number): id for id in info.ids.values()})
     return self
 
   def write(self, row: Mapping[str, float]) -> None:
+    """Hands a row to the log of the run that it names."""
     self._writers[int(row[RUN])].write(_without_run(row))
 
   def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
+    """Hands histograms, [N] and [N + 1] each, to the log of the run that the row names."""
     writer = self._writers[int(row[RUN])]
     if isinstance(writer, TakesHistograms):
       writer.write_histograms(histograms, _without_run(row))
 
   def write_evaluation(self, row: Mapping[str, float]) -> None:
+    """Hands scores to the log of the run that they name."""
     writer = self._writers[int(row[RUN])]
     if isinstance(writer, TakesEvaluations):
       writer.write_evaluation(_without_run(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
+    """Hands each episode to the log of its run, where it has no number."""
     own: dict[int, list[Episode]] = {}
     for episode in episodes:
       own.setdefault(_run(episode), []).append(episode._replace(run=None))
@@ -132,6 +144,7 @@ class _EveryRun:
       self._writers[number].write_episodes(of_run)
 
   def close(self) -> None:
+    """Closes the log of every run."""
     for writer in self._writers:
       writer.close()
 
@@ -141,7 +154,7 @@ def _without_run(row: Mapping[str, float]) -> dict[str, float]:
 
 
 def _of_one(config: Mapping[str, Any], members: Members, number: int) -> dict[str, Any]:
-  """The configuration of one run, as if it were alone; a setting counts in every scope."""
+  """Returns the configuration of one run, as if it were alone; a setting counts in every scope."""
   own = {name: values[number] for name, values in members.settings.items()}
   own["train.seed"] = members.seeds[number]
   of_all = {f"runs.{name}" for name in OF_ALL}

@@ -70,6 +70,7 @@ class PoolRuns:
     self._first = self._rows(self._pool.reset(stagger))
     self._init = jax.jit(jax.vmap(self._first_run))
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
+    # What was seen in a trajectory is stacked over time, [T, R, B, ...], so R is its second axis.
     in_axes = (0, 0, 1, 1, 1, 0)
     learners = [
       functools.partial(self._learn_one, n) for n in range(phases_of(members.agent.metaopt))
@@ -78,7 +79,7 @@ class PoolRuns:
     self.metrics: Metrics = {}  # [R], of each run's last update in `advance`; NaN: it made none
 
   def init(self) -> RunState:
-    """The first state of all runs, [R, ...].
+    """Makes the first states of all runs, [R, ...].
 
     Raises:
       UserError: the meta-optimiser cannot learn from such batches.
@@ -87,20 +88,25 @@ class PoolRuns:
     return self._init(seeds, self._values, self._first)
 
   def saved(self, states: RunState) -> RunState:
-    """What a checkpoint holds."""
+    """Returns what a checkpoint holds: the states [R, ...] as they are."""
     return states
 
   def resume(self, saved: RunState) -> RunState:
-    """Saved states with the environments as they are: in the first step of new episodes."""
+    """Returns saved states [R, ...] with the environments as they are, at the start of episodes."""
     fresh = self.init()
     kept = {name: getattr(saved, name) for name in ("learner", "finished", "env_steps", "key")}
     return fresh._replace(**kept)
 
   def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
-    """So many iterations of every run that is still going; `states` are donated.
+    """Makes so many iterations of every run that is still going; `states` are donated.
+
+    Args:
+      states: [R, ...].
+      iterations: how many; each is an update for every phase of the meta-optimiser's cycle.
 
     Returns:
-      The states [R, ...], and the ends of episodes, [R, iterations * T, B].
+      The states [R, ...], and the ends of episodes, [R, N * iterations * T, B] of
+      N phases.
     """
     ended, act_time, env_wait = [], 0.0, 0.0
     self.metrics = {}
@@ -130,7 +136,7 @@ class PoolRuns:
     return states, jax.tree.map(lambda *x: np.concatenate(x, axis=1), *ended)
 
   def trace(self, states: RunState, iterations: int) -> None:
-    """Traces what learns, so that what a plugin gives is known before files are left.
+    """Traces what learns from states [R, ...]: what a plugin gives is known before files are left.
 
     Raises:
       UserError: a plugin gives what it must not.
@@ -160,17 +166,18 @@ class PoolRuns:
     return self._inherit(states, self._on_devices(np.asarray(parents, np.int32)))
 
   def of_each(self, x: Array) -> np.ndarray:
-    """What is of each run, on the host: [R, ...]."""
+    """Returns what is of each run, [R, ...], on the host."""
     return np.asarray(x)
 
   def close(self) -> None:
+    """Closes the pool."""
     self._pool.close()
 
   def _on_devices(self, rows: PyTree) -> PyTree:
     return jax.device_put(rows, self._sharding)
 
   def _rows(self, timestep: TimeStep) -> TimeStep:
-    """[R * B, ...] of the pool as [R, B, ...] on the devices."""
+    """Puts timesteps of the pool, [R * B, ...], on the devices as those of runs, [R, B, ...]."""
     timestep = as_specified(timestep, self._pool.spec)
     return self._on_devices(
       jax.tree.map(lambda x: np.reshape(x, self._lead + np.shape(x)[1:]), timestep)

@@ -37,20 +37,20 @@ class Members(NamedTuple):
 
   @property
   def size(self) -> int:
-    """R."""
+    """R, the number of runs."""
     return len(self.seeds)
 
   def active(self, state: RunState) -> Array:
-    """Whether runs are still going: neither finished nor diverged."""
+    """Says whether runs still go, neither finished nor diverged: bool [], or [R'] of [R', ...]."""
     return going(state, self.max_episodes, self.max_env_steps)
 
 
 def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
-  """The plugins, and those they hold, with 'component.field' replaced by its value.
+  """Returns the plugins, and those they hold, with 'component.field' replaced by its value.
 
   Args:
     plugins: a registered dataclass, or a tuple of such.
-    values: numbers or traced arrays.
+    values: numbers, or traced arrays [].
   """
   if isinstance(plugins, tuple):
     return tuple(with_settings(plugin, values) for plugin in plugins)  # type: ignore[return-value]
@@ -64,7 +64,7 @@ def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
 
 
 def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
-  """Settings as a program takes them, float32 [R] each."""
+  """Returns settings as a program takes them, float32 [R] each."""
   return {name: np.asarray(values, np.float32) for name, values in settings.items()}
 
 
@@ -85,7 +85,7 @@ def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> N
 
 
 def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
-  """'component.field' of every number that can be a setting, and its annotation."""
+  """Yields 'component.field' of every number that can be a setting, and its annotation."""
   if isinstance(plugins, tuple):
     for plugin in plugins:
       yield from numbers(plugin)
@@ -102,7 +102,7 @@ def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
 def laid_out(
   experiment: Train, runtime: IndependentRuns
 ) -> tuple[list[int], Settings, Rules | None]:
-  """The seed of every run, the settings that each begins with, and how a population varies them.
+  """Lays runs out: their seeds, the settings they begin with, and how a population varies these.
 
   Raises:
     ValueError: a setting is of nothing that is there, or is no value of it.
@@ -117,7 +117,7 @@ def laid_out(
 
 
 def varied(experiment: Train) -> tuple[Any, ...]:
-  """The plugins whose numbers can be settings: the environment only where it is functional."""
+  """Returns the plugins whose numbers can be settings: the environment where it is functional."""
   functional = isinstance(experiment.env, FunctionalEnvironment)
   return (experiment.agent, experiment.env) if functional else (experiment.agent,)
 

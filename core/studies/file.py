@@ -32,7 +32,7 @@ class Cell(NamedTuple):
 
   @property
   def points(self) -> list[Point]:
-    """A point for each run: the seeds of a setting lie side by side."""
+    """A point for each run, in order: the seeds of a setting lie side by side."""
     return [{**setting, SEED: seed} for setting in self.settings for seed in self.seeds]
 
 
@@ -97,7 +97,11 @@ def _study(path: Path, found: Any) -> Study:
 
 
 def _named(where: str, found: Any, value: str) -> Mapping[str, Any]:
-  """A mapping whose names can be those of folders."""
+  """Returns a mapping, checked: its names can be those of folders.
+
+  Raises:
+    UserError: they cannot, or it is no mapping.
+  """
   if not isinstance(found, dict):
     raise UserError(f"write {where}: {{NAME: {value}}}.")
   for name in found:
@@ -141,7 +145,11 @@ def _last(found: Any) -> float:
 
 
 def _settings(where: str, found: Any, draw: int | None) -> list[Point]:
-  """The settings: those of a list, all combinations of lists, or some that are drawn."""
+  """Returns the settings: those of a list, all combinations of lists, or some that are drawn.
+
+  Raises:
+    UserError: they are written in another way, there are too many, or one is there twice.
+  """
   if found is None or found == {}:
     return [{}]
   if isinstance(found, list):
@@ -194,7 +202,7 @@ def _check_range(where: str, name: Any, found: Mapping[str, Any]) -> None:
 
 
 def _drawn(found: Mapping[str, Any], draw: int) -> list[Point]:
-  """Settings at random, the same for equal arguments; numbers of few digits."""
+  """Draws settings, the same for equal arguments; numbers of few digits."""
   random = np.random.default_rng(0)
 
   def one(values: Any) -> Any:

@@ -56,14 +56,14 @@ def measure(workdir: Path, last: float) -> Measured:
 
 
 def _tuned(metric: str) -> str | None:
-  """The number whose value a metric is: one that is tuned, or the mean of many that are."""
+  """Names the number whose value a metric is: one that is tuned, or the mean of many that are."""
   if metric.startswith(TUNED):
     return metric.removeprefix(TUNED).removesuffix("/0")  # the first head, and mostly the only one
   return metric if metric.endswith("/mean") and metric.count("/") == 1 else None
 
 
 def score(episodes: list[tuple[float, float]], end: float, last: float) -> float:
-  """The mean return of the episodes that ended in the last part of training.
+  """Computes the mean return of the episodes that ended in the last part of training.
 
   Args:
     episodes: env steps and return of each.
@@ -75,10 +75,14 @@ def score(episodes: list[tuple[float, float]], end: float, last: float) -> float
 
 
 def area(episodes: list[tuple[float, float]], end: float) -> float:
-  """The mean return over training: of segments of equal length, the mean of each one's episodes.
+  """Computes the mean return over training, of segments of equal length and their own means.
 
   So many short episodes weigh no more than few long ones. A segment in which none ended is on a
   straight line between its neighbours; before the first one and after the last one it is theirs.
+
+  Args:
+    episodes: env steps and return of each.
+    end: env steps of training.
   """
   if not episodes:
     return math.nan

@@ -44,10 +44,11 @@ class Plan(NamedTuple):
 
   @property
   def name(self) -> str:
+    """The cell in words, for messages."""
     return f"{self.cell.agent} on {self.cell.environment}"
 
   def path(self, out: Path) -> Path:
-    """The folder of the cell."""
+    """Returns the folder of the cell."""
     return out / "cells" / self.cell.agent / self.cell.environment
 
 
@@ -209,7 +210,14 @@ def _processes(plans: Sequence[Plan], out: Path, runner: Launcher, codes: dict[P
 
 
 def _rows(plan: Plan, out: Path, last: float, codes: dict[Path, int]) -> list[results.Row]:
-  """What each run of a cell came to."""
+  """Tells what each run of a cell came to, in order of its points.
+
+  Args:
+    plan: the cell.
+    out: folder of the study.
+    last: the part of training whose episodes the score is of.
+    codes: exit codes of the processes, by workdir.
+  """
   cell, rows = plan.cell, []
   share = len(cell.points) if plan.apart is None else 1  # the clock of a program is that of all
   for number, point in enumerate(cell.points):

@@ -67,16 +67,17 @@ class OnDevice:
     return self._library.spec
 
   def init(self, key: Array) -> tuple[State, TimeStep]:
-    """Starts the first episode: the state, and its FIRST timestep."""
+    """Starts the first episode: the state, and its FIRST timestep, [*observation] and [] else."""
     inner, observation = _reset(self._library, jax.random.fold_in(key, 0))
     one = jnp.ones((), jnp.float32)
     state = State(inner, one < 0, key, jnp.ones((), jnp.uint32))
     return state, TimeStep(observation, 0 * one, one, one > 0)
 
   def step(self, state: State, action: Array) -> tuple[State, TimeStep]:
-    """Makes a step; after an end it starts an episode instead, as `Environment` tells.
+    """Makes a step with an action [*action]; after an end it starts an episode instead.
 
-    Step n takes the key fold_in(key, n): where a library draws nothing, XLA leaves it out.
+    The timestep is that of `Environment`, without a batch axis: [*observation], and [] else. Step n
+    takes the key fold_in(key, n): where a library draws nothing, XLA leaves it out.
     """
     library, first = self._library, state.done
     key = jax.random.fold_in(state.key, state.count)
@@ -105,7 +106,14 @@ class OnDevice:
 def library(
   plugin: str, action: Action, reset: Callable, step: Callable, draw: Callable[[PyTree], Array]
 ) -> Library:
-  """The functions with the shapes and dtypes that they really give, whatever spaces say.
+  """Makes a `Library` with the shapes and dtypes that its functions really give, by tracing them.
+
+  Args:
+    plugin: its name, for messages.
+    action: spec of one action.
+    reset: from a key to a state and an observation [*observation].
+    step: from a key, a state and an action [*action] to `Stepped`.
+    draw: from a state to its picture, uint8 [height, width, 3].
 
   Raises:
     UserError: they cannot be traced, as with parameters of another type.
@@ -134,7 +142,7 @@ def _reset(library: Library, key: Array) -> tuple[PyTree, Array]:
 
 
 def _strong(tree: PyTree) -> PyTree:
-  """Arrays of definite dtypes: a library's 0 of Python is the int32 that its steps make of it."""
+  """Gives arrays definite dtypes: a library's 0 of Python is the int32 that steps make of it."""
   return jax.tree.map(lambda x: jnp.asarray(x, jnp.asarray(x).dtype), tree)
 
 
@@ -184,11 +192,11 @@ def imported(plugin: str, module: str) -> ModuleType:
 
 
 def flat(plugin: str, observation: PyTree, field: str | None = None) -> Array:
-  """One array of an observation that may be many.
+  """Makes one array of an observation that may be many.
 
   Args:
     plugin: its name, for messages.
-    observation: an array, which stays as it is; or a tree of them, which becomes one vector,
+    observation: an array [...], which stays as it is; or a tree of them, which becomes one vector,
       float32 [D], in the order of JAX.
     field: of a dict or dataclass: take this one alone.
 
@@ -227,10 +235,18 @@ def of_brax(
   observe: Callable[[PyTree], Array],
   draw: Callable[[PyTree], Array],
 ) -> Library:
-  """An environment with brax's interface, a robot whose actions are within [-1, 1].
+  """Makes a `Library` of what has brax's interface, a robot whose actions are within [-1, 1].
 
   Like brax's own `EpisodeWrapper`: a step repeats the action and adds the rewards, its `done`
   terminates, and an episode that has not ended by `episode_length` is truncated.
+
+  Args:
+    plugin: its name, for messages.
+    env: without wrappers.
+    episode_length: steps of `env`.
+    action_repeat: steps of `env` that an action takes.
+    observe: from its observation, perhaps a tree, to [*observation].
+    draw: from its state to the picture, uint8 [height, width, 3].
   """
 
   def reset(key: Array):

@@ -35,7 +35,7 @@ def unseen() -> Iterator[None]:
 
 
 def of_figure(figure: Any) -> Array:
-  """The picture, uint8 [height, width, 3], of a Matplotlib figure on agg's canvas."""
+  """Returns the picture, uint8 [height, width, 3], of a Matplotlib figure on agg's canvas."""
   figure.canvas.draw()
   return np.array(figure.canvas.buffer_rgba())[..., :3]
 
@@ -65,7 +65,7 @@ class Robots:
     return renderer
 
   def draw(self, **fields: Array) -> Array:
-    """The picture, uint8 [240, 320, 3], where these are fields of MjData, such as qpos, [nq]."""
+    """Returns the picture, uint8 [240, 320, 3], of fields of MjData such as qpos, [nq]."""
     data = self._mujoco.MjData(self._model)
     for name, value in fields.items():
       setattr(data, name, value)

@@ -86,6 +86,7 @@ class Perturbation:
     self._resets, self._value, self._sign = 0, self._parameter.start, 1.0
 
   def __call__(self, physics: Any, random: np.random.RandomState) -> None:
+    """Counts a reset, and changes the parameter if it is time; that loads the model anew."""
     if self._resets % self._period == 0:
       self._value, self._sign = next_value(
         self._scheduler, self._parameter, self._value, self._sign, random

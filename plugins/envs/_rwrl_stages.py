@@ -77,6 +77,7 @@ class _Spells:
     self._left: np.ndarray | None = None  # [K, n] steps that a fault still lasts
 
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
+    """Says which entries of x [K, n] are faulty in this step, bool [K, n]."""
     left = np.zeros(x.shape, int) if self._left is None else self._left
     # All entries draw, faulty ones in vain: the stream of draws is then the suite's.
     left[draws.bernoulli(self._probability, x.shape[1]) & (left == 0)] = self._steps

@@ -54,14 +54,16 @@ class Atari:
 
   @property
   def reference_scores(self) -> tuple[float, float]:
-    """The scores of a random policy and of the human tester."""
+    """The returns of a random policy and of the human tester."""
     game = games()[self.game]
     return game.random_score, game.human_score
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool of one environment a seed, observations [B, 84, 84, 4]."""
     return self._make(seeds, {})
 
   def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    """Makes the same pool, with the emulator's own pictures."""
     return self._make(seeds, _pool.DRAWN)
 
   def _make(self, seeds: tuple[int, ...], drawn: Mapping[str, Any]) -> _pool.Pool:

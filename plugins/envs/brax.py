@@ -56,7 +56,7 @@ class Brax(_device.OnDevice):
     return _device.of_brax("brax", env, length, self.action_repeat, observe, draw)
 
   def _made(self) -> Any:
-    """The environment of brax, without its wrappers."""
+    """Makes the environment of brax, without its wrappers."""
     envs = _device.imported("brax", "brax.envs")
     known = envs._envs  # brax has no public list of them
     if self.name not in known:

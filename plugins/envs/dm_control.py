@@ -139,9 +139,19 @@ class DMControl:
     return 0.0, float(EPISODE_LENGTH)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool of one environment a seed, with features [B, D] or pixels [B, H, W, C].
+
+    Raises:
+      UserError: of pixels: this machine cannot draw, or the model has no such camera.
+    """
     return self._features(seeds, {}) if self.observation == "features" else self._pixels(seeds)
 
   def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    """Makes the same pool, with pictures: those that the agent sees, or of features its camera's.
+
+    Raises:
+      UserError: this machine cannot draw, or the model has no such camera.
+    """
     if self.observation == "pixels":
       return self._pixels(seeds)  # draws what the agent sees
     size = {"render_height": VIDEO_SIZE, "render_width": VIDEO_SIZE}

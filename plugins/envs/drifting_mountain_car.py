@@ -57,6 +57,7 @@ class DriftingMountainCar:
 
   @property
   def spec(self) -> EnvSpec:
+    """Observations [1600 + noise] float32, and an action of three."""
     observation = specs.Array((INFORMATIVE + self.noise,), np.float32)
     return EnvSpec(observation, self._car.spec.action)
 
@@ -80,6 +81,7 @@ class DriftingMountainCar:
     return state, _observe(state, timestep, noise)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool on the host, for other runtimes than `@runs()`."""
     return FunctionalPool(self, seeds)
 
   def native(self) -> Native:

@@ -100,9 +100,11 @@ class EnvPool:
     return _pool.envpool().make_spec(self.task, **self.options).observation_spec().obs
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool of one environment a seed."""
     return self._make(seeds, {})
 
   def make_drawn(self, seeds: tuple[int, ...]) -> DrawnEnvironment:
+    """Makes the same pool, with EnvPool's pictures; those of planes, such as Catch's, are ours."""
     plane = len(self._raw_observation().shape) == 2
     return self._make(seeds, {}, _plane) if plane else self._make(seeds, _pool.DRAWN)
 

@@ -48,6 +48,7 @@ class Gymnax(_device.OnDevice):
       return observation.astype(bool) if self.name.endswith(_BINARY) else observation
 
     def reset(key: Array):
+      # Not `reset` and `step`: that one resets by itself, and shows the new episode for the end.
       observation, inner = env.reset_env(key, params)
       return inner, observed(observation)
 
@@ -69,7 +70,7 @@ class Gymnax(_device.OnDevice):
     return _device.library("gymnax", action, reset, step, draw)
 
   def _made(self) -> tuple[Any, Any]:
-    """The environment of gymnax, and its parameters."""
+    """Makes the environment of gymnax, and its parameters."""
     gymnax = _device.imported("gymnax", "gymnax")
     if self.name not in gymnax.registered_envs:
       raise UserError(unknown("gymnax.name", self.name, gymnax.registered_envs))
@@ -85,7 +86,11 @@ class Gymnax(_device.OnDevice):
 
 
 def _action(space: Any) -> specs.DiscreteArray | specs.BoundedArray:
-  """The spec of a gymnax space."""
+  """Returns the spec of a gymnax space.
+
+  Raises:
+    UserError: no policy serves such a space.
+  """
   kind = type(space).__name__
   if kind == "Discrete":
     return specs.DiscreteArray(int(space.n))

@@ -69,7 +69,7 @@ class Jumanji(_device.OnDevice):
     return _device.library("jumanji", action, reset, step, draw)
 
   def _made(self) -> Any:
-    """The environment of Jumanji."""
+    """Makes the environment of Jumanji."""
     jumanji = _device.imported("jumanji", "jumanji")
     known = jumanji.registered_environments()
     if self.name not in known:
@@ -81,7 +81,11 @@ class Jumanji(_device.OnDevice):
 
 
 def _action(name: str, spec: Any) -> specs.DiscreteArray | specs.BoundedArray:
-  """The spec of an action of Jumanji."""
+  """Returns the spec of an action of Jumanji.
+
+  Raises:
+    UserError: no policy serves such an action.
+  """
   kind = type(spec).__name__
   if kind == "DiscreteArray":
     return specs.DiscreteArray(spec.num_values)

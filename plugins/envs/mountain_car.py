@@ -49,6 +49,7 @@ class MountainCar:
 
   @property
   def spec(self) -> EnvSpec:
+    """Observations [2] float32, position and velocity, and an action of three."""
     return EnvSpec(specs.Array((2,), np.float32), specs.DiscreteArray(3))
 
   def init(self, key: Array) -> tuple[State, TimeStep]:
@@ -80,6 +81,7 @@ class MountainCar:
     return new, TimeStep(_observe(new), reward, discount, first)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool on the host, for other runtimes than `@runs()`."""
     return FunctionalPool(self, seeds)
 
   def native(self) -> Native:

@@ -67,7 +67,7 @@ class Playground(_device.OnDevice):
     return _device.of_brax("playground", env, length, repeat, observe, draw)
 
   def _made(self) -> tuple[Any, Any]:
-    """The environment of Playground, without wrappers, and its configuration."""
+    """Makes the environment of Playground, without wrappers, and its configuration."""
     registry = _device.imported("playground", "mujoco_playground").registry
     if self.name not in registry.ALL_ENVS:
       raise UserError(unknown("playground.name", self.name, registry.ALL_ENVS))

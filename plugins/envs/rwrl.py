@@ -54,6 +54,12 @@ class Rwrl:
     return 0.0, 1000.0
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool of one environment a seed, observations [B, D], in worker processes.
+
+    Raises:
+      RunError: the workers cannot be started.
+    """
+    # Here, not at the top: it imports Gymnasium, and whatever loads a configuration imports this.
     from . import _rwrl_pool
 
     level = domains()[self.domain].levels[self.level]

@@ -49,6 +49,7 @@ class TwoColors:
 
   @property
   def spec(self) -> EnvSpec:
+    """Observations [6 size] float32, and an action of four."""
     return EnvSpec(specs.Array((6 * self.size,), np.float32), specs.DiscreteArray(len(MOVES)))
 
   def init(self, key: Array) -> tuple[State, TimeStep]:
@@ -80,6 +81,7 @@ class TwoColors:
     return new, TimeStep(self._observe(cells), jnp.where(first, 0, reward), one, first)
 
   def make(self, seeds: tuple[int, ...]) -> Environment:
+    """Makes a pool on the host, for other runtimes than `@runs()`."""
     return FunctionalPool(self, seeds)
 
   def _moved(self, cell: Array, action: Array) -> Array:

@@ -14,7 +14,7 @@ MAX_TRACE = 1e6  # bound on a product of trace coefficients; those on policy are
 def corrected_targets(
   x: CorrectorInputs, gamma: Scalar, lambda_: Scalar, rho: Array, c: Array
 ) -> Targets:
-  """Value targets and advantages from weighted TD errors (Algorithm 1, lines 7-14 and 20, STAC).
+  """Computes targets from weighted TD errors (STAC, Algorithm 1, lines 7 to 14 and 20).
 
       delta_t = rho_t (r_{t+1} + gamma d_{t+1} V(x_{t+1}) - V(x_t))
       e_t     = m_{t+1} (delta_t + gamma d_{t+1} lambda c_t e_{t+1}),  e_T = 0

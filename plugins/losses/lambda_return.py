@@ -22,6 +22,7 @@ class LambdaReturn:
   lambda_: Fraction = tunable(1.0, UNIT, "λ")
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
+    """Computes Targets [T, B] from one head's inputs, [T, B]; it has no metrics."""
     import rlax  # here, for it takes more than a second and no other plugin needs it
 
     value_tm1, value_t = x.value[:-1], x.value[1:]

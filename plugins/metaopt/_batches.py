@@ -15,7 +15,8 @@ def held_out(batch: Trajectory, every: int) -> tuple[Trajectory, Trajectory]:
   Args:
     batch: [T+1, B].
     every: one in so many trajectories is held out. Not the last of the batch: devices, which have
-      their shares one after the other, then hold out the same ones however many there are.
+      their shares one after the other, then hold out the same ones however many there are, if
+      `every` divides each share.
 
   Raises:
     ValueError: nothing would be held out, or left to learn from.

@@ -40,9 +40,18 @@ class Context:
     return self.batches * len(self.statistics)
 
   def init(self, key: Array, shapes: Mapping[str, tuple[int, ...]]) -> PyTree:
-    """Draws the weights; the network adds nothing to metaparameters of these shapes at first."""
+    """Draws the weights; at first the network adds nothing to the metaparameters.
+
+    Args:
+      key: draws them.
+      shapes: of the metaparameters by name, (P,) or (1,): N numbers in all.
+
+    Returns:
+      W_1 [S, hidden], b_1 [hidden] and W_2 [hidden, N].
+    """
     out = sum(map(math.prod, shapes.values()))
     scale = 1 / math.sqrt(self.size)
+    # W_1 is not 0, or no gradient would ever reach either matrix.
     return {
       "w1": scale * jax.random.normal(key, (self.size, self.hidden)),
       "b1": jnp.zeros(self.hidden),
@@ -50,7 +59,13 @@ class Context:
     }
 
   def applied(self, weights: PyTree, recent: Array, etas: Etas) -> Etas:
-    """Returns eta, by name, of free eta_0 and statistics [S]."""
+    """Returns eta by name, [P] or [1].
+
+    Args:
+      weights: of the network.
+      recent: statistics [S].
+      etas: eta_0, by name, [P] or [1].
+    """
     hidden = jnp.tanh(recent @ weights["w1"] + weights["b1"])
     offsets, start = hidden @ weights["w2"], 0
     moved = {}

@@ -109,6 +109,7 @@ def matching_gradient(
   else:
     target = jax.tree.map(lambda x, g: x - bootstrap.learning_rate * g, target, grads)
 
+  # The target is a constant here: what is minimised moves theta' to it, and not it to theta'.
   def distance(params, trajectory):
     wanted, found = (fns.outer_heads(x, gamma, trajectory) for x in (target, params))
     mask = 1 - trajectory.timestep.first[1:].astype(found.value.dtype)

@@ -82,6 +82,7 @@ def _advance(
     *(_table(_settings(getattr(x, part)) for x in runs) for part in ("network", "env")),
     _table(_settings(x.metaopt.tuner) for x in runs),
   ]
+  # The numbers of failures are those that the JAX form gives where one of these metrics is NaN.
   fine: dict[str, Any] = dict.fromkeys(("delta", "param_norm"), jnp.zeros(()))
   failures = [int(first_failure(fine | {n: fine[n] / 0}, jnp.zeros(3, bool))) for n in fine]
   affinity = getattr(os, "sched_getaffinity", None)  # not on every system
@@ -92,6 +93,7 @@ def _advance(
   ) -> tuple[RunState, Ends]:
     count = states.finished.shape[0]
     env_leaves, env_structure = jax.tree.flatten(states.env)
+    # Copies, in which C++ writes: the states that are given stay as they are.
     leaves = [_own(x) for x in env_leaves]
     learner, timestep = states.learner, states.timestep
     run = [
@@ -135,7 +137,7 @@ def _advance(
 def _learner(
   learner: LearnerState,
 ) -> tuple[list[np.ndarray], int, Callable[[LearnerState], LearnerState]]:
-  """What an update changes: arrays [R, ...] as `One::Arrays` has them, and back.
+  """Lays out what an update changes as `One::Arrays` has it, arrays [R, ...]; and back.
 
   Returns:
     The arrays, how many scalars a tuner has, and what puts them in the state of the learner.
@@ -176,25 +178,25 @@ def _most(x: Parts) -> float:
 
 
 def _table(rows: Iterable[Iterable[float]]) -> np.ndarray:
-  """Settings of all runs, float32 [R, ...]."""
+  """Makes a table of the settings of all runs, float32 [R, number of settings]."""
   table = [tuple(row) for row in rows]
   return np.array(table, np.float32).reshape(len(table), -1)
 
 
 def _own(x: Any) -> np.ndarray:
-  """A copy of an array, on the host; of keys, their words."""
+  """Returns a copy of an array [...], on the host; of keys, that of their words."""
   key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
   return np.array(jax.random.key_data(x) if key else x)
 
 
 def _like(old: Any, new: Any) -> Any:
-  """The words of keys as keys, where they were."""
+  """Returns words as the keys that they are of, where there were keys before."""
   if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
   return new
 
 
 def _pointers(arrays: Iterable[Any]) -> Any:
-  """Where arrays lie, for C: void**."""
+  """Returns where arrays lie, for C: void**."""
   found = [x.ctypes.data for x in arrays]
   return (ctypes.c_void_p * len(found))(*found)

@@ -11,19 +11,33 @@ class Settings(Protocol):
   """The settings of AC(lambda); `AcLambda` explains them."""
 
   @property
-  def tuner(self) -> Tuner: ...
+  def tuner(self) -> Tuner:
+    """Sets the step sizes."""
+    ...
+
   @property
-  def gamma(self) -> Scalar: ...
+  def gamma(self) -> Scalar:
+    """The discount, []."""
+    ...
+
   @property
-  def lambda_(self) -> Scalar: ...
+  def lambda_(self) -> Scalar:
+    """The decay of traces beside gamma, []."""
+    ...
+
   @property
-  def entropy(self) -> Scalar: ...
+  def entropy(self) -> Scalar:
+    """The weight psi of the entropy, []."""
+    ...
+
   @property
-  def max_abs_reward(self) -> float | None: ...
+  def max_abs_reward(self) -> float | None:
+    """Limits rewards for learning; None leaves them raw."""
+    ...
 
 
 def clipped(reward: Array, limit: float | None) -> Array:
-  """Rewards [...] within [-limit, limit]; as they are where the limit is None."""
+  """Clips rewards [...] to [-limit, limit]; leaves them as they are where the limit is None."""
   return reward if limit is None else jnp.clip(reward, -limit, limit)
 
 

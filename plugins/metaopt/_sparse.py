@@ -67,12 +67,12 @@ class Carry(NamedTuple):
 
 
 def as_matrix(params: PyTree) -> Array:
-  """Parameters of a linear network with one head as [1 + A, F], the value's first."""
+  """Returns parameters of a linear network with one head as [1 + A, F], the value's row first."""
   return jnp.concatenate([params["value"], params["policy"][0]])
 
 
 def as_params(matrix: Array) -> PyTree:
-  """The inverse of `as_matrix`, from [1 + A, F]."""
+  """Returns the parameters that `as_matrix` has made [1 + A, F] of."""
   return {"value": matrix[:1], "policy": matrix[None, 1:]}
 
 
@@ -194,7 +194,7 @@ def step(
     ac, fns.distribution, carry, t, sample[0], timestep, phi, next_phi, overlap
   )
   transition = ~timestep.first[0]
-  # By the names of `AcLambda.step`'s metrics.
+  # Under the names of `AcLambda.step`'s metrics, so that a failure has the same number as there.
   failure = first_failure(dict(zip(METRICS, changes, strict=True)), not_finite(timestep))
   failure = jnp.where(transition, failure, -1)
   keep = transition & (failure < 0)

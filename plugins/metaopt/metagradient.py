@@ -102,7 +102,7 @@ class Metagradient:
 
   @property
   def phases(self) -> int:
-    """Batches of a cycle: K updates, and one more where a batch serves the outer loss alone."""
+    """The batches of a cycle: K, and one more where a batch serves the outer loss alone."""
     if not self.tune:
       return 1
     return self.inner_updates + (self.outer_batch == "fresh")
@@ -111,7 +111,7 @@ class Metagradient:
     """Checks the patterns of `tune`, `eta_init_of` and `bounds` against the agent's plugins.
 
     Raises:
-      ValueError: a pattern matches nothing, or bounds are none of a number's domain.
+      ValueError: a pattern matches nothing, or the first of two bounds is not less.
     """
     tuned = self._tuned(components)
     _eta.starts(tuned, self.eta_init_of)
@@ -138,6 +138,7 @@ class Metagradient:
     inner, _ = self._split(batch)
     grads = jax.tree.map(jnp.zeros_like, state.params)
     update = Update(state.params, state.opt_state, grads, empty(inner), etas, recent)
+    # The last update of a cycle is judged as it is made, unless a later batch judges all of them.
     kept = self.inner_updates - (self.outer_batch not in ("next", "fresh"))
     return meta._replace(
       opt_state=self._init_optimizer(self._learned(meta)),
@@ -274,6 +275,7 @@ class Metagradient:
   def _guarded(self, fns, tuned, meta, gradient, norm):
     """Returns the metagradient scaled down to `max_norm`, with the pull of the anchor."""
     if self.max_norm is not None:
+      # The divisor is never 0, so that a metagradient of 0 stays 0 and does not become NaN.
       scale = jnp.minimum(1.0, self.max_norm / jnp.maximum(norm, self.max_norm))
       gradient = jax.tree.map(lambda x: scale * x, gradient)
     if self.anchor:

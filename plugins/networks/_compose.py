@@ -112,7 +112,7 @@ def compose(
 
 
 def _lstm(units: int) -> hk.Transformed:
-  """An LSTM over time: (x [T, B, D], first [T, B], state) -> [T, B, units], state.
+  """Makes an LSTM over time: (x [T, B, D], first [T, B], state) -> [T, B, units], state.
 
   FIRST clears the state before the step, so nothing of one episode reaches the next.
   """

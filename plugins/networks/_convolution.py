@@ -72,7 +72,7 @@ def _shape(x: Array, w: Array, *, stride: int, padding: Padding) -> ShapedArray:
 
 
 def _transpose_x(g: Array, x: ad.UndefinedPrimal, w: Array, *, stride: int, padding: Padding):
-  """dL/dx: the output's gradient, spread by the stride, with the kernel turned around.
+  """Computes dL/dx: the output's gradient, spread by the stride, with the kernel turned around.
 
   dx[n, p, q, c] = sum over (i, a) with s i + a - low = p, and (j, b) likewise, and o, of
   g[n, i, j, o] w[a, b, c, o]: a convolution of g, with s - 1 zeros between its rows, and the
@@ -86,7 +86,7 @@ def _transpose_x(g: Array, x: ad.UndefinedPrimal, w: Array, *, stride: int, padd
 
 
 def _transpose_w(g: Array, x: Array, w: ad.UndefinedPrimal, *, stride: int, padding: Padding):
-  """dL/dw: input and output gradient convolved over the batch as if it were their channels.
+  """Computes dL/dw: convolves input and output gradient as if the batch were their channels.
 
   dw[a, b, c, o] = sum_{n, i, j} x[n, s i + a - low, s j + b - low, c] g[n, i, j, o]: x as C images
   of N channels, g as a kernel of H' x W' that is dilated by s. The result is [A, B, C, O].

@@ -25,9 +25,10 @@ class Orthogonal:
   scale: float = 1.0
 
   def __call__(self, shape: Sequence[int], dtype: Any) -> Array:
-    """Draws an array of this shape, within a Haiku transform."""
+    """Draws an array [*shape] within a Haiku transform; its rows are all axes but the last."""
     rows, columns = math.prod(shape[:-1]), shape[-1]
     x = RandomNormal()((rows, columns), dtype)
+    # The lesser side first: x x^T is then the smaller of the two products.
     x = x if rows <= columns else x.T
     x = x / jnp.linalg.norm(x)  # of Frobenius: no singular value is above 1
     x = jax.lax.fori_loop(0, STEPS, lambda _, x: 1.5 * x - 0.5 * (x @ x.T) @ x, x)

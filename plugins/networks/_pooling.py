@@ -42,7 +42,7 @@ def _max_along(x: Array, axis: int) -> Array:
 
 
 def _windows(x: Array, axis: int, fill: float) -> tuple[Array, Array, Array]:
-  """The first, second and third element of every window along `axis`.
+  """Returns the first, second and third element of every window, [..., ceil(n / 2), ...].
 
   The axis is seen as pairs, one a window: its first two elements; the third is the next pair's
   first. So stride 2 becomes an index, and the transpose of this function no scatter. SAME pads an

@@ -15,7 +15,7 @@ class Linear:
   """Value and policy linear in the flattened observation, without bias; all weights 0 at first."""
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
-    """Builds the network for observations of any shape."""
+    """Builds the network for observations of any shape [...], flattened."""
 
     def features(observation, dtype):
       return as_input(observation, dtype).reshape(*observation.shape[:2], size)

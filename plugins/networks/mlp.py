@@ -38,7 +38,7 @@ class Mlp:
   init: Literal["haiku", "orthogonal"] = "haiku"
 
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
-    """Builds the network for observations of any shape."""
+    """Builds the network for observations of any shape [...], flattened."""
     activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[self.activation]
     orthogonal, gain = self.init == "orthogonal", math.sqrt(2)
     style = Style(self.head_hidden, activation)

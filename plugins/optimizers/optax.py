@@ -37,7 +37,7 @@ class Optax:
     self._transformation()
 
   def _transformation(self) -> optax.GradientTransformation:
-    """The optimiser at learning rate 1: its updates are scaled by the rate, which may be traced."""
+    """Makes the optimiser at rate 1: its updates are scaled by the rate, which may be traced."""
     make: Any = getattr(optax, self.name, None)
     parameters = inspect.signature(make).parameters if inspect.isfunction(make) else {}
     if "learning_rate" not in parameters:

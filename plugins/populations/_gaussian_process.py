@@ -64,6 +64,7 @@ def mean_and_variance(
   # One solve by the lower triangle serves both: A^T B = k^T (L L^T)^-1 y of A, B = L^-1 k, L^-1 y.
   solved = np.linalg.solve(factor, kernel.covariance(data.x, data.i, x, i))
   mean = solved.T @ np.linalg.solve(factor, data.y)
+  # Rounding may take it below 0, where a standard deviation is NaN.
   return mean, np.maximum(1 - np.sum(solved**2, axis=0), 0)
 
 
@@ -86,6 +87,6 @@ def _grid() -> Iterator[Kernel]:
 
 
 def _factor(kernel: Kernel, data: Data) -> np.ndarray:
-  """The lower triangle L of K + noise I = L L^T, [N, N]."""
+  """Computes the lower triangle L of K + noise I = L L^T, [N, N]."""
   covariance = kernel.covariance(data.x, data.i, data.x, data.i)
   return np.linalg.cholesky(covariance + kernel.noise * np.eye(len(data.y)))

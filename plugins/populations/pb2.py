@@ -70,11 +70,11 @@ class PB2:
 
 
 def known(x: ExploreInputs, most: int) -> Data:
-  """The newest gains, standardised: N of them, at points [N, D] of intervals [N]."""
+  """Returns the newest gains, standardised: N of them, at points [N, D] of intervals [N]."""
   points = [to_cube(x.numbers, interval.settings) for interval in x.history]
   gains = []
   for interval in x.history:
-    # Of a run that diverged -inf, of one without a score before or after NaN.
+    # The gain of a run that diverged is -inf; without a score before or after it is NaN.
     gains.append(np.where(np.isneginf(interval.scores), -np.inf, interval.scores - interval.began))
   numbers = np.repeat(np.arange(len(points)), [len(of) for of in points]).astype(float)
   at, y = np.concatenate(points), np.concatenate(gains)
@@ -90,7 +90,7 @@ def known(x: ExploreInputs, most: int) -> Data:
 
 
 def to_cube(numbers: Mapping[str, Number], settings: Mapping[str, np.ndarray]) -> np.ndarray:
-  """Settings, by name [R], as points in a cube of side 1, [R, D]."""
+  """Maps settings, by name [R], to points in a cube of side 1, [R, D]."""
   columns = []
   for name, number in numbers.items():
     low, high = number.coordinate(np.array([number.low, number.high]))
@@ -99,7 +99,7 @@ def to_cube(numbers: Mapping[str, Number], settings: Mapping[str, np.ndarray]) -
 
 
 def from_cube(numbers: Mapping[str, Number], points: np.ndarray) -> dict[str, np.ndarray]:
-  """Points in a cube of side 1, [R, D], as settings, by name [R]."""
+  """Maps points in a cube of side 1, [R, D], to settings, by name [R]."""
   settings = {}
   for (name, number), column in zip(numbers.items(), points.T, strict=True):
     low, high = number.coordinate(np.array([number.low, number.high]))
@@ -116,7 +116,7 @@ def _argmax(
   kappa: float,
   candidates: int,
 ) -> np.ndarray:
-  """The point [D] of the greatest mu + kappa sigma among candidates, and then around the best."""
+  """Finds the point [D] of the greatest mu + kappa sigma: of candidates, then around the best."""
   intervals = np.concatenate([data.i, np.full(len(busy), float(now))])
   # What is observed at points that are busy does not matter to sigma.
   all_of_them = Data(np.concatenate([data.x, busy]), intervals, np.zeros(len(intervals)))

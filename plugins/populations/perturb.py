@@ -28,7 +28,7 @@ class Perturb:
       raise ValueError(f"perturb.factors = {self.factors} must be numbers above 0, one or more.")
 
   def check(self, numbers: Mapping[str, Number]) -> None:
-    """Every number can be multiplied."""
+    """Refuses nothing: every number can be multiplied."""
 
   def __call__(self, rng: np.random.Generator, x: ExploreInputs) -> Mapping[str, np.ndarray]:
     """Chooses settings, by name [R]; of runs that are no copies they are not used."""

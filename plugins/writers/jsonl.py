@@ -28,6 +28,11 @@ class Jsonl:
   required: ClassVar[bool] = True
 
   def open(self, run: RunInfo) -> "_Files":
+    """Opens the log in the workdir, without the rows that a resumed run will write again.
+
+    Raises:
+      RunError: the disk does not take it.
+    """
     workdir = Path(run.workdir)
     files.make_folder(workdir)
     for name in (METRICS, EPISODES, EVALUATIONS, HISTOGRAMS):
@@ -46,15 +51,19 @@ class _Files:
     self._workdir = workdir
 
   def write(self, row: Mapping[str, float]) -> None:
+    """Writes a row to metrics.jsonl; raises as `append`."""
     self.append(METRICS, jsonl.encode(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
+    """Writes a line an episode to episodes.jsonl; raises as `append`."""
     self.append(EPISODES, "".join(jsonl.encode(_row(episode)) for episode in episodes))
 
   def write_evaluation(self, row: Mapping[str, float]) -> None:
+    """Writes scores to eval.jsonl; raises as `append`."""
     self.append(EVALUATIONS, jsonl.encode(row))
 
   def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
+    """Writes a line a histogram, [N] and [N + 1], to histograms.jsonl; raises as `append`."""
     for name, (counts, edges) in histograms.items():
       of_bins = {"counts": np.asarray(counts, int).tolist(), "edges": np.asarray(edges).tolist()}
       line = jsonl.encode({"env_steps": row["env_steps"], "name": name, **of_bins})

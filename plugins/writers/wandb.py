@@ -33,6 +33,11 @@ class WandB:
   mode: Literal["auto", "online", "offline", "disabled"] = "auto"
 
   def open(self, run: RunInfo) -> "_Run":
+    """Opens the run at W&B, a resumed one under the id that it has kept.
+
+    Raises:
+      Exception: whatever W&B raises, but where it should be online and does not answer.
+    """
     # An agent of a W&B sweep has given the run its id and its project.
     agent = "WANDB_SWEEP_ID" in os.environ
     own_id = os.environ.get("WANDB_RUN_ID") if agent else None
@@ -45,7 +50,7 @@ class WandB:
       tags=self.tags,
       dir=run.workdir,
       id=None if agent else run_id,
-      reinit="create_new",
+      reinit="create_new",  # where many runs are one program, each has one that is open
       config={k: v if isinstance(v, bool | int | float) else str(v) for k, v in run.config.items()},
     )
     opened = _init(mode, options)
@@ -94,23 +99,28 @@ class _Run:
     self._run, self._env_steps = run, 0.0
 
   def write(self, row: Mapping[str, float]) -> None:
+    """Logs a row of metrics."""
     self._env_steps = row["env_steps"]
     self._run.log(dict(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
+    """Logs nothing of single episodes."""
     del episodes  # their mean is in the rows
 
   def write_evaluation(self, row: Mapping[str, float]) -> None:
+    """Logs scores as `eval/<name>`."""
     scores = {f"eval/{key}": value for key, value in row.items() if key != "env_steps"}
     self._run.log({**scores, "env_steps": row["env_steps"]})
 
   def write_histograms(self, histograms: Mapping[str, Histogram], row: Mapping[str, float]) -> None:
+    """Logs histograms by name, counts [N] and edges [N + 1]."""
     import wandb
 
     drawn = {k: wandb.Histogram(np_histogram=(v.counts, v.edges)) for k, v in histograms.items()}
     self._run.log({**drawn, "env_steps": row["env_steps"]})
 
   def write_media(self, name: str, path: Path) -> None:
+    """Logs a video (MP4) or a picture (any other file) under a metric's name."""
     import wandb
 
     video = path.suffix == ".mp4"
@@ -118,6 +128,7 @@ class _Run:
     self._run.log({name: media, "env_steps": self._env_steps})
 
   def close(self) -> None:
+    """Ends the run at W&B; warns, with what to type, if it does not take all rows in time."""
     try:
       self._run.finish()
     except TimeoutError:

@@ -309,9 +309,10 @@ class Cyclic(Protocol):
   def step(
     self, fns: AgentFns, state: LearnerState, batch: Trajectory, phase: int = 0
   ) -> tuple[LearnerState, Metrics]:
-    """Does what `MetaOptimizer.step` does; `phase` is a number of Python's, not traced.
+    """Does what `MetaOptimizer.step` does on a batch [T+1, B], in one phase; metrics are [].
 
-    The state has the same structure, and the metrics have the same names, in every phase.
+    `phase` is a number of Python's, not traced: each phase is compiled on its own. The state has
+    the same structure, and the metrics have the same names, in every phase.
     """
     ...
 

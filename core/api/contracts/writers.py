@@ -77,7 +77,7 @@ class ForAllRuns(Protocol):
 
   @property
   def for_all_runs(self) -> bool:
-    """True."""
+    """True; what counts is that a plugin has it."""
     ...
 
 

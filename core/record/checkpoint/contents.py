@@ -154,6 +154,6 @@ def _crc32(array: np.ndarray) -> int:
 
 
 def _document_crc32(document: Mapping[str, Any]) -> int:
-  """CRC-32 of the document without its own `crc32`."""
+  """Computes the CRC-32 of the document without its own `crc32`."""
   content = {key: value for key, value in document.items() if key != "crc32"}
   return zlib.crc32(json.dumps(content, sort_keys=True).encode())

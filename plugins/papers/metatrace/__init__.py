@@ -13,6 +13,7 @@ class Metatrace:
   """Metatrace actor-critic (Young, Wang and Taylor 2018): mountain car, drifting, and Atari."""
 
   def figures(self) -> Mapping[str, Figure]:
+    """Returns the figures of the paper by name, 'metatrace/...'."""
     return {
       "metatrace/fig1": alphas.figure("none", "6 minutes"),
       "metatrace/fig2": alphas.figure("scalar", "21 minutes", ("vector",)),

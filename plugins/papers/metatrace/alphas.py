@@ -31,7 +31,7 @@ SHOWN = {  # method -> powers of mu, negated, of Figures 2 to 5
   "sid": range(14, 20),
   "nosid": range(10, 16),
 }
-# What the text says of greater mu, and of the vector form, is trained with them.
+# The paper's text also speaks of greater mu, and of the vector form: these are trained as well.
 MUS = SHOWN | {
   "scalar": range(3, 12),
   "scalar_raw": range(11, 20),

@@ -47,7 +47,7 @@ def cell(
     settings[f"{tuner}.mu"] = tuple(2.0**-power for power in powers)
   if drift is None:
     settings["ac_lambda.alpha"] = tuple(alphas)
-  # None is of tuners without such a setting.
+  # Not `not normalised`: it is None for tuners that have no such setting.
   if normalised is False:
     bindings.append(f"{tuner}.normalised = False")
   if drift is not None:

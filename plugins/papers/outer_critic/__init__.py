@@ -13,4 +13,5 @@ class OuterCritic:
   """Debiasing meta-gradient RL by learning the outer value function (Bonnet et al. 2022)."""
 
   def figures(self) -> Mapping[str, Figure]:
+    """Returns the figure of the paper by name, 'outer_critic/...'."""
     return {"outer_critic/snake": snake.FIGURE}

@@ -13,6 +13,7 @@ class Stac:
   """A self-tuning actor-critic algorithm (Zahavy et al. 2020): Atari, DM Control, Real-World RL."""
 
   def figures(self) -> Mapping[str, Figure]:
+    """Returns the figures of the paper by name, 'stac/...'."""
     return {
       "stac/fig2a": atari.figure("fig2a"),
       "stac/fig2b": atari.figure("fig2b"),
