@@ -26,12 +26,12 @@ PARTS = 20
 def rows_of(source: Path) -> Iterator[tuple]:
   """Yields the rows of a source."""
   if source.is_file():
-    with source.open() as file:
+    with source.open(encoding="utf-8") as file:
       yield from (tuple(row[name] for name in COLUMNS) for row in csv.DictReader(file))
     return
   for table in sorted(source.glob("*/*/runs.csv")):
     agent, environment = table.parent.parts[-2:]
-    with table.open() as file:
+    with table.open(encoding="utf-8") as file:
       for run in csv.DictReader(file):
         folder = table.parent / "runs" / f"{int(run['run']):03d}"
         episodes = list(jsonl.read(folder / "episodes.jsonl"))
@@ -78,7 +78,7 @@ def main() -> None:
   args = parser.parse_args()
   rows = [row for source in args.sources for row in rows_of(source)]
   if args.csv:
-    with args.csv.open("w", newline="") as file:
+    with args.csv.open("w", encoding="utf-8", newline="") as file:
       writer = csv.writer(file, lineterminator="\n")
       writer.writerows([COLUMNS, *rows])
   if args.png:

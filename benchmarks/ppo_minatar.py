@@ -68,17 +68,17 @@ def main() -> None:
 
   done = set()
   if args.out.exists():
-    with args.out.open() as file:
+    with args.out.open(encoding="utf-8") as file:
       done = {row["environment"] for row in csv.DictReader(file)}
   else:
-    args.out.write_text("environment,agent,seed,env_steps,mean_return,episodes\n")
+    args.out.write_text("environment,agent,seed,env_steps,mean_return,episodes\n", "utf-8")
   for game in args.games:
     if game in done:
       continue
     began = time.perf_counter()
     returns, episodes = curves(make_train, game, args.env_steps, args.seeds)
     parts = np.array_split(np.arange(returns.shape[1]), ROWS)
-    with args.out.open("a") as file:
+    with args.out.open("a", encoding="utf-8") as file:
       for seed in range(args.seeds):
         for part in parts:
           made = (part[-1] + 1) * CONFIG["NUM_ENVS"] * CONFIG["NUM_STEPS"]

@@ -61,6 +61,7 @@ class Run:
   workdir: Path
   config: Mapping[str, Any] = dataclasses.field(repr=False)
   step: int | None = None
+  trusted: bool = False  # modules in the workdir may be imported
 
   @property
   def metrics(self) -> "DataFrame":
@@ -81,11 +82,11 @@ class Run:
     self, episodes: int = 100, greedy: bool = False, seed: int = 0, video: Path | str | None = None
   ) -> dict[str, Any]:
     """Plays full episodes in other environments; see `core.evaluation.evaluate.evaluate`."""
-    return evaluate(self.workdir, episodes, greedy, seed, self.step, video)
+    return evaluate(self.workdir, episodes, greedy, seed, self.step, video, trusted=self.trusted)
 
   def policy(self, greedy: bool = False, seed: int = 0) -> Policy:
     """Loads the agent to act in your own program; see `core.evaluation.policy.policy_of`."""
-    return policy_of(Workdir(self.workdir), self.step, greedy, seed)
+    return policy_of(Workdir(self.workdir, self.trusted), self.step, greedy, seed)
 
   def plot(self) -> "Figure":
     """Draws the return and every self-tuned number against env steps.
@@ -141,14 +142,15 @@ def train(
 
 
 @_as_arguments()
-def load(workdir: Path | str, step: int | None = None) -> Run:
+def load(workdir: Path | str, step: int | None = None, trusted: bool = False) -> Run:
   """Opens the run in a workdir, finished or not.
 
   Args:
     workdir: its folder.
     step: the update whose checkpoint is meant; None for the newest whole one.
+    trusted: modules in the workdir may be imported.
 
   Raises:
     UserError: there is no run, or its configuration does not load.
   """
-  return Run(Path(workdir), Workdir(Path(workdir)).load().flat, step)
+  return Run(Path(workdir), Workdir(Path(workdir), trusted).load().flat, step, trusted)

@@ -134,6 +134,7 @@ def test_histograms_of_each_run_and_of_all(gin, tmp_path):
     ("runs.settings = {'train.seed': (0, -1)}", "holds -1; a seed is int from 0 to 2"),
     ("train.micro_batch = 2", "train.micro_batch = 2 does not divide the 1 trajectories"),
     ("runs.repeats = 0", "runs.repeats takes int at least 1, not 0"),
+    (f"train.seed = {2**32 - 1}", f"runs.repeats makes a seed of {2**32}; a seed is from 0 to"),
     ("train.total_env_steps = 2_147_483_647", "to 2_147_483_647; write at most 2_147_483_646"),
     ("runs.episodes = 3_000_000_000", "not 3000000000. It is at most 2_147_483_647"),
     ("ac_lambda.groups = {'noise': (5, 5)}", r"groups\['noise'\] = \(5, 5\): a range begins at 0"),

@@ -22,9 +22,11 @@ from selftune.core.api.errors import UserError
 from selftune.core.api.types import BATCH_AXES, LearnerState, Trajectory
 from selftune.core.checking import cycle
 from selftune.core.experiment import Outer
+from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.lambda_return import LambdaReturn
 from selftune.plugins.losses.leaky_vtrace import LeakyVTrace
 from selftune.plugins.losses.policy_kl import PolicyKL
+from selftune.plugins.losses.value import Value
 from selftune.plugins.metaopt._context import Context
 from selftune.plugins.metaopt._judge import Bootstrap
 from selftune.plugins.metaopt.metagradient import Metagradient
@@ -90,7 +92,7 @@ CASES = {
   "k3_next": dict(inner_updates=3, outer_batch="next"),
   "k2_fresh": dict(inner_updates=2, outer_batch="fresh"),
   "fresh": dict(outer_batch="fresh"),
-  "held_out": dict(outer_batch="held_out", held_out=3),
+  "held_out": dict(outer_batch="held_out", held_out=2),
   "bmg": dict(outer_batch="next", bootstrap=Bootstrap(value=0.3)),
   "bmg_k2_l3": dict(inner_updates=2, outer_batch="fresh", bootstrap=Bootstrap(steps=3)),
   "bmg_descent": dict(bootstrap=Bootstrap(steps=2, learning_rate=0.02, policy=0.5, value=0.1)),
@@ -147,7 +149,7 @@ def test_the_metagradient_is_that_of_the_whole_cycle(case):
   if mode == "same":
     outer_batch = data[k - 1]
   if mode == "held_out":
-    inner_batches, outer_batch = [some(data[0], [0, 1, 3])], some(data[0], [2])
+    inner_batches, outer_batch = [some(data[0], [0, 2])], some(data[0], [1, 3])
   written = Cycle(etas, tuple(inner_batches), outer_batch, made - 1, target(metaopt))
   expected = cycle.gradient(fns, tuned(fns), state, written)
   if mode == "fresh":  # theta_K is what learning went on from
@@ -255,6 +257,43 @@ def test_guards():
   gamma = jax.nn.sigmoid(bounded["leaky_vtrace.gamma"][0])
   assert gamma >= middle - 1.1e-6
   np.testing.assert_allclose(bounded["value.cost"], after["value.cost"], rtol=1e-12)
+
+
+def test_an_anchor_may_be_a_number_of_each_run():
+  etas = jax.vmap(lambda anchor: moved(anchor=anchor)[1])(jnp.array([0.0, 0.25]))
+  for name, (free, held) in etas.items():
+    (first,) = moved()[0][name]
+    np.testing.assert_allclose(free - held, 0.25 * (first - 4.6) * np.ones(1), atol=1e-9)
+    _, pulled, _ = moved(anchor=0.25)
+    np.testing.assert_allclose(held, pulled[name], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+  ("bounds", "message"),
+  [
+    ({"value.cost": (0.3, 0.2)}, "the first is to be less"),
+    ({"value.cost": (0.6, 0.7)}, "value.cost is tuned from 0 to 0.5, of which nothing"),
+    ({"entropy.cost": (0.1, 0.2)}, "entropy.cost is tuned from 0 to 0, of which nothing"),
+    ({"leaky_vtrace.gamma": (-2.0, -1.0)}, "gamma is tuned from 0 to 1, of which nothing"),
+    ({"rmsprop.eps": (0.1, 0.2)}, "matches no tunable"),
+  ],
+)
+def test_bounds_between_which_there_is_nothing(bounds, message):
+  components = {
+    "leaky_vtrace": LeakyVTrace(),
+    "value": Value(cost=0.5),
+    "entropy": Entropy(cost=0.0),
+  }
+  tune = ("leaky_vtrace.gamma", "value.cost", "entropy.cost")
+  with pytest.raises(ValueError, match=message):
+    Metagradient(tune=tune, bounds=bounds).check(components)
+
+
+def test_what_held_out_does_not_divide():
+  fns = Functions(agent(Metagradient(tune=TUNE, outer_batch="held_out", held_out=3)), small.SPEC)
+  (data,) = batches(1, fns)
+  with pytest.raises(ValueError, match="one in 3 of the 4 trajectories"):
+    first_state(fns, fns.agent.metaopt, data)
 
 
 def test_a_critic_learns_values_of_the_outer_corrector():

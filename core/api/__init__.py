@@ -77,7 +77,7 @@ if TYPE_CHECKING:
   )
   from .registry import configurable, name_of, register
   from .resuming import resumable
-  from .subprocesses import python
+  from .subprocesses import cores, python
   from .timesteps import as_specified
   from .tunables import POSITIVE, SCALE, UNIT, Components, Domain, Tunable, tunable
   from .types import (
@@ -220,6 +220,7 @@ __all__ = [
   "bound",
   "checks",
   "configurable",
+  "cores",
   "count",
   "episodes",
   "files",

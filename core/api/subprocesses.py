@@ -1,5 +1,6 @@
-"""Subprocesses of Python: they import what this process does, in whatever folder."""
+"""Subprocesses of Python, which import what this process does, and the cores for them."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -14,3 +15,9 @@ def python(code: str) -> list[str]:
   reading the file puts their folder last.
   """
   return [sys.executable, "-P", "-c", f"import sys; sys.path.append({_HOME!r}); {code}"]
+
+
+def cores() -> int:
+  """Returns the number of cores that this process may run on."""
+  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+  return len(affinity(0)) if affinity else os.cpu_count() or 1

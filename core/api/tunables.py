@@ -8,6 +8,7 @@ value the plugin sees (Algorithm 2, line 10 of the STAC paper).
 
 import dataclasses
 import fnmatch
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -28,6 +29,7 @@ class Domain(NamedTuple):
   transform: Callable[[Array, Any], Array]  # (eta, configured) -> value
   initial: Callable[[float, Any], Any]  # (eta_init, configured) -> eta
   inverse: Callable[[Any, Any], Any]  # (value, configured) -> eta; infinite at the domain's ends
+  ends: Callable[[float], tuple[float, float]]  # configured -> least and greatest value
 
 
 def _logit(x: Any) -> Array:
@@ -45,18 +47,21 @@ UNIT = Domain(
   lambda eta, _: jax.nn.sigmoid(eta),
   lambda eta_init, _: eta_init,
   lambda value, _: _logit(value),
+  lambda _: (0.0, 1.0),
 )
 SCALE = Domain(
   "scale",
   lambda eta, configured: jax.nn.sigmoid(eta) * configured,
   lambda eta_init, _: eta_init,
   lambda value, configured: _logit(value / configured),
+  lambda configured: (0.0, configured),
 )
 POSITIVE = Domain(
   "positive",
   lambda eta, _: jax.nn.softplus(eta),
   lambda _, configured: _softplus_inverse(configured),
   lambda value, _: _softplus_inverse(value),
+  lambda _: (0.0, math.inf),
 )
 
 

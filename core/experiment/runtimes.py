@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ..api.contracts import Exploit, Explore, WriterPlugin
-from ..api.errors import did_you_mean
+from ..api.errors import UserError, did_you_mean
 from ..api.ranges import Count, Natural, Seed, Steps, ranges
 from ..api.registry import configurable
 from ..api.resuming import resumable
@@ -163,10 +163,17 @@ class IndependentRuns:
 
     Returns:
       The seed of every run, and by name the value of each setting in every run, R of them.
+
+    Raises:
+      UserError: the repeats of a seed go beyond the greatest one.
     """
     # Repeats of a setting lie side by side: run r is repeat r % repeats of its setting.
     combine = zip if self.paired else itertools.product
     rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
     settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
     first = settings.pop("train.seed", [seed] * len(rows))
-    return [int(s) + i % self.repeats for i, s in enumerate(first)], settings
+    seeds = [int(s) + i % self.repeats for i, s in enumerate(first)]
+    (allowed,) = ranges(Seed)
+    if not allowed.holds(max(seeds)):
+      raise UserError(f"runs.repeats makes a seed of {max(seeds)}; a seed is {allowed.says}.")
+    return seeds, settings

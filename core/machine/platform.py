@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 
 from ..api.errors import UserError
+from ..api.subprocesses import cores
 from ..api.types import Device
 from . import process, variables
 
@@ -27,7 +28,7 @@ def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
     RunError: the environment asks JAX for what is not there.
   """
   if learners is None:
-    learners = range(len(os.sched_getaffinity(0)))
+    learners = range(cores())
   wanted = len({*actors, *learners})
   flags = os.environ.get("XLA_FLAGS", "")
   if wanted > 1 and "xla_force_host_platform_device_count" not in flags:

@@ -16,7 +16,7 @@ import numpy as np
 from dm_env import specs
 from gymnasium.vector import async_vector_env
 
-from ...core.api import Array, EnvSpec, RunError, TimeStep
+from ...core.api import Array, EnvSpec, RunError, TimeStep, cores
 from ._rwrl_block import EPISODE, Block, observation_size, run
 from ._rwrl_settings import Challenges, domains
 
@@ -53,8 +53,7 @@ class Pool:
         (len(spec.action_minimum),), float, spec.action_minimum, spec.action_maximum
       ),
     )
-    cores = len(os.sched_getaffinity(0))
-    self._rows = math.ceil(self.num_envs / min(num_workers or cores, self.num_envs))
+    self._rows = math.ceil(self.num_envs / min(num_workers or cores(), self.num_envs))
     blocks = [seeds[i : i + self._rows] for i in range(0, self.num_envs, self._rows)]
     multiprocessing.get_context("forkserver").set_forkserver_preload(_WORKER_MODULES)
     n = len(blocks)

@@ -15,19 +15,19 @@ def held_out(batch: Trajectory, every: int) -> tuple[Trajectory, Trajectory]:
   Args:
     batch: [T+1, B].
     every: one in so many trajectories is held out. Not the last of the batch: devices, which have
-      their shares one after the other, then hold out the same ones however many there are, if
+      their shares one after the other, then hold out the same ones however many there are, as
       `every` divides each share.
 
   Raises:
-    ValueError: nothing would be held out, or left to learn from.
+    ValueError: `every` does not divide the batch, or nothing would be left to learn from.
   """
   size = batch.action.shape[1]
   out = np.arange(every - 1, size, every)
   rest = np.delete(np.arange(size), out)
-  if not out.size or not rest.size:
+  if size % every or not rest.size:
     raise ValueError(
-      f"outer_batch = 'held_out' divides the {size} trajectories of a batch, or of a device's "
-      f"share of it: held_out = {every} must be from 2 to {size}, or train.num_envs greater"
+      f"outer_batch = 'held_out' holds out one in {every} of the {size} trajectories of a batch, "
+      "or of a device's share of it: held_out must divide that number, and be 2 or more"
     )
   return _some(batch, rest), _some(batch, out)
 

@@ -36,6 +36,25 @@ def starts(tuned: Tuned, given: Mapping[str, float]) -> dict[str, float]:
   return start
 
 
+def check_bounds(tuned: Tuned, given: Mapping[str, tuple[float, float]]) -> None:
+  """Checks `bounds` against configured values, which are numbers before there are runs of them.
+
+  Raises:
+    ValueError: a pattern matches nothing, the first bound is not less than the second, or the
+      domain has no value between them.
+  """
+  for pattern, (least, greatest) in given.items():
+    if not least < greatest:
+      raise ValueError(f"bounds['{pattern}'] = {(least, greatest)}: the first is to be less.")
+    for name, t in tunables.select(tuned, (pattern,), "bounds").items():
+      low, high = t.domain.ends(t.value)
+      if not (least < high and low < greatest):
+        raise ValueError(
+          f"bounds['{pattern}'] = {(least, greatest)}: {name} is tuned from {low:g} to {high:g}, "
+          "of which nothing lies between."
+        )
+
+
 def bounds(
   tuned: Tuned, given: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[Array, Array]]:
@@ -43,15 +62,10 @@ def bounds(
 
   Args:
     tuned: what is tuned.
-    given: least and greatest value as plugins see it, by pattern.
-
-  Raises:
-    ValueError: a pattern matches nothing, or the first bound is not less than the second.
+    given: least and greatest value as plugins see it, by pattern; see `check_bounds`.
   """
   ends = {}
   for pattern, (least, greatest) in given.items():
-    if not least < greatest:
-      raise ValueError(f"bounds['{pattern}'] = {(least, greatest)}: the first is to be less.")
     for name, t in tunables.select(tuned, (pattern,), "bounds").items():
       low, high = (jnp.asarray(t.domain.inverse(x, t.value)) for x in (least, greatest))
       # NaN: a bound beyond the domain, within which every eta lies anyway.

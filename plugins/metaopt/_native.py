@@ -2,7 +2,6 @@
 
 import ctypes
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ...core.api import (
   Parts,
   RunState,
   checks,
+  cores,
   first_failure,
   native,
 )
@@ -85,8 +85,7 @@ def _advance(
   # The numbers of failures are those that the JAX form gives where one of these metrics is NaN.
   fine: dict[str, Any] = dict.fromkeys(("delta", "param_norm"), jnp.zeros(()))
   failures = [int(first_failure(fine | {n: fine[n] / 0}, jnp.zeros(3, bool))) for n in fine]
-  affinity = getattr(os, "sched_getaffinity", None)  # not on every system
-  threads = len(affinity(0)) if affinity else os.cpu_count() or 1
+  threads = cores()
 
   def advance(
     states: RunState, steps: int, episodes: int | None, env_steps: int | None

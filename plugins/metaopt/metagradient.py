@@ -111,11 +111,11 @@ class Metagradient:
     """Checks the patterns of `tune`, `eta_init_of` and `bounds` against the agent's plugins.
 
     Raises:
-      ValueError: a pattern matches nothing, or the first of two bounds is not less.
+      ValueError: a pattern matches nothing, or nothing lies within two bounds.
     """
     tuned = self._tuned(components)
     _eta.starts(tuned, self.eta_init_of)
-    _eta.bounds(tuned, self.bounds)
+    _eta.check_bounds(tuned, self.bounds)
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> MetaState:
     """Returns the meta state before the first update; `batch` gives shapes, [T+1, B].
@@ -278,14 +278,14 @@ class Metagradient:
       # The divisor is never 0, so that a metagradient of 0 stays 0 and does not become NaN.
       scale = jnp.minimum(1.0, self.max_norm / jnp.maximum(norm, self.max_norm))
       gradient = jax.tree.map(lambda x: scale * x, gradient)
-    if self.anchor:
-      first = self._first(fns, tuned)
-      pull = {name: self.anchor * (eta - first[name]) for name, eta in meta.etas.items()}
-      if self.context is None:
-        return jax.tree.map(jnp.add, gradient, pull)
-      of_etas, of_weights = gradient
-      return jax.tree.map(jnp.add, of_etas, pull), of_weights
-    return gradient
+    if isinstance(self.anchor, float | int) and not self.anchor:  # that of a run may be traced
+      return gradient
+    first = self._first(fns, tuned)
+    pull = {name: self.anchor * (eta - first[name]) for name, eta in meta.etas.items()}
+    if self.context is None:
+      return jax.tree.map(jnp.add, gradient, pull)
+    of_etas, of_weights = gradient
+    return jax.tree.map(jnp.add, of_etas, pull), of_weights
 
   def _moved(self, tuned, meta: MetaState, gradient: PyTree) -> MetaState:
     """Moves what is learned along a gradient (Algorithm 2, line 15), within the bounds."""
