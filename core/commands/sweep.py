@@ -55,11 +55,16 @@ if it was stopped.""",
 
 def run(arguments: argparse.Namespace) -> int:
   """Trains what is missing of the sweep; returns 1 where a point is missing at the end."""
-  from ..sweeps import file
+  from ..sweeps import file, population_file
+  from ..sweeps.population import population
   from ..sweeps.sweep import sweep
 
-  found = file.read(arguments.sweep, experiment_of)
-  whole = sweep(found, arguments.out, arguments.workers, arguments.launcher)
+  how = arguments.out, arguments.workers, arguments.launcher
+  crowd = population_file.read(arguments.sweep, experiment_of)
+  if crowd is not None:
+    whole = population(crowd, *how)
+  else:
+    whole = sweep(file.read(arguments.sweep, experiment_of), *how)
   return OK if whole else FAILED
 
 

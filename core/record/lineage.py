@@ -17,6 +17,7 @@ from ..api.errors import RunError
 
 FILE = "lineage.jsonl"
 BEFORE = "before/"
+Settings = Mapping[str, Sequence[float]]  # 'component.field' -> R numbers
 _OWN = ("env_steps", "exchange", "run", "parent")
 
 
@@ -26,8 +27,8 @@ class Exchange(NamedTuple):
   number: int  # 1 is the first; 0 is the start
   parents: np.ndarray  # [R] int
   scores: np.ndarray  # [R]
-  before: Mapping[str, Sequence[float]]  # settings, R numbers each
-  after: Mapping[str, Sequence[float]]
+  before: Settings
+  after: Settings
 
   @property
   def copies(self) -> bool:
@@ -51,8 +52,8 @@ class Exchange(NamedTuple):
     ]
 
 
-def start(settings: Mapping[str, Sequence[float]]) -> Exchange:
-  """Returns what the first rows are of: runs begin with these settings, R numbers each."""
+def start(settings: Settings) -> Exchange:
+  """Returns what the first rows are of: runs begin with these settings."""
   runs = len(next(iter(settings.values())))
   return Exchange(0, np.arange(runs), np.full(runs, np.nan), settings, settings)
 
