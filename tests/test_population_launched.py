@@ -1,7 +1,10 @@
 """Populations of processes: what a member trains, exchanges that are killed, members that fail."""
 
 import json
+import os
 import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import fakes
@@ -9,7 +12,9 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from test_population_runs import gin as paid  # noqa: F401
+from test_population_runs import CONFIG as PAID
+from test_population_runs import gin as paid
+from test_sweep import SELFTUNE, _processes
 
 from selftune.core import config as configs
 from selftune.core import train as training
@@ -25,6 +30,7 @@ from selftune.core.sweeps.point import DIVERGED
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
+__all__ = ["paid"]  # a fixture
 EVERY = 40  # env steps: two updates of `fakes.CONFIG`
 RATE = {"rmsprop.learning_rate": {"min": 1e-5, "max": 1e-1}}
 SECTION = {
@@ -167,7 +173,8 @@ STEPS = [  # what an exchange does to the disk, and what begins a process
 
 
 def test_a_kill_between_any_two_steps_changes_nothing(file, tmp_path, monkeypatch):
-  crowd, calls, kill_at = population_file.read(file(), experiment_of), 0, -1
+  name = file(population={**SECTION, "members": 2})
+  crowd, calls, kill_at = population_file.read(name, experiment_of), 0, -1
 
   def counted(step):
     def call(*args, **kwargs):
@@ -336,3 +343,74 @@ def test_a_segment_is_a_part_of_the_whole_run(config, tmp_path):
   assert fakes.rows(tmp_path / "b", "restarts")[-1]["init_from"] == parent
   member.advance(config, new, tmp_path / "b", Segment(2, 121, varied))
   assert segment.read(tmp_path / "b", 2) == Reached(2, False, True, 120, 6)
+
+
+# For real.
+
+
+@pytest.mark.slow
+def test_members_for_real_take_over_as_runs_on_the_device(paid, tmp_path, monkeypatch):
+  """Their scores follow from a setting alone, so that the whole lineage can be told to agree."""
+  of_all = ("train.total_env_steps = 96",)
+  training.train(paid, of_all, tmp_path / "device")
+
+  class Here(Members):
+    def start(self, task):
+      arguments = (task.experiment, task.bindings, task.workdir)
+      member.advance(*arguments, Segment.from_text(task.segment))
+      return fakes.Ended(0)
+
+  lines = PAID.replace("@runs()", "@lockstep()").splitlines()
+  alone = [line for line in lines if not line.startswith(("runs.", "population.", "include 'pop"))]
+  (tmp_path / "alone.gin").write_text("\n".join(alone))
+  values = {"paid.pay": [1.0, 2.0, 4.0, 8.0], "rmsprop.learning_rate": [0.01] * 4}
+  found = {
+    "population": {**SECTION, "every_env_steps": 32},
+    "parameters": {name: {"values": column} for name, column in values.items()},
+    "command": [
+      *("selftune", "train", str(tmp_path / "alone.gin"), "${args_no_hyphens}"),
+      *(f"--bind={bind}" for bind in of_all),
+    ],
+  }
+  (tmp_path / "crowd.yaml").write_text(yaml.safe_dump(found))
+  monkeypatch.setattr(population, "Processes", Here())
+  assert start(str(tmp_path / "crowd.yaml"), tmp_path / "out") == 0
+  rows, wanted = (fakes.rows(tmp_path / name, "lineage") for name in ("out", "device"))
+  assert rows == wanted and max(row["exchange"] for row in rows) == 2
+  assert any(row["parent"] != row["run"] for row in rows)
+
+
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["processes", "ray"])
+def test_a_killed_population_goes_on(launcher, tmp_path, monkeypatch):
+  if launcher == "ray":
+    pytest.importorskip("ray")
+  monkeypatch.chdir(tmp_path)
+  steps = ["train.total_env_steps = 6_000", "metagradient.tune = ()", "agent.heads = 1"]
+  command = ["selftune", "train", "experiments/catch_stacx", "${args_no_hyphens}"]
+  found = {
+    "population": {**SECTION, "members": 2, "every_env_steps": 2_000},
+    "parameters": RATE,
+    "command": [*command, *(f"--bind={step}" for step in steps)],
+  }
+  (tmp_path / "crowd.yaml").write_text(yaml.safe_dump(found))
+  out = tmp_path / "out"
+  again = [*SELFTUNE, "sweep", "crowd.yaml", "--out", str(out), "--workers", "2"]
+  again += ["--launcher", launcher]
+  killed = subprocess.Popen(again, stderr=subprocess.PIPE)
+  fakes.wait_for((out / barrier.FILE).exists, 400)
+  os.kill(killed.pid, signal.SIGKILL)
+  killed.communicate()
+  fakes.wait_for(lambda: not _processes(out), 60)
+  before = (out / lineage.FILE).read_text()
+  done = subprocess.run(again, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+  assert (out / lineage.FILE).read_text().startswith(before)
+  rows = lineage.read(out / lineage.FILE)
+  assert [row.exchange for row in rows] == [0, 0, 1, 1, 2, 2]
+  copies = [row for row in rows if row.parent != row.run]
+  for row in copies:
+    log = (out / "runs" / f"00{row.run}" / "log.txt").read_text()
+    assert f"goes on as a copy of {out}/exchanges/{row.exchange}/00{row.parent}@" in log
+  assert (out / "curves.png").exists() and (out / "runs.csv").read_text().count("\n") == 3
