@@ -247,6 +247,7 @@ WRONG = {
   "key": ({"method": "grid"}, "a population has no method; it has program, "),
   "section": ({"population": 4}, "write population: {members: 4, every_env_steps"),
   "one": ({"population": {**SECTION, "members": 1}}, "members is 1; it takes two or more"),
+  "bounds": ({"population": {**SECTION, "first": "drawn"}}, "are those of parameters"),
   "plugin": ({"population": {"members": 4, "explore": "@perturb()"}}, "population.exploit must"),
   "number": ({"population": {**SECTION, "pb2.c_1": 1}}, "'pb2' is bound but never built"),
   "parameters": ({"parameters": {}}, "write parameters: {NAME: {min: 1e-4, max: 1e-2}"),

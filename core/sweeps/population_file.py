@@ -93,6 +93,10 @@ def _read(path: Path, found: Mapping[str, Any], parse: Parse) -> Crowd:
   section, parameters = found["population"], found.get("parameters")
   if not isinstance(section, dict) or type(members := section.get("members")) is not int:
     raise UserError(f"write {SECTION}")
+  if {"bounds", "first"} & section.keys():
+    raise UserError(
+      "population: bounds, and first values, are those of parameters: leave them out."
+    )
   if members < 2:
     raise UserError(f"population: members is {members}; it takes two or more.")
   if not isinstance(parameters, dict) or not parameters:
