@@ -1,9 +1,7 @@
 """Populations of processes: what a member trains, exchanges that are killed, members that fail."""
 
 import json
-import os
 import shutil
-import signal
 import subprocess
 from pathlib import Path
 
@@ -399,10 +397,12 @@ def test_a_killed_population_goes_on(launcher, tmp_path, monkeypatch):
   out = tmp_path / "out"
   again = [*SELFTUNE, "sweep", "crowd.yaml", "--out", str(out), "--workers", "2"]
   again += ["--launcher", launcher]
-  killed = subprocess.Popen(again, stderr=subprocess.PIPE)
-  fakes.wait_for((out / barrier.FILE).exists, 400)
-  os.kill(killed.pid, signal.SIGKILL)
-  killed.communicate()
+  with subprocess.Popen(again, stderr=subprocess.PIPE, text=True) as killed:
+    try:
+      fakes.wait_for(lambda: (out / barrier.FILE).exists() or killed.poll() is not None, 400)
+    finally:
+      killed.kill()
+    assert (out / barrier.FILE).exists(), killed.stderr.read()
   fakes.wait_for(lambda: not _processes(out), 60)
   before = (out / lineage.FILE).read_text()
   done = subprocess.run(again, capture_output=True, text=True)
