@@ -94,34 +94,34 @@ def _train(
     return k, Task(found.experiment, folder(out, k), bindings, part)
 
   def ended(k: int, code: int) -> None:
-    log = folder(out, k) / "log.txt"
     if it := segment.read(folder(out, k), at.number):
       reached[k] = it
       if it.diverged:
-        display.print(f"selftune: member {k} diverged: {bar.said(log)}")
+        display.print(f"selftune: member {k} diverged: {_said(out, k)}")
       return
     tries[k] += 1
     waiting.append(k)
     if tries[k] < TRIES:
-      display.print(
-        f"selftune: member {k} ended too early, with exit code {code}, and is started once more: "
-        f"{bar.said(log)} (all of it: {log})"
-      )
+      early = f"ended too early, with exit code {code}, and is started once more"
+      display.print(f"selftune: member {k} {early}: {_said(out, k)}")
 
-  best = _best(at)
-  looked = lambda running: display.show(
-    len(members) * at.number + len(reached), f"{running} running", *best
-  )
+  begun, best = len(members) * at.number, _best(at)
+  looked = lambda running: display.show(begun + len(reached), f"{running} running", *best)
   if each(further, runner, looked, ended):
     return []
-  for k in tries:
-    if tries[k] == TRIES:
-      log = folder(out, k) / "log.txt"
-      raise RunError(
-        f"member {k} failed {TRIES} times after exchange {at.number}: {bar.said(log)} (all of it: "
-        f"{log}). Once that is mended, the same command goes on."
-      )
+  lost = next((k for k in members if tries[k] == TRIES), None)
+  if lost is not None:
+    raise RunError(
+      f"member {lost} failed {TRIES} times after exchange {at.number}: {_said(out, lost)}. Once "
+      "that is mended, the same command goes on."
+    )
   return [reached[k] for k in members]
+
+
+def _said(out: Path, member: int) -> str:
+  """The last that a member said, and where all of it is."""
+  log = folder(out, member) / "log.txt"
+  return f"{bar.said(log)} (all of it: {log})"
 
 
 def _best(at: Barrier) -> list[str]:
