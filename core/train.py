@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import sys
 import zlib
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from .machine import hosts, platform, shortage
 from .record import plotting
 from .record.checkpoint import Checkpointer
 from .record.logging import Logger
+from .record.segment import Segment
 from .record.workdir import Workdir, locate
 from .runs import independent
 
@@ -36,6 +38,7 @@ def train(
   path: Path,
   resume: bool = False,
   init_from: str | None = None,
+  segment: Segment | None = None,
 ) -> Progress:
   """Trains the agent that a configuration describes; as one process of a job, if it was joined.
 
@@ -45,6 +48,7 @@ def train(
     path: the workdir: configs, logs, checkpoints and the final plot go there.
     resume: go on with the run in the workdir, from its newest whole checkpoint.
     init_from: the first weights are those of a checkpoint, PATH[@STEP] (see workdir.locate).
+    segment: of a member of a population: what it trains now.
 
   Returns:
     How far it came.
@@ -65,7 +69,7 @@ def train(
     stack.enter_context(shortage.explained(_how(experiment).smaller(experiment)))
     stack.enter_context(hosts.losses_explained())
     still_alone = stack.enter_context(workdir.alone())
-    workdir.check(loaded, resume)
+    workdir.check(loaded, resume, segment.varied if segment else ())
     # Processes tell each other numbers of 32 bits, so the text is compared by its sum.
     text = zlib.crc32(loaded.text.encode())
     hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
@@ -81,6 +85,9 @@ def train(
       state, progress = restored.state, Progress.from_json(restored.host)
     elif init_from is not None:
       state, weights = with_weights(state, init_from)
+    if segment is not None and segment.parent and progress.exchange < segment.exchange:
+      weights = segment.parent
+      state, progress = as_copy(state, progress, segment.parent, segment.exchange)
     # A shared disk may show processes different listings, and so different newest checkpoints.
     hosts.check_same({"checkpoints": progress.updates})
     total_env_steps = training.size * experiment.total_env_steps
@@ -92,6 +99,9 @@ def train(
           file=sys.stderr,
         )
       return dataclasses.replace(progress, done=True)
+    until = segment.until if segment else math.inf
+    if progress.env_steps >= until:
+      return progress
     # From here on there is something to save.
     asked_to_stop = stack.enter_context(platform.stop_signals())
 
@@ -113,7 +123,7 @@ def train(
     )
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
-    progress = run(experiment, training, logger, checkpoints, state, progress, stopping)
+    progress = run(experiment, training, logger, checkpoints, state, progress, stopping, until)
     if writers and progress.done and (path / "metrics.jsonl").is_file():
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
@@ -183,6 +193,30 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
       return False
     files.write(workdir.done, "")
   return True
+
+
+def as_copy(
+  state: LearnerState, progress: Progress, parent: str, exchange: int
+) -> tuple[LearnerState, Progress]:
+  """A run that goes on as a copy of another one; its key and its episodes stay its own.
+
+  Args:
+    state: of the run.
+    progress: of the run.
+    parent: the checkpoint of the other, PATH@STEP.
+    exchange: number of the one in which it becomes that.
+
+  Raises:
+    UserError: there is no such checkpoint, or it is damaged or of another agent.
+  """
+  directory, step = locate(parent)
+  restored = Checkpointer(directory).restore(state, step)
+  if restored is None:
+    raise UserError(f"the parent's checkpoint {parent} is gone.")
+  learned, of_parent = restored.state, Progress.from_json(restored.host)
+  counts = {"updates": of_parent.updates, "env_steps": of_parent.env_steps}
+  print(f"selftune: goes on as a copy of {parent}.", file=sys.stderr)
+  return learned._replace(key=state.key), dataclasses.replace(progress, exchange=exchange, **counts)
 
 
 def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:

@@ -338,7 +338,8 @@ def processes(train):
     def __init__(self, workers, lock):
       self.workers = workers or 1
 
-    def start(self, experiment, workdir, binds):
-      return Ended(train(workdir, dict(bind.split("=", 1) for bind in binds if "=" in bind)))
+    def start(self, task):
+      values = dict(bind.split("=", 1) for bind in task.bindings if "=" in bind)
+      return Ended(train(task.workdir, values))
 
   return Fake

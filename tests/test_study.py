@@ -270,7 +270,7 @@ def test_a_process_says_that_its_run_diverged(monkeypatch, capsys):
 
   monkeypatch.setattr(training, "finish", finish)
   monkeypatch.setattr(point, "_end_with_parent", lambda: None)
-  monkeypatch.setattr(sys, "argv", ["point", "x.gin", "out"])
+  monkeypatch.setattr(sys, "argv", ["point", "x.gin", "out", ""])
   for error, code in (
     (NonFiniteError("it was"), DIVERGED),
     (RunError("a"), 1),

@@ -637,7 +637,8 @@ def test_a_task_of_ray_runs_in_the_folder_of_the_sweep(tmp_path, monkeypatch):
       (tmp_path / "absent", "no gin file or experiment"),
     ]
   ):
-    assert launch._train("mine.gin", str(tmp_path / f"{number}"), [], str(folder)) == 1
+    task = launch.Task("mine.gin", tmp_path / f"{number}", [])
+    assert launch._train(task, str(folder)) == 1
     log = (tmp_path / f"{number}" / "log.txt").read_text()
     assert log.startswith(f"selftune: {said}") and log.count("\n") == 1, log
 

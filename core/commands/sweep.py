@@ -1,4 +1,4 @@
-"""`selftune sweep`: trains every point of a W&B sweep file."""
+"""`selftune sweep`: trains every point of a W&B sweep file, or the members of a population."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ def add(commands: Commands) -> None:
   selftune sweep sweeps/metatrace_mountain_car              24 points as one compiled program
   selftune sweep sweeps/catch_stac_discount --workers 2     two processes at a time
   selftune sweep my.yaml --launcher ray                     a Ray task a point
+  selftune sweep sweeps/cartpole_population                 processes that take over from each other
 
 The file is an ordinary W&B sweep: parameters are gin bindings, the command calls selftune train.
   method: grid                       # or random, bayes: these two also need run_cap: N
@@ -32,6 +33,18 @@ The file is an ordinary W&B sweep: parameters are gin bindings, the command call
 The same file works unchanged with 'wandb sweep my.yaml' and 'wandb agent ID' (needs an account).
 ${envvar:NAME} in the command is a variable of the environment.
 
+A file with a population has members instead of points. They train to the next exchange and wait;
+the worst then go on as copies of the best, with other settings (lineage.jsonl, curves.png).
+  population:
+    members: 4
+    every_env_steps: 100_000                      # of each member, between exchanges
+    exploit: '@truncation()'                      # who is replaced by whom
+    explore: '@perturb()'                         # what copies try; or '@pb2()'
+  parameters:
+    rmsprop.learning_rate: {min: 1e-5, max: 1e-1}     # bounds, between which first values are drawn
+    entropy.cost: {min: 1e-4, max: 1.0}
+  command: [selftune, train, experiments/catch_stacx, '${args_no_hyphens}']
+
 Stopped or killed, the same command goes on. Exit code 1 if a point failed (the others run on), or
 if it was stopped.""",
   )
@@ -43,7 +56,7 @@ if it was stopped.""",
     "--workers",
     type=int,
     metavar="N",
-    help="points at a time (default: 1; with Ray, as many as its machines hold)",
+    help="points, or members, at a time (default: 1; with Ray, as many as its machines hold)",
   )
   parser.add_argument(
     "--launcher",
@@ -55,11 +68,16 @@ if it was stopped.""",
 
 def run(arguments: argparse.Namespace) -> int:
   """Trains what is missing of the sweep; returns 1 where a point is missing at the end."""
-  from ..sweeps import file
+  from ..sweeps import file, population_file
+  from ..sweeps.population import population
   from ..sweeps.sweep import sweep
 
-  found = file.read(arguments.sweep, experiment_of)
-  whole = sweep(found, arguments.out, arguments.workers, arguments.launcher)
+  how = arguments.out, arguments.workers, arguments.launcher
+  crowd = population_file.read(arguments.sweep, experiment_of)
+  if crowd is not None:
+    whole = population(crowd, *how)
+  else:
+    whole = sweep(file.read(arguments.sweep, experiment_of), *how)
   return OK if whole else FAILED
 
 

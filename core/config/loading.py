@@ -67,7 +67,7 @@ class _Read:
 
 
 def load(
-  config: str | Path,
+  config: str | Path | None,
   bindings: Sequence[str] = (),
   root: str = "train",
   importing: Importing = lambda module, folders: folders,
@@ -75,7 +75,8 @@ def load(
   """Loads a configuration and builds `@root()` of it.
 
   Args:
-    config: a gin file, or the name of a packaged one, such as `experiments/catch_stacx`.
+    config: a gin file, or the name of a packaged one, such as `experiments/catch_stacx`; None for
+      the bindings alone.
     bindings: further bindings that override it, such as `train.seed = 1`; or includes of files,
       such as `include 'envs/catch.gin'`, of which those that the configuration has are not read
       again.
@@ -90,12 +91,13 @@ def load(
   gin.clear_config()  # its state is global: of a load before this one, or of the user's own
   try:
     read = _Read(importing)
-    _read_file(_find(str(config)), read)
+    if config is not None:
+      _read_file(_find(str(config)), read)
     for text in bindings:
       _read_bind(text, read)
     table = read.table
     # All of it before gin builds anything: a message with file and line, not a traceback.
-    reached = reach(table, root, str(config))
+    reached = reach(table, root, str(config or root))
     check_all_read(table, reached)
     check_types(table, reached)
     check_complete(reached)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -27,6 +28,7 @@ class Progress:
   episodes: EpisodeStats = dataclasses.field(default_factory=EpisodeStats)
   wall_time: float = 0.0  # seconds, over all starts
   done: bool = False  # trained to the end
+  exchange: int = 0  # of a member of a population: the last in which it became a copy
   writer_ids: dict[str, str] = dataclasses.field(default_factory=dict)
   population: Any = None  # of runs that take over from each other: how they stand, as JSON has it
 
@@ -132,8 +134,9 @@ def run(
   saved: PyTree,
   progress: Progress,
   stopping: Callable[[], bool],
+  until: float = math.inf,
 ) -> Progress:
-  """Trains until the end, or until `stopping()`; saves in either case.
+  """Trains until the end, until `stopping()` or so many env steps; saves in any case.
 
   Args:
     experiment: says how often to log and to save.
@@ -143,6 +146,7 @@ def run(
     saved: the state to begin with, as checkpoints hold it; of many runs [R, ...].
     progress: so far.
     stopping: says that training is to end.
+    until: env steps, in all, at which it stops.
 
   Returns:
     How far it came.
@@ -163,7 +167,7 @@ def run(
       except NonFiniteError as error:
         raise save_good(error, checkpoints, training.saved(state), good, logger) from None
 
-    while not progress.done and not asked.stop:
+    while not progress.done and not asked.stop and progress.env_steps < until:
       previous = metrics
       try:
         state, moved = training.advance(state, progress)
@@ -188,7 +192,7 @@ def run(
         population=moved.population,
       )
       progress = dataclasses.replace(progress, done=training.done(state, progress))
-      if asked.log or progress.done:
+      if asked.log or progress.done or progress.env_steps >= until:
         check(metrics)
         row = training.row(state, metrics, progress)
         logger.log(row | progress.episodes.summary() | clock.row(), progress.env_steps)

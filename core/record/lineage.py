@@ -10,12 +10,52 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..api import files, jsonl
 from ..api.errors import RunError
 
 FILE = "lineage.jsonl"
 BEFORE = "before/"
+Settings = Mapping[str, Sequence[float]]  # 'component.field' -> R numbers
 _OWN = ("env_steps", "exchange", "run", "parent")
+
+
+class Exchange(NamedTuple):
+  """An exchange that was made."""
+
+  number: int  # 1 is the first; 0 is the start
+  parents: np.ndarray  # [R] int
+  scores: np.ndarray  # [R]
+  before: Settings
+  after: Settings
+
+  @property
+  def copies(self) -> bool:
+    """Whether any run is replaced."""
+    return bool(np.any(self.parents != np.arange(len(self.parents))))
+
+  def rows(self, env_steps: int) -> list[dict[str, Any]]:
+    """Returns its rows, a run each; `env_steps` are those of all runs together."""
+    return [
+      {
+        "env_steps": env_steps,
+        "exchange": self.number,
+        "run": run,
+        "parent": int(parent),
+        "score": float(self.scores[run]),
+        "diverged": bool(np.isneginf(self.scores[run])),
+        **{name: float(values[run]) for name, values in self.after.items()},
+        **{BEFORE + name: float(values[run]) for name, values in self.before.items()},
+      }
+      for run, parent in enumerate(self.parents)
+    ]
+
+
+def start(settings: Settings) -> Exchange:
+  """Returns what the first rows are of: runs begin with these settings."""
+  runs = len(next(iter(settings.values())))
+  return Exchange(0, np.arange(runs), np.full(runs, np.nan), settings, settings)
 
 
 class Row(NamedTuple):

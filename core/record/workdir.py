@@ -5,7 +5,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +122,13 @@ class Workdir:
 
     return config.load(self._config, importing=importing)
 
-  def check(self, loaded: config.Loaded, resume: bool) -> None:
+  def check(self, loaded: config.Loaded, resume: bool, varied: Collection[str] = ()) -> None:
     """Refuses to start over an earlier run, or to resume one of another configuration.
+
+    Args:
+      loaded: the configuration.
+      resume: whether a run is to go on.
+      varied: 'component.field' of what a population gives it other values of.
 
     Raises:
       UserError: says which, and what to do.
@@ -147,7 +152,7 @@ class Workdir:
       saved, wanted = identity(self.load()), identity(loaded)
       # Both ways: a setting that only one of them has is a difference, too.
       for name in sorted(saved.keys() | wanted.keys()):
-        if saved.get(name) != wanted.get(name):
+        if name.split("/")[-1] not in varied and saved.get(name) != wanted.get(name):
           raise UserError(
             f"{self.path} is a run of another configuration: {name} is {saved.get(name)} there "
             f"and {wanted.get(name)} here. Resume with the same bindings, or choose another "

@@ -13,7 +13,7 @@ from ..experiment import IndependentRuns, Train
 from ..record import lineage
 from .device import Runs
 from .pool import PoolRuns
-from .population import Exchange, Rules
+from .population import Rules
 from .standing import Standing
 
 
@@ -43,9 +43,7 @@ class Exchanges:
       self.standing = Standing.from_json(saved)
       self._runs.take(self.standing.settings)
     else:
-      runs, settings = np.arange(self._rules.size), self.standing.settings
-      none = np.full(len(runs), np.nan)
-      lineage.append(self._path, _rows(Exchange(0, runs, none, settings, settings), 0))
+      lineage.append(self._path, lineage.start(self.standing.settings).rows(0))
 
   def look(
     self, states: RunState, found: Sequence[Sequence[tuple[float, int]]], env_steps: int
@@ -67,7 +65,7 @@ class Exchanges:
     if most < self.standing.due:
       return states
     self.standing, made = self._rules.exchange(self.standing, diverged, ended, most)
-    lineage.append(self._path, _rows(made, env_steps))
+    lineage.append(self._path, made.rows(env_steps))
     if made.copies:
       states = runs.inherit(states, made.parents)
       runs.take(made.after)
@@ -94,20 +92,3 @@ def check_every(experiment: Train, runtime: IndependentRuns) -> None:
       f"each (runs.iterations = {runtime.iterations}); write at least that, or fewer "
       "runs.iterations."
     )
-
-
-def _rows(made: Exchange, env_steps: int) -> list[dict[str, Any]]:
-  """The rows of an exchange, a run each."""
-  return [
-    {
-      "env_steps": env_steps,
-      "exchange": made.number,
-      "run": run,
-      "parent": int(parent),
-      "score": float(made.scores[run]),
-      "diverged": bool(np.isneginf(made.scores[run])),
-      **{name: float(values[run]) for name, values in made.after.items()},
-      **{lineage.BEFORE + name: float(values[run]) for name, values in made.before.items()},
-    }
-    for run, parent in enumerate(made.parents)
-  ]

@@ -8,7 +8,7 @@ checkpoints hold, so that a resumed population goes on as if it had not been sto
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,25 +21,11 @@ from ..api.ranges import ranges as ranges_of
 from ..api.types import Array
 from ..config.values import describe, fits
 from ..experiment import Population
+from ..record.lineage import Exchange
 from .standing import Settings, Standing, anew, columns
 
 STREAM = 0xB27  # of random numbers of exchanges, apart from all else that follows from a seed
 DIGITS = 7  # of a setting that was chosen; float32 has no more
-
-
-class Exchange(NamedTuple):
-  """An exchange that was made."""
-
-  number: int  # 1 is the first
-  parents: np.ndarray  # [R] int
-  scores: np.ndarray  # [R]
-  before: Settings
-  after: Settings
-
-  @property
-  def copies(self) -> bool:
-    """Whether any run is replaced."""
-    return bool(np.any(self.parents != np.arange(len(self.parents))))
 
 
 @dataclasses.dataclass(frozen=True)

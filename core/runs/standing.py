@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..api.contracts import Interval
-
-Settings = Mapping[str, Sequence[float]]  # 'component.field' -> R numbers
+from ..record.lineage import Settings
 
 
 class Standing(NamedTuple):

@@ -1,1 +1,1 @@
-"""Sweeps: a file of W&B's, its points as processes, on Ray, or as one program."""
+"""Sweeps: a file's points as processes, on Ray, or as one program; and populations of such."""

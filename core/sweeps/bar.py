@@ -9,9 +9,9 @@ from ..api.errors import shortened
 from .file import Outcome
 
 
-def begin(total: int) -> Display:
+def begin(total: int, unit: str = "points") -> Display:
   """Shows points of which there are `total`; without a terminal the lines of `ended` are enough."""
-  return Display(total, "points", silent=math.inf)
+  return Display(total, unit, silent=math.inf)
 
 
 def show(display: Display, outcomes: Sequence[Outcome], running: int, more: str = "") -> None:

@@ -78,17 +78,25 @@ def read(name: str, parse: Parse) -> Sweep:
     raise UserError(f"{path}: run_cap is a number of points: write run_cap: 20, say.")
   if found["method"] in UNCAPPED and "run_cap" not in found:
     raise UserError(f"{path}: method {found['method']} never ends: write run_cap: 20, say.")
-  command = found["command"]
+  found["command"], experiment, fixed = called(path, found["command"], parse)
+  return Sweep(path, found, experiment, fixed)
+
+
+def called(path: Path, command: Any, parse: Parse) -> tuple[list[str], str, tuple[str, ...]]:
+  """The command of a file with its environment variables; its experiment and bindings.
+
+  Raises:
+    UserError: it is none that `parse` takes.
+  """
   if not isinstance(command, list) or "train" not in command or command.count(MACRO) != 1:
     raise UserError(f"{path}: write {COMMAND}")
   start = command.index("train")
   words = [w if w == MACRO else _expanded(path, str(w)) for w in command[start:]]
-  found["command"] = [*command[:start], *words]
   try:
     experiment, fixed = parse([word for word in words if word != MACRO])
   except UserError as error:
     raise UserError(f"{path}: {error}") from None
-  return Sweep(path, found, experiment, tuple(fixed))
+  return [*command[:start], *words], experiment, tuple(fixed)
 
 
 def _expanded(path: Path, word: str) -> str:

@@ -30,6 +30,7 @@ class Task(NamedTuple):
   experiment: str
   workdir: Path
   bindings: Sequence[str]
+  segment: str = ""  # of a member of a population, as `Segment.to_text` has it
 
 
 class Job(Protocol):
@@ -44,7 +45,7 @@ class Launcher(Protocol):
 
   workers: int
 
-  def start(self, experiment: str, workdir: Path, bindings: Sequence[str]) -> Job: ...
+  def start(self, task: Task) -> Job: ...
 
 
 def each(
@@ -74,12 +75,13 @@ def each(
         more = found is not None
         if found is not None:
           number, task = found
-          running[number] = launcher.start(*task)
+          running[number] = launcher.start(task)
       looked(len(running))
       time.sleep(POLL)
       for number in [k for k, job in running.items() if job.poll() is not None]:
         code = running.pop(number).poll()
         ended(number, -1 if code is None else code)
+        more = True
     _stop(running)
     return stopping()
 
@@ -99,8 +101,8 @@ class Processes:
   def __init__(self, workers: int | None, lock: int):
     self.workers, self._lock = workers or 1, lock
 
-  def start(self, experiment: str, workdir: Path, bindings: Sequence[str]) -> "_Process":
-    return _Process(_spawn(experiment, workdir, bindings, [self._lock]))
+  def start(self, task: Task) -> "_Process":
+    return _Process(_spawn(task, [self._lock]))
 
 
 class _Process:
@@ -151,9 +153,9 @@ class Ray:
     self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_train)
     self.workers = workers or max(1, int(has.get("GPU" if gpus else "CPU", 1)))
 
-  def start(self, experiment: str, workdir: Path, bindings: Sequence[str]) -> "_Task":
-    arguments = experiment, str(workdir.absolute()), list(bindings), os.getcwd()
-    return _Task(self._ray, self._task.remote(*arguments))
+  def start(self, task: Task) -> "_Task":
+    of_all = task._replace(workdir=task.workdir.absolute())
+    return _Task(self._ray, self._task.remote(of_all, os.getcwd()))
 
 
 def _check_answers(address: str) -> None:
@@ -194,13 +196,13 @@ class _Task:
     self._ray.cancel(self._reference)
 
 
-def _train(experiment: str, workdir: str, bindings: list[str], folder: str) -> int:
+def _train(task: Task, folder: str) -> int:
   """What Ray runs: a process again, so that each point starts with a fresh JAX.
 
   It runs in the folder of the sweep, from where gin files are named, if this machine has that.
   """
   here = folder if os.path.isdir(folder) else None
-  process = _spawn(experiment, Path(workdir), bindings, folder=here)
+  process = _spawn(task, folder=here)
   try:
     return process.wait()
   finally:
@@ -210,18 +212,12 @@ def _train(experiment: str, workdir: str, bindings: list[str], folder: str) -> i
         process.wait(GRACE)
 
 
-def _spawn(
-  experiment: str,
-  workdir: Path,
-  bindings: Sequence[str],
-  keep: Sequence[int] = (),
-  folder: str | None = None,
-) -> subprocess.Popen:
+def _spawn(task: Task, keep: Sequence[int] = (), folder: str | None = None) -> subprocess.Popen:
   """Starts the process of a point, in a session of its own: Ctrl-C reaches the sweep alone."""
-  files.make_folder(workdir)
-  with (workdir / "log.txt").open("a", encoding="utf-8") as log:
+  files.make_folder(task.workdir)
+  with (task.workdir / "log.txt").open("a", encoding="utf-8") as log:
     return subprocess.Popen(
-      [*python(POINT), experiment, str(workdir), *bindings],
+      [*python(POINT), task.experiment, str(task.workdir), task.segment, *task.bindings],
       cwd=folder,
       stdin=subprocess.PIPE,
       stdout=log,

@@ -1,6 +1,7 @@
 """One point of a sweep, in a process of its own that never outlives the sweep.
 
-Its arguments are EXPERIMENT WORKDIR [NAME=VALUE]...
+Its arguments are EXPERIMENT WORKDIR SEGMENT [NAME=VALUE]...; SEGMENT is empty, or of a member of a
+population what it is to train.
 It saves and ends when its stdin is closed: whoever started it holds the other end, and lets go even
 when killed.
 """
@@ -18,10 +19,15 @@ def main() -> None:
   threading.Thread(target=_end_with_parent, daemon=True).start()
   from .. import train as training
   from ..api.errors import NonFiniteError, RunError, UserError
+  from ..record.segment import Segment
+  from .member import advance
 
-  name, workdir, *bindings = sys.argv[1:]
+  name, workdir, segment, *bindings = sys.argv[1:]
   try:
-    training.finish(name, bindings, Path(workdir))
+    if segment:
+      advance(name, bindings, Path(workdir), Segment.from_text(segment))
+    else:
+      training.finish(name, bindings, Path(workdir))
   except (UserError, RunError) as error:
     print(f"selftune: {error}", file=sys.stderr)
     sys.exit(DIVERGED if isinstance(error, NonFiniteError) else 1)

@@ -20,9 +20,6 @@ WIDE = 5.0  # a parameter whose greatest value is so many times the least has a 
 
 def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
   """Prints the table, and writes OUT/sweep.csv and OUT/sweep.png."""
-  from rich.console import Console
-  from rich.table import Table
-
   ordered = ranked(sweep, outcomes)
   columns = ["point", *ordered[0].point, sweep.metric, "status", "env_steps", "seconds"]
   numbers = {id(outcome): number for number, outcome in enumerate(outcomes)}
@@ -32,12 +29,20 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
   ]
   with files.whole(out / "sweep.csv") as file:
     csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+  print_table(columns, rows)
+  save({out / "sweep.png": draw(sweep, outcomes)})
+  print(f"{out / 'sweep'}.csv and .png")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+  """Prints a table as wide as the terminal."""
+  from rich.console import Console
+  from rich.table import Table
+
   table = Table(*columns, box=None)
   for row in rows:
     table.add_row(*(_short(value) for value in row))
   Console(width=None if sys.stdout.isatty() else WIDTH, markup=False).print(table)
-  save({out / "sweep.png": draw(sweep, outcomes)})
-  print(f"{out / 'sweep'}.csv and .png")
 
 
 def ranked(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:

@@ -8,7 +8,7 @@ all points are one compiled program, whose own workdir is OUT.
 import contextlib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +46,11 @@ def sweep(
       choose; nothing was created then.
     RunError: Ray is not to be had.
   """
-  if workers is not None and workers < 1:
-    raise UserError(f"--workers {workers} must be at least 1.")
-  if launcher == "ray":
-    import_ray()
-  out = out or Path("runs", "sweeps", found.path.stem)
-  files.check_folder(out, f"--out {out}")
+  out = ready(found.path, out, workers, launcher)
   root = _check(found, Points(found).further())
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
-    _same(found, out)
+    same(found.path, {k: found.config[k] for k in ("method", "parameters", "command")}, out)
     points = Points(found, out / "points.jsonl")
     if not found.bayes:
       points.add(points.further())
@@ -75,6 +70,21 @@ def sweep(
       return False
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
+
+
+def ready(file: Path, out: Path | None, workers: int | None, launcher: str) -> Path:
+  """Checks what a command was asked for; returns its folder, by the name of its file if None.
+
+  Raises:
+    UserError: a mistake in any of these; nothing was created.
+  """
+  if workers is not None and workers < 1:
+    raise UserError(f"--workers {workers} must be at least 1.")
+  if launcher == "ray":
+    import_ray()
+  out = out or Path("runs", "sweeps", file.stem)
+  files.check_folder(out, f"--out {out}")
+  return out
 
 
 def _check(found: Sweep, points: Sequence[Point]) -> Any:
@@ -170,13 +180,12 @@ def alone(out: Path) -> Iterator[int]:
     yield held.descriptor
 
 
-def _same(found: Sweep, out: Path) -> None:
-  """Keeps what the sweep is; raises UserError if `out` holds another one."""
+def same(file: Path, says: Mapping[str, Any], out: Path) -> None:
+  """Keeps what the sweep is; raises UserError if `out` holds another one than its file says."""
   path = out / "sweep.json"
-  mine = {k: found.config[k] for k in ("method", "parameters", "command")}
-  text = json.dumps(mine, sort_keys=True, default=str)
+  text = json.dumps(says, sort_keys=True, default=str)
   if path.exists() and files.read(path) != text:
-    raise UserError(f"{out} holds another sweep than {found.path}: choose another --out.")
+    raise UserError(f"{out} holds another sweep than {file}: choose another --out.")
   files.write(path, text)
 
 
