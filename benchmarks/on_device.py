@@ -50,7 +50,7 @@ def acting(experiment: Train, network: bool) -> Callable[[], None]:
   states = independent.make_runs(experiment, experiment.runtime, jax.devices()[:1]).init()
 
   def one_run(state):
-    actor = actor_params(fns, state)
+    actor = actor_params(fns, state.learner)
 
     def step(state, t):
       if network:
