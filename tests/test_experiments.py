@@ -7,9 +7,11 @@ import json
 import re
 import shlex
 
+import jax
 import pytest
 
 from selftune.core import config, experiment
+from selftune.core import train as training
 from selftune.core.api import tunables
 from selftune.core.api.errors import ConfigError
 from selftune.core.api.registry import name_of
@@ -36,6 +38,20 @@ def test_experiments_load_and_take_the_common_bindings(name):
   assert (train.seed, train.total_env_steps, train.num_envs) == (7, 1000, 8)
   assert not game or train.env.game == "space_invaders"
   assert (config.ROOT / f"{name}.gin").read_text().startswith("# ")
+
+
+ON_THE_DEVICE = [
+  name for name in EXPERIMENTS if name.split("/")[1].startswith(("minatar", "snake", "brax", "two"))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_THE_DEVICE)
+def test_agents_on_the_device_go_with_their_environments(name):
+  if "brax" in name:
+    pytest.importorskip("brax")
+  with jax.numpy_rank_promotion("allow"):  # of brax
+    training.rehearse(config.load(name).root)
 
 
 def test_the_four_agents_of_figure_2a():

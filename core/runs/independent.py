@@ -210,14 +210,17 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
 
 
 def rehearse(experiment: Train, runtime: IndependentRuns) -> None:
-  """Traces the first state, where no environment is to be made as it is functional.
+  """Traces the first state and an iteration, where no environment is made as it is functional.
 
   Raises:
-    UserError: the network does not go with the environment, or the meta-optimiser with the batch.
+    UserError: the network does not go with the environment, a loss with the actions, or the
+      meta-optimiser with the batch.
   """
   if isinstance(experiment.env, FunctionalEnvironment):
     devices = platform.devices(experiment.learner_devices, "train.learner_devices")
-    jax.eval_shape(make_runs(experiment, runtime, devices, advances=False).init)
+    runs = make_runs(experiment, runtime, devices, advances=False)
+    assert isinstance(runs, Runs)
+    runs.trace(jax.eval_shape(runs.init), runtime.iterations)
 
 
 def smaller(experiment: Train) -> str:
