@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from pathlib import Path
 from typing import NamedTuple
 
 import fakes
@@ -111,7 +112,7 @@ def test_scores_are_those_of_a_plain_loop(greedy, max_steps, monkeypatch):
   logs = types.SimpleNamespace(log_evaluation=lambda row, number: rows.update({number: row}))
   logger = types.SimpleNamespace(log_evaluation=of_all.append)
   experiment = types.SimpleNamespace(env=Drawn(), evaluation=evaluation, unroll_length=3)
-  scores = of_runs.Scores(experiment, runs, logs, logger, lambda: False)
+  scores = of_runs.Scores(experiment, Path("videos"), runs, logs, logger, lambda: False)
   scores.look(states, 0, last=False)
   scores.look(states, 0, last=False)  # not due again
   assert len(of_all) == 1
