@@ -100,9 +100,9 @@ def test_a_finished_run_goes_on_when_given_more_steps(config, tmp_path, monkeypa
   first = training.train(config, (), run)
   started = []
 
-  def spy(experiment, run, logger, checkpoints, state, progress, stopping):
+  def spy(experiment, run, logger, checkpoints, state, progress, *rest):
     started.extend([jax.device_get(state.params), progress, logger.wall_time])
-    return loop_run(experiment, run, logger, checkpoints, state, progress, stopping)
+    return loop_run(experiment, run, logger, checkpoints, state, progress, *rest)
 
   loop_run = training.run
   monkeypatch.setattr(training, "run", spy)
