@@ -165,7 +165,9 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
   """
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
-    environments.make_drawn(drawn, (experiment.seed,)).close()  # or it says why not
+    with contextlib.closing(environments.make_drawn(drawn, (experiment.seed,))) as pool:
+      pool.reset()
+      pool.draw()  # or it says why not, before there are files
   if experiment.runs is not None:
     table = workdir.path / "runs.csv"
     scores = functools.partial(of_runs.Scores, experiment, workdir.videos)

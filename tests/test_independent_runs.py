@@ -16,7 +16,7 @@ from selftune.core.evaluation import evaluate
 from selftune.core.experiment import IndependentRuns
 from selftune.core.machine import platform
 from selftune.core.record import plotting
-from selftune.core.runs.independent import summary
+from selftune.core.runs.rows import summary
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
 train.writers = (@jsonl(),)

@@ -17,7 +17,8 @@ from ..machine.seeding import env_seeds
 from ..record.logging import Logger
 from . import environments
 from .actor import Actor
-from .learner import Learner, micro_batches_of
+from .batches import micro_batches_of
+from .learner import Learner
 from .loop import Moved, Progress
 from .sources import Source, start
 

@@ -4,7 +4,6 @@ What `periodic` is to a single run. Every run is scored by what it is at that ti
 of its own seed, the same each time and none of those that it is trained in.
 """
 
-import contextlib
 import functools
 import logging
 import time
@@ -26,9 +25,9 @@ from ..experiment import Evaluation, Train
 from ..machine.seeding import evaluation_seeds
 from ..record.logging import Logger
 from ..runs.device import Runs
-from ..runs.independent import summary as of_all
 from ..runs.iteration import actor_params
 from ..runs.logs import RunLogs
+from ..runs.rows import summary as of_all
 from ..runs.settings import with_settings
 from .playing import Played, play, shares, summary
 from .video import pool_of
@@ -86,7 +85,6 @@ class Scores:
     self._due: int | None = None
     how = (self._evaluation, experiment.unroll_length)
     self._unroll_length, self._videos = experiment.unroll_length, videos
-    self._acting = runs.each(lambda fns, env, seed, learner: actor_params(fns, learner))
     self._begin = runs.each(functools.partial(begin, self._evaluation))
     self._go_on = runs.each(functools.partial(go_on, *how))
 
@@ -136,17 +134,16 @@ class Scores:
     members, evaluation = self._runs.members, self._evaluation
     own = {name: values[0] for name, values in members.settings.items()}
     agent, env = with_settings((members.agent, self._env), own)
-    actor = jax.tree.map(lambda x: self._runs.of_each(x)[0], self._acting(learner))
+    first = jax.tree.map(lambda x: jax.device_put(x[0], jax.devices()[0]), learner)
     seed, path = members.seeds[0], self._videos / f"{env_steps}.mp4"
     how = (evaluation.max_steps, self._unroll_length, jax.random.key(seed), evaluation.greedy)
-    with (
-      contextlib.suppress(Interrupted),
-      pool_of(env, evaluation_seeds(seed, 1, []), path) as (pool, watchers),
-    ):
-      fns = Functions(agent, pool.spec, members.total_updates)
-      play(fns, actor, pool, 1, *how, [self._watch, *watchers])
-    if path.exists():
-      self._logger.log_media("eval/video", path)
+    try:
+      with pool_of(env, evaluation_seeds(seed, 1, []), path) as (pool, watchers):
+        fns = Functions(agent, pool.spec, members.total_updates)
+        play(fns, actor_params(fns, first), pool, 1, *how, [self._watch, *watchers])
+    except Interrupted:
+      return
+    self._logger.log_media("eval/video", path)
 
   def _watch(self, *_) -> None:
     if self._stopping():

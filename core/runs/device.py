@@ -23,8 +23,8 @@ from ..api.native import Advance, AdvancesNatively, Parts
 from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
 from ..api.timesteps import as_specified
 from ..api.types import Array, Device, Metrics, PyTree
+from ..engine.batches import micro_batches_of, state_specs
 from ..engine.environments import functional
-from ..engine.learner import micro_batches_of, state_specs
 from .iteration import Waited, first_run, iterate
 from .population import inherited
 from .settings import Members, check, rows_of, with_settings

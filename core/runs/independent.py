@@ -1,11 +1,9 @@
 """Training R independent runs as one program; the same configuration, logs and checkpoints."""
 
 import contextlib
-import csv
 import functools
-import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +11,27 @@ import jax
 import numpy as np
 
 from ..agent.update import describe, suspects
-from ..api import checks, files
+from ..api import checks
 from ..api.contracts import FunctionalEnvironment
 from ..api.errors import UserError, plugin_mistakes
 from ..api.online import RunState
 from ..api.ranges import LARGEST
-from ..api.types import Device, Episode, Histogram, Metrics
+from ..api.types import Device, Episode, Metrics
 from ..engine import single
 from ..engine.actor import Interrupted
-from ..engine.learner import micro_batches_of
+from ..engine.batches import micro_batches_of
 from ..engine.loop import Moved, Progress
 from ..experiment import IndependentRuns, Train
 from ..machine import hosts, platform, shortage
 from ..record import lineage
-from ..record.histograms import pooled
 from ..record.logging import Logger
 from .device import CPU_CHUNK, Runs, layout
 from .exchanges import Exchanges, check_every
 from .iteration import episodes
 from .logs import RunLogs
 from .pool import PoolRuns
+from .rows import how_far, summary, warn_of_failures, write_table
 from .settings import Members, laid_out
-
-_LOG = logging.getLogger(__name__)
 
 Beside = Callable[[Any, RunLogs, Logger, Callable[[], bool]], Any]
 # makes what looks at the runs with `look(states [R', ...], env_steps of all runs, last)`
@@ -270,66 +266,3 @@ def make_runs(
         members, env, devices, chunk=runtime.chunk, micro_batch=micro_batch, native=native
       )
     return PoolRuns(members, env, devices, restart, experiment.stagger, micro_batch)
-
-
-def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | Histogram]:
-  """Makes a row of metrics of all runs, [R] each: the one's, or their mean, least and greatest.
-
-  A histogram is that of all runs together. What is not finite in some run, as in one that
-  diverged, is left out.
-  """
-  row: dict[str, float | Histogram] = {}
-  for name, values in metrics.items():
-    if isinstance(values, Histogram):
-      row[name] = pooled(values)
-      continue
-    finite = values[np.isfinite(values)]
-    if len(values) == 1 or not len(finite):
-      row[name] = float(values[0])
-    else:
-      row |= {name: float(finite.mean())}
-      row |= {f"{name}/least": float(finite.min()), f"{name}/greatest": float(finite.max())}
-  return row
-
-
-def how_far(runs: Runs | PoolRuns, states: RunState) -> dict[str, np.ndarray]:
-  """Says which runs are still going, and which diverged, of states [R', ...]: [R] of 0 and 1."""
-  return {
-    "runs/active": runs.of_each(runs.members.active(states)).astype(int),
-    "runs/diverged": (runs.of_each(states.learner.failure) >= 0).astype(int),
-  }
-
-
-def warn_of_failures(names: Sequence[str], failures: np.ndarray) -> None:
-  """Warns of runs that diverged because of what a plugin gave.
-
-  Args:
-    names: of the `suspects`.
-    failures: of the runs, [R], as in LearnerState.
-  """
-  for cause, name in enumerate(names):
-    runs = np.flatnonzero(failures == cause)
-    if runs.size:
-      more = f" and {runs.size - 5} more" if runs.size > 5 else ""
-      listed = ", ".join(map(str, runs[:5]))
-      _LOG.warning("'%s' was not finite: it ended run %s%s.", name, listed, more)
-
-
-def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
-  """Writes what each run is and how far it came, a row for each; whole or not at all.
-
-  Args:
-    path: of the CSV.
-    runs: R of them.
-    states: [R', ...].
-
-  Raises:
-    RunError: it cannot be written.
-  """
-  with files.whole(path) as file:
-    rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(["run", "seed", *runs.members.settings, "episodes", "env_steps", "diverged"])
-    ended = (states.finished, states.env_steps, states.learner.failure >= 0)
-    columns = (runs.members.seeds, *runs.members.settings.values(), *map(runs.of_each, ended))
-    for number, values in enumerate(zip(*columns, strict=True)):
-      rows.writerow([number, *(np.asarray(value).item() for value in values)])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from ..agent.functions import Functions
 from ..api.online import RunState
 from ..api.types import Array, PyTree
-from ..engine.learner import accumulate
+from ..engine.batches import accumulate
 
 BATCH = "batch"  # the axis of devices that share the batch of a run
 

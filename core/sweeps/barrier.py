@@ -23,9 +23,9 @@ from ..record import lineage
 from ..record.episodes import WINDOW
 from ..record.lineage import Exchange
 from ..record.segment import Reached
-from ..runs.independent import summary
 from ..runs.logs import folder
 from ..runs.population import Rules
+from ..runs.rows import summary
 from ..runs.standing import Standing
 
 FILE, KEPT, METRICS = "standing.json", "exchanges", "metrics.jsonl"

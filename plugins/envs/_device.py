@@ -125,13 +125,8 @@ def library(
   spec = specs.Array(observation.shape, observation.dtype)
 
   def drawn(inner: PyTree) -> Array:
-    try:
+    with explained(plugin, "draw this environment here"):
       return np.asarray(draw(inner))
-    except Exception as error:
-      said = (str(error).splitlines() or [""])[0]
-      raise UserError(
-        f"@{plugin}() cannot draw this environment here: {type(error).__name__}: {said}"
-      ) from error
 
   return Library(EnvSpec(spec, action), reset, step, drawn)
 
@@ -156,17 +151,15 @@ def require(plugin: str, package: str) -> None:
 
 
 @contextlib.contextmanager
-def explained(plugin: str) -> Iterator[None]:
-  """Makes a UserError of whatever a library raises of what it was given."""
+def explained(plugin: str, what: str = "be made with these settings") -> Iterator[None]:
+  """Makes a UserError, that the plugin cannot `what`, of whatever its library raises within."""
   try:
     yield
   except UserError:
     raise
   except Exception as error:
     said = (str(error).splitlines() or [""])[0]
-    raise UserError(
-      f"@{plugin}() cannot be made with these settings: {type(error).__name__}: {said}"
-    ) from error
+    raise UserError(f"@{plugin}() cannot {what}: {type(error).__name__}: {said}") from error
 
 
 @contextlib.contextmanager

@@ -64,7 +64,7 @@ class Gymnax(_device.OnDevice):
         drawing = visualizer(env, params, [inner])
         drawing.init()
         if not hasattr(drawing, "im"):
-          raise NotImplementedError(f"gymnax has no pictures of {self.name}")
+          raise UserError(f"gymnax has no pictures of {self.name}.")
         return _pictures.of_figure(drawing.fig)
 
     return _device.library("gymnax", action, reset, step, draw)
