@@ -71,11 +71,12 @@ class AsPool:
 
 
 @pytest.mark.slow
-def test_runs_in_a_pool_are_those_on_the_device():
+@pytest.mark.parametrize("lag", [0, 3])
+def test_runs_in_a_pool_are_those_on_the_device(lag):
   """Over ends of episodes, each run with its own settings; ends in the same steps."""
-  with make(MIXED, AsPool(CAR, SEEDS)) as pool:
+  with make(MIXED, AsPool(CAR, SEEDS), lag=lag) as pool:
     states, ends = pool.advance(pool.init(), 40)
-  runs = Runs(Members(MIXED, SEEDS, VARIED), CAR, jax.devices()[:1], fuse=False)
+  runs = Runs(Members(MIXED, SEEDS, VARIED, lag=lag), CAR, jax.devices()[:1], fuse=False)
   want, want_ends = runs.advance(runs.init(), 40)
   np.testing.assert_array_equal(ends.ended, want_ends.ended)
   np.testing.assert_array_equal(ends.length, want_ends.length)

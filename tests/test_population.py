@@ -307,7 +307,8 @@ def test_the_best_run_is_told_by_what_it_scores_or_began_with():
 )
 def test_mistakes(runs, population, message):
   with pytest.raises(ValueError, match=message):
-    IndependentRuns(**runs, population=Population(Truncation(), Perturb(), **population))
+    varied = Population(Truncation(), Perturb(), **population)
+    rules_of(varied, {"a.b": float, "a.rate": float}, IndependentRuns(**runs).grid(0)[1], 0)
 
 
 def test_first_values_lie_within_bounds():

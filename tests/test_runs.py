@@ -25,6 +25,7 @@ from selftune.plugins.metaopt.metagradient import Metagradient
 from selftune.plugins.networks.linear import Linear
 from selftune.plugins.networks.mlp import Mlp
 from selftune.plugins.networks.tile_coding import TileCoding
+from selftune.plugins.optimizers.rmsprop import RMSProp
 from selftune.plugins.tuners.constant_step import ConstantStep
 from selftune.plugins.tuners.metatrace import Metatrace
 from selftune.plugins.tuners.metatrace_mixed import MetatraceMixed
@@ -321,6 +322,37 @@ def test_agents_that_learn_from_batches_are_runs_too():
   )
   state, _ = alone.advance(alone.init(), 6)
   assert_close(host(states, 2).learner.params, host(state, 0).learner.params, 1e-4, 1e-5)
+
+
+def with_rate(agent, learning_rate):
+  objective = dataclasses.replace(agent.objective, optimizer=RMSProp(learning_rate))
+  return dataclasses.replace(agent, objective=objective)
+
+
+def test_what_acts_is_as_many_updates_old_as_configured():
+  lag, updates = 2, 5
+  agent = with_rate(small.agent(Metagradient(tune=())), 0.1)
+  each = {"varied": {}, "num_envs": 2, "unroll_length": 3, "total_updates": 9}
+  runs = make(agent, seeds=SEEDS[:2], devices=2, lag=lag, **each)
+  states = runs.init()
+  learned = [host(states).learner.params]
+  for k in range(updates):
+    states, _ = runs.advance(states, 1)
+    assert runs.metrics["policy_lag"].tolist() == [min(k, lag)] * 2
+    learned.append(host(states).learner.params)
+  acting = host(states).acting.params
+  for k in range(updates, updates + lag):  # trajectory k is acted by what update k - lag has left
+    now = jax.tree.map(lambda ring, k=k: ring[:, k % lag], acting)
+    jax.tree.map(np.testing.assert_array_equal, now, learned[k - lag])
+  # Until then the first parameters have acted, as where nothing is learned.
+  still = with_rate(agent, 0.0)
+  seen = []
+  for agent_, lag_ in ((agent, updates), (still, 0), (agent, 0)):
+    runs = make(agent_, seeds=SEEDS[:2], lag=lag_, **each)
+    states, _ = runs.advance(runs.init(), updates)
+    seen.append(np.asarray(states.timestep.observation))
+  np.testing.assert_array_equal(seen[0], seen[1])
+  assert not np.array_equal(seen[0], seen[2])
 
 
 def test_settings_that_are_not_there():

@@ -110,6 +110,7 @@ class RunState(NamedTuple):
   finished: Array  # [] int32, how many episodes have finished
   env_steps: Array  # [] int32, reset steps included
   key: Array  # that actions are drawn with
+  acting: PyTree = ()  # ActorParams [lag, ...] of the last updates, where the actor lags behind
 
 
 class Ends(NamedTuple):

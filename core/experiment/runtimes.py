@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from ..api.contracts import Exploit, Explore, WriterPlugin
-from ..api.errors import UserError, did_you_mean
+from ..api.errors import UserError
 from ..api.ranges import Count, Natural, Seed, Steps, ranges
 from ..api.registry import configurable
 from ..api.resuming import resumable
@@ -102,6 +102,8 @@ class IndependentRuns:
     episodes: of each run; None for no limit.
     iterations: of the compiled program between looks at the host; one is an update, or a block of
       updates where the meta-optimiser has a faster form for these.
+    lag: trajectory k is acted by the parameters of update k - lag, as if actors and learner were
+      apart: what off-policy correction is for, without threads.
     chunk: runs of a device that are taken together; None takes 32 on a CPU, where what they carry
       stays in cache, and all of them on an accelerator.
     native: advance runs by machine code where the agent has some, a C++ compiler is found, and the
@@ -116,6 +118,7 @@ class IndependentRuns:
   run_writers: tuple[WriterPlugin, ...] = resumable(())
   episodes: Count | None = None
   iterations: Count = 100
+  lag: Natural = 0
   chunk: Count | None = resumable(None)
   native: bool = resumable(True)
   population: Population | None = None
@@ -135,19 +138,6 @@ class IndependentRuns:
       (allowed,) = ranges(Seed)
       if seed != int(seed) or not allowed.holds(seed):
         raise ValueError(f"settings['train.seed'] holds {seed}; a seed is int {allowed.says}.")
-    if self.population is not None:
-      self._check_population(self.population)
-
-  def _check_population(self, population: Population) -> None:
-    varied = self.settings.keys() - {"train.seed"}
-    if not varied:
-      raise ValueError("runs.population varies what runs.settings holds, which is no number.")
-    if self.size < 2:
-      raise ValueError("runs.population takes two runs or more: give runs.repeats.")
-    for name in population.bounds:
-      if name not in varied:
-        near = did_you_mean(name, varied)
-        raise ValueError(f"population.bounds holds '{name}', which runs.settings does not.{near}")
 
   @property
   def size(self) -> int:

@@ -17,6 +17,7 @@ from ..api.errors import RunError
 
 FILE = "lineage.jsonl"
 BEFORE = "before/"
+SETTINGS = "settings/"  # before the name of a setting, in metrics
 Settings = Mapping[str, Sequence[float]]  # 'component.field' -> R numbers
 _OWN = ("env_steps", "exchange", "run", "parent")
 

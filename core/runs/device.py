@@ -64,6 +64,7 @@ def specs(states: RunState) -> RunState:
     finished=of_run,
     env_steps=of_run,
     key=of_run,
+    acting=jax.tree.map(lambda _: of_run, states.acting),
   )
 
 
@@ -103,7 +104,8 @@ class Runs:
     check((members.agent, env), members.settings, members.size)
     self.members, self._env, self._fuse = members, env, fuse
     self.metrics: Metrics = {}  # [R'], of each run's last update in `advance`; NaN: it made none
-    self._native = self._machine_code(devices[0]) if native else None
+    # Faster forms of an iteration act by what was learned last.
+    self._native = self._machine_code(devices[0]) if native and not members.lag else None
     if self._native is not None:  # it has threads of its own, and a run is never one of a chunk
       devices, chunk = devices[:1], members.size
     if chunk is None:
@@ -266,7 +268,8 @@ class Runs:
     env_key, *keys = jax.random.split(jax.random.key(seed), 4)
     env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self.members.num_envs))
     timestep = as_specified(timestep, env.spec, jnp.asarray)
-    return first_run(fns, tuple(keys), env_state, timestep, self.members.unroll_length)
+    t, lag = self.members.unroll_length, self.members.lag
+    return first_run(fns, tuple(keys), env_state, timestep, t, lag)
 
   def _program(self, states: RunState) -> Any:
     if self._compiled is None:
@@ -322,7 +325,7 @@ class Runs:
 
   def _iteration(self, fns: Functions, env: FunctionalEnvironment) -> Iteration:
     share = self._share
-    if self._fuse and share.devices == 1 and isinstance(fns.metaopt, FusesIterations):
+    if self._fuse and not self.members.lag and share.devices == 1 and isinstance(fns.metaopt, FusesIterations):
       fused = fns.metaopt.fused(fns, env, self.members.active)
       if fused is not None:
         return fused

@@ -258,6 +258,7 @@ def make_runs(
       experiment.total_updates,
       runtime.episodes,
       experiment.total_env_steps,
+      runtime.lag,
     )
     micro_batch = single.micro_batch(experiment, devices)
     if isinstance(env, FunctionalEnvironment):

@@ -28,6 +28,7 @@ def first_run(
   env_state: PyTree,
   timestep: TimeStep,
   unroll_length: int,
+  lag: int,
 ) -> RunState:
   """Makes a run before its first step; it has B environments.
 
@@ -37,12 +38,15 @@ def first_run(
     env_state: [B, ...], of environments on the device.
     timestep: [B, ...], their first.
     unroll_length: T, of the trajectories to come.
+    lag: updates that what acts is old.
   """
   params_key, learner_key, key = keys
   b = timestep.first.shape[0]
   batch = trajectory_shapes(fns, timestep, unroll_length)
+  learner = first_state(fns, params_key, learner_key, batch)
+  many = lambda x: jnp.broadcast_to(x, (lag, *x.shape))
   return RunState(
-    learner=first_state(fns, params_key, learner_key, batch),
+    learner=learner,
     env=env_state,
     timestep=timestep,
     core_state=fns.network.initial_state(b),
@@ -51,12 +55,36 @@ def first_run(
     finished=jnp.zeros((), jnp.int32),
     env_steps=jnp.zeros((), jnp.int32),
     key=key,
+    acting=jax.tree.map(many, actor_params(fns, learner)) if lag else (),
   )
 
 
 def actor_params(fns: Functions, state: LearnerState) -> ActorParams:
-  """Returns what acts in a run in this state: parameters, and discounts [P + E + C]."""
+  """Returns what this state would act by: parameters, and discounts [P + E + C]."""
   return ActorParams(state.params, fns.gamma(fns.values(state.meta_state)))
+
+
+def lag_of(state: RunState) -> int:
+  """Returns how many updates old what acts is, of one run."""
+  return len(state.acting.gamma) if state.acting else 0
+
+
+def acts(fns: Functions, state: RunState) -> ActorParams:
+  """Returns what acts in a run now: of `lag` updates ago, or the first there was."""
+  if not state.acting:
+    return actor_params(fns, state.learner)
+  slot = state.learner.step % lag_of(state)
+  return jax.tree.map(lambda x: x[slot], state.acting)
+
+
+def learned(fns: Functions, state: RunState, learner: LearnerState) -> RunState:
+  """Returns the run after an update to `learner`; what it learned before will act `lag` later."""
+  if not state.acting:
+    return state._replace(learner=learner)
+  slot = state.learner.step % lag_of(state)
+  put = lambda ring, x: ring.at[slot].set(x)
+  acting = jax.tree.map(put, state.acting, actor_params(fns, state.learner))
+  return state._replace(learner=learner, acting=acting)
 
 
 def act(
@@ -89,7 +117,8 @@ def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array)
   whole = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest]), start.timestep, timesteps
   )
-  version = jnp.broadcast_to(start.learner.step, timesteps.first.shape)
+  made = jnp.maximum(start.learner.step - lag_of(start), 0)
+  version = jnp.broadcast_to(made, timesteps.first.shape)
   return Trajectory(whole, samples, mus, start.core_state, version)
 
 
@@ -130,7 +159,7 @@ def _iterate(
   phase: int,
 ) -> tuple[RunState, Ends, Metrics]:
   """Makes T steps of each environment of one run, and an update, whose metrics are []."""
-  actor = actor_params(fns, state.learner)
+  actor = acts(fns, state)
 
   def step(state: RunState, t: Array):
     sample, mu, core_state = act(fns, actor, state, t)
@@ -144,7 +173,7 @@ def _iterate(
   acted = share.counted(state, acted)
   batch = trajectory(state, *seen)
   learner, metrics = guarded_step(fns, acted.learner, batch, share.mean, phase)
-  return acted._replace(learner=learner), ends, metrics
+  return learned(fns, acted, learner), ends, metrics
 
 
 def going(state: RunState, max_episodes: int | None, max_env_steps: int | None) -> Array:

@@ -24,7 +24,7 @@ from ..api.types import Array, Device, Metrics, PyTree, TimeStep
 from ..engine import environments
 from ..machine.seeding import env_seeds
 from .device import AXIS
-from .iteration import Waited, act, actor_params, first_run, trajectory
+from .iteration import Waited, act, acts, first_run, learned, trajectory
 from .population import inherited
 from .settings import Members, check, rows_of, with_settings
 from .share import Share
@@ -94,8 +94,8 @@ class PoolRuns:
   def resume(self, saved: RunState) -> RunState:
     """Returns saved states [R, ...] with the environments as they are, at the start of episodes."""
     fresh = self.init()
-    kept = {name: getattr(saved, name) for name in ("learner", "finished", "env_steps", "key")}
-    return fresh._replace(**kept)
+    kept = ("learner", "finished", "env_steps", "key", "acting")
+    return fresh._replace(**{name: getattr(saved, name) for name in kept})
 
   def advance(self, states: RunState, iterations: int) -> tuple[RunState, Ends]:
     """Makes so many iterations of every run that is still going; `states` are donated.
@@ -190,20 +190,22 @@ class PoolRuns:
 
   def _first_run(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:
     _, *keys = jax.random.split(jax.random.key(seed), 4)
-    return first_run(self._built(values), tuple(keys), (), timestep, self.members.unroll_length)
+    t, lag = self.members.unroll_length, self.members.lag
+    return first_run(self._built(values), tuple(keys), (), timestep, t, lag)
 
   def _act_one(self, state, timestep, core_state, values, t):
     fns = self._built(values)
     now = state._replace(timestep=timestep, core_state=core_state)
-    sample, mu, core_state = act(fns, actor_params(fns, state.learner), now, t)
+    sample, mu, core_state = act(fns, acts(fns, state), now, t)
     return sample, mu, core_state, fns.distribution.to_action(sample)
 
   def _learn_one(self, phase, values, state, timesteps, samples, mus, core_state):
     acted, ends = jax.lax.scan(count, state, timesteps)
     batch = trajectory(state, timesteps, samples, mus)
-    learner, metrics = guarded_step(self._built(values), acted.learner, batch, phase=phase)
+    fns = self._built(values)
+    learner, metrics = guarded_step(fns, acted.learner, batch, phase=phase)
     last = jax.tree.map(lambda x: x[-1], timesteps)
-    new = acted._replace(learner=learner, timestep=last, core_state=core_state)
+    new = learned(fns, acted, learner)._replace(timestep=last, core_state=core_state)
     going = self.members.active(state)
     metrics = {name: jnp.where(going, x, jnp.nan) for name, x in metrics.items()}
     return *unless_ended(going, (new, ends), state), metrics

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..api import checks
 from ..api.contracts import ExploreInputs, Interval, Number
-from ..api.errors import UserError
+from ..api.errors import UserError, did_you_mean
 from ..api.online import RunState
 from ..api.ranges import ranges as ranges_of
 from ..api.types import Array
@@ -162,13 +162,21 @@ def rules_of(population: Population, known: Mapping[str, Any], given: Settings, 
     seed: of the training.
 
   Raises:
-    ValueError: a bound is no value of its number, a first value lies beyond it, or explore cannot
-      vary such numbers.
+    ValueError: nothing is varied, or of fewer than two runs; a bound is of nothing that is, or no
+      value of it; a first value lies beyond it; or explore cannot vary such numbers.
   """
+  if not given:
+    raise ValueError("runs.population varies what runs.settings holds, which is no number.")
+  for name in population.bounds:
+    if name not in given:
+      near = did_you_mean(name, given)
+      raise ValueError(f"population.bounds holds '{name}', which runs.settings does not.{near}")
   annotations = {name: known[name] for name in given}
   found = numbers(population, annotations)
   population.explore.check(found)
   runs = len(next(iter(given.values())))
+  if runs < 2:
+    raise ValueError("runs.population takes two runs or more: give runs.repeats.")
   first = drawn(found, runs, seed) if population.first == "drawn" else given
   for name, values in first.items():
     low, high = found[name].low, found[name].high
@@ -236,5 +244,5 @@ def inherited(states: RunState, parents: Array) -> RunState:
     states: of the runs, [R', ...].
     parents: int [R'].
   """
-  learner = jax.tree.map(lambda x: x[parents], states.learner)
-  return states._replace(learner=learner._replace(key=states.learner.key))
+  learner, acting = jax.tree.map(lambda x: x[parents], (states.learner, states.acting))
+  return states._replace(learner=learner._replace(key=states.learner.key), acting=acting)

@@ -34,6 +34,7 @@ class Members(NamedTuple):
   total_updates: int = 1  # after so many the learning rate has reached its end
   max_episodes: int | None = None  # a run that has finished so many is frozen; None: never
   max_env_steps: int | None = None  # one that has made so many is, too
+  lag: int = 0  # updates that what acts is old
 
   @property
   def size(self) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..api import jsonl
 from ..record import metrics
+from ..record.lineage import SETTINGS
 from ..record.plotting import TUNED
 
 SEGMENTS = 100  # of training, of equal length, that the area under the curve is made of
@@ -21,7 +22,7 @@ class Measured(NamedTuple):
   env_steps: float
   wall_time: float  # seconds
   diverged: bool
-  first: dict[str, float]  # by tuned number: its first value in the log
+  first: dict[str, float]  # by number that tunes itself, or a population varies: its first value
   last: dict[str, float]
 
 
@@ -56,9 +57,11 @@ def measure(workdir: Path, last: float) -> Measured:
 
 
 def _tuned(metric: str) -> str | None:
-  """Names the number whose value a metric is: one that is tuned, or the mean of many that are."""
+  """Names the number whose value a metric is: tuned, varied, or the mean of many that are."""
   if metric.startswith(TUNED):
     return metric.removeprefix(TUNED).removesuffix("/0")  # the first head, and mostly the only one
+  if metric.startswith(SETTINGS):
+    return metric.removeprefix(SETTINGS)
   return metric if metric.endswith("/mean") and metric.count("/") == 1 else None
 
 

@@ -1,7 +1,8 @@
 """`selftune study`: trains what is missing of a study, and reports what tuning is worth.
 
 OUT holds `study.csv`, `index.html` and its figures. `cells/<agent>/<environment>` in it is a folder
-as a sweep has: `points.jsonl`, and a workdir for each run in `runs/`.
+as a sweep has: `points.jsonl`, and a workdir for each run in `runs/`. Of a population there is such
+a folder for each seed, `cells/<agent>/<environment>/<seed>`.
 """
 
 import datetime
@@ -14,18 +15,19 @@ from typing import Any, NamedTuple
 
 from .. import config
 from ..api import files
-from ..api.errors import UserError, shortened
+from ..api.errors import UserError, plugin_mistakes, shortened
 from ..api.registry import name_of
 from ..record.workdir import Workdir
 from ..reports import results, statistics
 from ..reports.study_page import report
 from ..runs.logs import folder
+from ..runs.settings import laid_out
 from ..sweeps import bar
 from ..sweeps.file import bindings
 from ..sweeps.launch import Launcher, Processes, Ray, Task, each, import_ray
 from ..sweeps.library import Outcome, Point
 from ..sweeps.point import DIVERGED
-from ..sweeps.program import Fields, apart_because, fields_of, together
+from ..sweeps.program import Fields, apart_because, bindings_of_all, fields_of, together
 from ..sweeps.sweep import MANY, alone, say
 from .file import SEED, Cell, Study
 from .measure import measure
@@ -34,22 +36,37 @@ ONE_RUN = ("runs.settings = {}", "runs.repeats = 1")
 
 
 class Plan(NamedTuple):
-  """A cell, and how it is trained."""
+  """A cell, and how it is trained; of a population that of one seed, whose settings are members."""
 
   cell: Cell
   root: Any  # its experiment
   constant: Point  # what is equal in all its settings, which may be more than numbers
   fields: Fields | None  # what the names of the others set
   apart: str | None  # why its runs are processes; None where they are one program
+  crowd: bool = False  # its runs are a population
 
   @property
   def name(self) -> str:
     """The cell in words, for messages."""
-    return f"{self.cell.agent} on {self.cell.environment}"
+    seed = f", seed {self.cell.seeds[0]}" if self.crowd else ""
+    return f"{self.cell.agent} on {self.cell.environment}{seed}"
+
+  @property
+  def program(self) -> tuple[tuple[str, ...], list[Point]]:
+    """The bindings of all its runs as one program, and what varies."""
+    points = _varied(self.cell.points, self.constant)
+    if not self.crowd:
+      return (*self.cell.bindings, *bindings(self.constant)), points
+    # What is drawn for exchanges follows from the population's seed, and no two members have one.
+    (seed,), size = self.cell.seeds, len(points)
+    constant = {**self.constant, SEED: seed, "population.first": "'given'"}
+    points = [{**point, SEED: seed * size + member} for member, point in enumerate(points)]
+    return (*self.cell.bindings, *bindings(constant)), points
 
   def path(self, out: Path) -> Path:
     """Returns the folder of the cell."""
-    return out / "cells" / self.cell.agent / self.cell.environment
+    folder = out / "cells" / self.cell.agent / self.cell.environment
+    return folder / str(self.cell.seeds[0]) if self.crowd else folder
 
 
 def study(
@@ -85,7 +102,7 @@ def study(
   statistics.rliable()  # or it says so now, and not when all is trained
   if (many := sum(len(cell.settings) for cell in found.cells)) > MANY:
     say(f"reading {many:,} configurations.")
-  plans = [_plan(found, cell, launcher) for cell in found.cells]
+  plans = [plan for cell in found.cells for plan in _plans(found, cell, launcher)]
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
     for plan in plans:
@@ -105,8 +122,11 @@ def study(
   return all(row.status in (results.FINISHED, results.DIVERGED) for row in rows)
 
 
-def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
+def _plans(found: Study, cell: Cell, launcher: str) -> list[Plan]:
   """Loads the configuration of every setting, as training will.
+
+  Returns:
+    How the cell is trained: at once, or of populations one after the other.
 
   Raises:
     UserError: names the first that cannot be loaded, and why.
@@ -114,6 +134,7 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   where = named = f"{found.path}: {cell.agent} on {cell.environment}"
   try:
     runs = config.load(cell.experiment, cell.bindings).root.runs
+    crowd = runs is not None and runs.population is not None
     if runs is not None and (runs.settings or runs.repeats > 1):
       cell = cell._replace(bindings=(*cell.bindings, *ONE_RUN))
     loaded = []
@@ -130,8 +151,24 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   points = _varied(cell.points, constant)
   fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
   apart = "a macro is part of more than a number" if fields is None else None
-  apart = apart or apart_because(root, points, launcher=launcher, fields=fields)
-  return Plan(cell, root, constant, fields, apart)
+  apart = apart or apart_because(root, points, launcher=launcher, fields=fields, crowd=crowd)
+  if not crowd:
+    return [Plan(cell, root, constant, fields, apart)]
+  if apart is not None:
+    raise UserError(f"{named}: a population is one program, and cannot be: {apart}.")
+  plans = [
+    Plan(cell._replace(seeds=[seed]), root, constant, fields, None, crowd) for seed in cell.seeds
+  ]
+  try:
+    with plugin_mistakes():
+      for plan in plans:
+        binds, points = plan.program
+        together = bindings_of_all(root, points, fields)
+        whole = config.load(cell.experiment, (*binds, *together)).root
+        laid_out(whole, whole.runs)
+  except UserError as error:
+    raise UserError(f"{named}: {error}") from error
+  return plans
 
 
 def _varied(points: Sequence[Point], constant: Point) -> list[Point]:
@@ -164,8 +201,7 @@ def _programs(plans: Sequence[Plan], out: Path) -> bool:
       seconds = round((time.monotonic() - begun) / made * left)
       ends = f"; all are done in {datetime.timedelta(seconds=seconds)}, at the pace so far"
     say(f"program {number} of {len(waiting)}: {plan.name}, {runs} runs{ends}.")
-    binds = (*plan.cell.bindings, *bindings(plan.constant))
-    points = _varied(plan.cell.points, plan.constant)
+    binds, points = plan.program
     if together(plan.cell.experiment, binds, plan.root, points, plan.path(out), plan.fields):
       return True
     made, left = made + runs, left - runs

@@ -129,7 +129,7 @@ def log(out: Path, env_steps: int, settings: lineage.Settings) -> None:
   """Writes a row on all members to the population's own log, as one on the device has it."""
   members = len(next(iter(settings.values())))
   of_each = {"episode_return": returns_of(out, members)}
-  of_each |= {f"settings/{name}": values for name, values in settings.items()}
+  of_each |= {f"{lineage.SETTINGS}{name}": values for name, values in settings.items()}
   row = summary({name: np.asarray(values, float) for name, values in of_each.items()})
   with (out / METRICS).open("a", encoding="utf-8") as file:
     file.write(jsonl.encode({"env_steps": env_steps, **row}))

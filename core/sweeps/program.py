@@ -47,6 +47,7 @@ def apart_because(
   bayes: bool = False,
   launcher: str = "auto",
   fields: Fields | None = None,
+  crowd: bool = False,
 ) -> str | None:
   """Why the points cannot be one program; None if they can.
 
@@ -56,6 +57,7 @@ def apart_because(
     bayes: whether later points depend on the results of earlier ones.
     launcher: what the user asked for.
     fields: what each name of a point sets; None for itself alone.
+    crowd: whether the points are the members of a population.
   """
   if launcher != "auto":
     return f"of --launcher {launcher}"
@@ -63,7 +65,7 @@ def apart_because(
     return "bayes chooses a point by the results of those before it"
   if root.runs is None:
     return f"train.runtime is @{name_of(root.runtime)}(), not @runs()"
-  if root.runs.population is not None:
+  if root.runs.population is not None and not crowd:
     return "runs.population varies what a point sets"
   if root.runs.settings or root.runs.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
@@ -105,6 +107,18 @@ def together(
     raise UserError(
       f"{out} holds fewer points, trained as one program that has ended: choose another --out."
     )
+  more = bindings_of_all(root, points, fields)
+  if not training.finish(experiment, (*bindings, *more), out):
+    return True
+  for number in range(len(points)):
+    files.write(Workdir(folder(out, number)).done, "")
+  return False
+
+
+def bindings_of_all(
+  root: Any, points: Sequence[Point], fields: Fields | None = None
+) -> tuple[str, ...]:
+  """Returns the bindings that make runs of one program of all points; arguments as in `together`."""
   values = {
     field: tuple(_number(point[name]) for point in points)
     for name in points[0]
@@ -115,17 +129,12 @@ def together(
   # What a run must not lose is logged of all together, too: the whole has a history of its own.
   of_all = [writer for writer in of_each if writer.required] + of_all
   listed = lambda writers: f"({''.join(f'@{name_of(writer)}(), ' for writer in writers)})"
-  more = (
+  return (
     f"runs.settings = {values!r}",
     "runs.paired = True",
     f"runs.run_writers = {listed(of_each)}",
     f"train.writers = {listed(of_all)}",
   )
-  if not training.finish(experiment, (*bindings, *more), out):
-    return True
-  for number in range(len(points)):
-    files.write(Workdir(folder(out, number)).done, "")
-  return False
 
 
 def _number(value: Any) -> float | None:
