@@ -373,11 +373,11 @@ def test_programs_are_the_runs_alone(write, capsys, monkeypatch):
 
 CROWD = f"""{fakes.MOUNTAIN_CAR_RUNS}
 include 'populations/pbt.gin'
-population.every_env_steps = 20
+population.every_env_steps = 32
 population.bounds = {{'ac_lambda.alpha': (1e-3, 1.0)}}
 train.writers = (@jsonl(),)
 runs.episodes = None
-runs.iterations = 20
+runs.iterations = 1
 train.total_env_steps = 200
 mountain_car.max_steps = 5
 """
@@ -414,7 +414,11 @@ def test_a_population_is_of_the_settings_of_one_seed(write, capsys):
   ("agents", "given", "message"),
   [
     (CROWD, {"settings": {"ac_lambda.alpha": [0.01, 2.0]}}, "begins at 2.0, beyond"),
-    (CROWD, {"settings": {"mountain_car.cut": ["'terminal'", "'bootstrap'"]}}, "cannot be: mountain_"),
+    (
+      CROWD,
+      {"settings": {"mountain_car.cut": ["'terminal'", "'bootstrap'"]}},
+      "cannot be: mountain_",
+    ),
     (CROWD, {"settings": {"ac_lambda.alpha": [0.1]}}, "which is no number"),
   ],
 )

@@ -8,22 +8,24 @@ from typing import Any, TypeGuard
 
 from . import files
 
+_ENCODER = json.JSONEncoder(allow_nan=False)  # made once: there may be thousands of lines a second
+
 
 def encode(row: Mapping[str, Any]) -> str:
   """Returns a row as one line of strict JSON.
 
   Floats keep float32's 7 digits; NaN and infinity, which JSON lacks, become null.
   """
+  return _ENCODER.encode({k: _tidy(v) for k, v in row.items()}) + "\n"
 
-  def tidy(value):
-    if isinstance(value, list):
-      return [tidy(item) for item in value]
-    if not isinstance(value, float):
-      return value
-    # float32 widened to float64 has nine digits that mean nothing.
-    return float(f"{value:.7g}") if math.isfinite(value) else None
 
-  return json.dumps({k: tidy(v) for k, v in row.items()}, allow_nan=False) + "\n"
+def _tidy(value: Any) -> Any:
+  if isinstance(value, list):
+    return [_tidy(item) for item in value]
+  if not isinstance(value, float):
+    return value
+  # float32 widened to float64 has nine digits that mean nothing.
+  return float(f"{value:.7g}") if math.isfinite(value) else None
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:

@@ -39,11 +39,12 @@ class Window(NamedTuple):
   lengths: tuple[int, ...] = ()
   finished: int = 0
 
-  def add(self, episode: Episode) -> "Window":
-    """Returns the window after one more episode."""
-    returns = (*self.returns, float(episode.episode_return))
-    lengths = (*self.lengths, int(episode.length))
-    return Window(returns[-WINDOW:], lengths[-WINDOW:], self.finished + 1)
+  def add(self, episodes: Sequence[Episode]) -> "Window":
+    """Returns the window after more episodes."""
+    last = episodes[-WINDOW:]
+    returns = (*self.returns, *(float(episode.episode_return) for episode in last))
+    lengths = (*self.lengths, *(int(episode.length) for episode in last))
+    return Window(returns[-WINDOW:], lengths[-WINDOW:], self.finished + len(episodes))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +58,12 @@ class EpisodeStats:
 
   def add(self, episodes: Sequence[Episode]) -> "EpisodeStats":
     """Returns the statistics after more episodes; those of a run in the order they finished in."""
-    windows = dict(self.windows)
+    of_runs: dict[int | None, list[Episode]] = {}
     for episode in episodes:
-      windows[episode.run] = windows.get(episode.run, Window()).add(episode)
-    return EpisodeStats(windows)
+      of_runs.setdefault(episode.run, []).append(episode)
+    known = self.windows
+    new = {run: known.get(run, Window()).add(ended) for run, ended in of_runs.items()}
+    return EpisodeStats({**known, **new})
 
   @property
   def finished(self) -> int:

@@ -325,7 +325,12 @@ class Runs:
 
   def _iteration(self, fns: Functions, env: FunctionalEnvironment) -> Iteration:
     share = self._share
-    if self._fuse and not self.members.lag and share.devices == 1 and isinstance(fns.metaopt, FusesIterations):
+    if (
+      self._fuse
+      and not self.members.lag
+      and share.devices == 1
+      and isinstance(fns.metaopt, FusesIterations)
+    ):
       fused = fns.metaopt.fused(fns, env, self.members.active)
       if fused is not None:
         return fused

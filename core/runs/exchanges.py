@@ -74,7 +74,9 @@ class Exchanges:
   def of_each(self) -> dict[str, np.ndarray]:
     """Metrics of each run, [R]: its settings."""
     settings = self.standing.settings.items()
-    return {f"{lineage.SETTINGS}{name}": np.asarray(values, np.float32) for name, values in settings}
+    return {
+      f"{lineage.SETTINGS}{name}": np.asarray(values, np.float32) for name, values in settings
+    }
 
 
 def check_every(experiment: Train, runtime: IndependentRuns) -> None:

@@ -16,7 +16,7 @@ from ..api.contracts import FunctionalEnvironment
 from ..api.errors import UserError, plugin_mistakes
 from ..api.online import RunState
 from ..api.ranges import LARGEST
-from ..api.types import Device, Episode, Metrics
+from ..api.types import Device, Metrics
 from ..engine import single
 from ..engine.actor import Interrupted
 from ..engine.batches import micro_batches_of
@@ -112,7 +112,7 @@ class ManyRuns:
     env_steps = int(steps.sum(dtype=np.int64))
     found = episodes(jax.device_get(ends), runs.members.size)
     ended = [(*episode, number) for number, of_run in enumerate(found) for episode in of_run]
-    self._logs.log_episodes([Episode(env_steps, *episode) for episode in ended], steps)
+    self._logs.log_episodes(found, steps)
     updates = int(runs.of_each(state.learner.step).max())
     standing = None
     if self._exchanges is not None:

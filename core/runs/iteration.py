@@ -1,5 +1,6 @@
 """One iteration of one run on the device: T steps of its environments, and an update."""
 
+import itertools
 from typing import Any, NamedTuple
 
 import jax
@@ -200,7 +201,7 @@ def episodes(ends: Any, runs: int) -> list[list[tuple[float, int]]]:
     ends: `Ends` on the host, [R', T, B] each.
     runs: R.
   """
-  found: list[list[tuple[float, int]]] = [[] for _ in range(runs)]
-  for run, t, b in zip(*np.nonzero(ends.ended[:runs]), strict=True):
-    found[run].append((float(ends.episode_return[run, t, b]), int(ends.length[run, t, b])))
-  return found
+  where = np.nonzero(ends.ended[:runs])  # run by run, and in each in order
+  ended = list(zip(ends.episode_return[where].tolist(), ends.length[where].tolist(), strict=True))
+  stops = np.cumsum(np.bincount(where[0], minlength=runs)).tolist()
+  return [ended[low:high] for low, high in itertools.pairwise([0, *stops])]

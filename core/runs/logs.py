@@ -82,10 +82,23 @@ class RunLogs:
         self._said[number] = moved
         self._logger.log({RUN: number, **row, **of_episodes}, env_steps[number])
 
-  def log_episodes(self, episodes: Sequence[Episode], env_steps: np.ndarray) -> None:
-    """Logs finished episodes, each in the log of its run; env steps are those of each run, [R]."""
+  def log_episodes(
+    self, found: Sequence[Sequence[tuple[float, int]]], env_steps: np.ndarray
+  ) -> None:
+    """Logs finished episodes, each in the log of its run.
+
+    Args:
+      found: return and length of each, by run.
+      env_steps: of each run, [R].
+    """
     if self._said:
-      self._logger.log_episodes([e._replace(env_steps=int(env_steps[_run(e)])) for e in episodes])
+      self._logger.log_episodes(
+        [
+          Episode(steps, *ended, number)
+          for number, (of_run, steps) in enumerate(zip(found, env_steps.tolist(), strict=True))
+          for ended in of_run
+        ]
+      )
 
   def log_evaluation(self, row: Mapping[str, float], number: int) -> None:
     """Logs the scores of one run."""
@@ -139,7 +152,7 @@ class _EveryRun:
     """Hands each episode to the log of its run, where it has no number."""
     own: dict[int, list[Episode]] = {}
     for episode in episodes:
-      own.setdefault(_run(episode), []).append(episode._replace(run=None))
+      own.setdefault(_run(episode), []).append(Episode(*episode[:3]))
     for number, of_run in own.items():
       self._writers[number].write_episodes(of_run)
 

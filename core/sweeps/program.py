@@ -118,7 +118,7 @@ def together(
 def bindings_of_all(
   root: Any, points: Sequence[Point], fields: Fields | None = None
 ) -> tuple[str, ...]:
-  """Returns the bindings that make runs of one program of all points; arguments as in `together`."""
+  """Returns the bindings that make one program of all points; arguments as in `together`."""
   values = {
     field: tuple(_number(point[name]) for point in points)
     for name in points[0]
