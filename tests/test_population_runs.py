@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import re
 
 import fakes
 import jax
@@ -10,13 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+import yaml
 from dm_env import specs
 from test_runs import SHORT, host, online
 
 from selftune.core import train as training
-from selftune.core.api import FunctionalPool, NotNegative, native, registry
+from selftune.core.api import FunctionalPool, NotNegative, jsonl, native, registry
 from selftune.core.api.errors import UserError
 from selftune.core.api.types import EnvSpec, TimeStep
+from selftune.core.commands import cli
 from selftune.core.config import discovery
 from selftune.core.evaluation import evaluate
 from selftune.core.machine import platform
@@ -94,8 +97,8 @@ def gin(tmp_path, monkeypatch):
   return str(path)
 
 
-def table(workdir):
-  with (workdir / "runs.csv").open() as file:
+def table(workdir, name="runs.csv"):
+  with (workdir / name).open() as file:
     return list(csv.DictReader(file))
 
 
@@ -297,6 +300,39 @@ def test_machine_code_goes_on_with_other_settings():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *found)
   value = found[0].learner.params["value"]
   assert np.abs(value[0] - value[1]).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_in_a_study_the_settings_of_a_seed_are_a_population(gin, tmp_path):
+  (tmp_path / "alone.gin").write_text(re.sub(r".*populat.*\n", "", CONFIG))
+  study = {
+    "environments": {"paid": []},
+    "agents": {"pbt": gin, "alone": str(tmp_path / "alone.gin")},
+    "settings": {"paid.pay": [1.0, 2.0, 4.0, 8.0]},
+    "seeds": 2,
+  }
+  (tmp_path / "my.yaml").write_text(yaml.safe_dump(study))
+  out = tmp_path / "out"
+  assert cli.main(["study", str(tmp_path / "my.yaml"), "--out", str(out), "--resamples", "5"]) == 0
+  of = {
+    agent: [r for r in table(out, "study.csv") if r["agent"] == agent] for agent in ("alone", "pbt")
+  }
+  begun = [(pay, seed) for pay in (1.0, 2.0, 4.0, 8.0) for seed in (0, 1)]
+  found = [(float(r["setting:paid.pay"]), int(r["seed"])) for r in of["alone"]]
+  assert found == begun and [float(r["score"]) for r in of["alone"]] == [
+    3 * pay for pay, _ in begun
+  ]
+  # A population a seed; the worst has gone on as a copy of the best, at 0.8 or 1.25 times 8.
+  found = [(float(r["setting:paid.pay"]), int(r["seed"])) for r in of["pbt"]]
+  assert found == sorted(begun, key=lambda one: one[1])
+  for seed in (0, 1):
+    folder = out / "cells" / "pbt" / "paid" / str(seed)
+    last = [float(row["paid.pay"]) for row in table(folder)]
+    members = of["pbt"][4 * seed : 4 * seed + 4]
+    assert [float(row["first:paid.pay"]) for row in members] == [1.0, 2.0, 4.0, 8.0]
+    assert [float(row["last:paid.pay"]) for row in members] == last and min(last) > 2.0
+    assert [int(row["seed"]) for row in table(folder)] == [4 * seed + k for k in range(4)]
+    assert len(list(jsonl.read(folder / "lineage.jsonl"))) == 4 * 6
 
 
 @pytest.mark.parametrize(

@@ -123,10 +123,32 @@ def study(
 
 
 def _plans(found: Study, cell: Cell, launcher: str) -> list[Plan]:
-  """Loads the configuration of every setting, as training will.
+  """Returns how a cell is trained: at once, or of populations one after the other.
 
-  Returns:
-    How the cell is trained: at once, or of populations one after the other.
+  Raises:
+    UserError: its configuration cannot be loaded, or its runs can be no population.
+  """
+  plan = _plan(found, cell, launcher)
+  if not plan.crowd:
+    return [plan]
+  named = f"{found.path}: {cell.agent} on {cell.environment}"
+  if plan.apart is not None:
+    raise UserError(f"{named}: a population is one program, and cannot be: {plan.apart}.")
+  plans = [plan._replace(cell=plan.cell._replace(seeds=[seed])) for seed in cell.seeds]
+  try:
+    with plugin_mistakes():
+      for of_seed in plans:
+        binds, points = of_seed.program
+        more = bindings_of_all(plan.root, points, plan.fields)
+        whole = config.load(cell.experiment, (*binds, *more)).root
+        laid_out(whole, whole.runs)
+  except UserError as error:
+    raise UserError(f"{named}: {error}") from error
+  return plans
+
+
+def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
+  """Loads the configuration of every setting, as training will.
 
   Raises:
     UserError: names the first that cannot be loaded, and why.
@@ -152,23 +174,7 @@ def _plans(found: Study, cell: Cell, launcher: str) -> list[Plan]:
   fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
   apart = "a macro is part of more than a number" if fields is None else None
   apart = apart or apart_because(root, points, launcher=launcher, fields=fields, crowd=crowd)
-  if not crowd:
-    return [Plan(cell, root, constant, fields, apart)]
-  if apart is not None:
-    raise UserError(f"{named}: a population is one program, and cannot be: {apart}.")
-  plans = [
-    Plan(cell._replace(seeds=[seed]), root, constant, fields, None, crowd) for seed in cell.seeds
-  ]
-  try:
-    with plugin_mistakes():
-      for plan in plans:
-        binds, points = plan.program
-        together = bindings_of_all(root, points, fields)
-        whole = config.load(cell.experiment, (*binds, *together)).root
-        laid_out(whole, whole.runs)
-  except UserError as error:
-    raise UserError(f"{named}: {error}") from error
-  return plans
+  return Plan(cell, root, constant, fields, apart, crowd)
 
 
 def _varied(points: Sequence[Point], constant: Point) -> list[Point]:
