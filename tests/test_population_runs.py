@@ -314,21 +314,17 @@ def test_in_a_study_the_settings_of_a_seed_are_a_population(gin, tmp_path):
   (tmp_path / "my.yaml").write_text(yaml.safe_dump(study))
   out = tmp_path / "out"
   assert cli.main(["study", str(tmp_path / "my.yaml"), "--out", str(out), "--resamples", "5"]) == 0
-  of = {
-    agent: [r for r in table(out, "study.csv") if r["agent"] == agent] for agent in ("alone", "pbt")
-  }
+  rows = table(out, "study.csv")
+  alone, pbt = ([row for row in rows if row["agent"] == agent] for agent in ("alone", "pbt"))
   begun = [(pay, seed) for pay in (1.0, 2.0, 4.0, 8.0) for seed in (0, 1)]
-  found = [(float(r["setting:paid.pay"]), int(r["seed"])) for r in of["alone"]]
-  assert found == begun and [float(r["score"]) for r in of["alone"]] == [
-    3 * pay for pay, _ in begun
-  ]
-  # A population a seed; the worst has gone on as a copy of the best, at 0.8 or 1.25 times 8.
-  found = [(float(r["setting:paid.pay"]), int(r["seed"])) for r in of["pbt"]]
-  assert found == sorted(begun, key=lambda one: one[1])
+  of = lambda rows: [(float(row["setting:paid.pay"]), int(row["seed"])) for row in rows]
+  assert of(alone) == begun and of(pbt) == sorted(begun, key=lambda one: one[1])
+  assert [float(row["score"]) for row in alone] == [3 * pay for pay, _ in begun]
+  # A population a seed: the worst have gone on as copies of the best, at 0.8 or 1.25 times 8.
   for seed in (0, 1):
     folder = out / "cells" / "pbt" / "paid" / str(seed)
     last = [float(row["paid.pay"]) for row in table(folder)]
-    members = of["pbt"][4 * seed : 4 * seed + 4]
+    members = pbt[4 * seed : 4 * seed + 4]
     assert [float(row["first:paid.pay"]) for row in members] == [1.0, 2.0, 4.0, 8.0]
     assert [float(row["last:paid.pay"]) for row in members] == last and min(last) > 2.0
     assert [int(row["seed"]) for row in table(folder)] == [4 * seed + k for k in range(4)]
