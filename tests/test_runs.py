@@ -344,6 +344,11 @@ def test_what_acts_is_as_many_updates_old_as_configured():
   for k in range(updates, updates + lag):  # trajectory k is acted by what update k - lag has left
     now = jax.tree.map(lambda ring, k=k: ring[:, k % lag], acting)
     jax.tree.map(np.testing.assert_array_equal, now, learned[k - lag])
+  # Where two devices share the batch of a run, it is the same one.
+  runs = make(agent, seeds=SEEDS[:1], devices=2, lag=lag, **each)
+  states, _ = runs.advance(runs.init(), updates)
+  one = lambda tree: jax.tree.map(lambda x: x[0], tree)
+  assert_close(one(host(states).learner.params), one(learned[-1]), 1e-4, 1e-5)
   # Until then the first parameters have acted, as where nothing is learned.
   still = with_rate(agent, 0.0)
   seen = []
