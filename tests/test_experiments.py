@@ -40,6 +40,14 @@ def test_experiments_load_and_take_the_common_bindings(name):
   assert (config.ROOT / f"{name}.gin").read_text().startswith("# ")
 
 
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_pass_what_training_checks_first(name):
+  if "brax" in name:
+    pytest.importorskip("brax")
+  with jax.numpy_rank_promotion("allow"):  # of brax
+    training.check(config.load(name).root)
+
+
 ON_THE_DEVICE = [
   name for name in EXPERIMENTS if name.split("/")[1].startswith(("minatar", "snake", "brax", "two"))
 ]

@@ -374,6 +374,7 @@ def test_programs_are_the_runs_alone(write, capsys, monkeypatch):
 CROWD = f"""{fakes.MOUNTAIN_CAR_RUNS}
 include 'populations/pbt.gin'
 population.bounds = {{'ac_lambda.alpha': (1e-3, 1.0)}}
+population.every_env_steps = 1
 train.writers = (@jsonl(),)
 """
 
@@ -384,6 +385,7 @@ train.writers = (@jsonl(),)
     ({"ac_lambda.alpha": [0.01, 2.0]}, "begins at 2.0, beyond"),
     ({"mountain_car.cut": ["'terminal'", "'bootstrap'"]}, "and cannot be: mountain_car.cut is no"),
     ({"ac_lambda.alpha": [0.1]}, "which is no number"),
+    ({"ac_lambda.alpha": [0.1, 0.2]}, "looks at the runs every 2 env steps"),
   ],
 )
 def test_what_can_be_no_population(write, capsys, settings, message):

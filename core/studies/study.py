@@ -20,6 +20,7 @@ from ..api.registry import name_of
 from ..record.workdir import Workdir
 from ..reports import results, statistics
 from ..reports.study_page import report
+from ..runs.exchanges import check_every
 from ..runs.logs import folder
 from ..runs.settings import laid_out
 from ..sweeps import bar
@@ -142,6 +143,7 @@ def _plans(found: Study, cell: Cell, launcher: str) -> list[Plan]:
         more = bindings_of_all(plan.root, points, plan.fields)
         whole = config.load(cell.experiment, (*binds, *more)).root
         laid_out(whole, whole.runs)
+        check_every(whole, whole.runs)
   except UserError as error:
     raise UserError(f"{named}: {error}") from error
   return plans
