@@ -22,7 +22,7 @@ from .config import discovery
 from .record import metrics
 from .record.workdir import Workdir
 
-ROWS = 400  # of a run's metrics: more than a curve needs
+ROWS = 400  # rows of a run's metrics that are kept: more than a curve needs
 
 
 def reproduce(name: str, out: Path, quick: bool = False) -> bool:
@@ -42,17 +42,20 @@ def reproduce(name: str, out: Path, quick: bool = False) -> bool:
   """
   figure, (paper, stem) = find(name), name.split("/")
   folder = out / paper / "quick" if quick else out / paper
+  # A folder that cannot be written is told of here, before hours of training.
   files.make_folder(folder / "cells")
   cells = figure.quick if quick else figure.cells
   # Cell by cell, each in a workdir: what has been trained is not trained again.
   for number, cell in enumerate(cells):
     workdir = folder / "cells" / cell.name
+    # Cells that are done pass without a line: a resumed grid would else list them all again.
     if not Workdir(workdir).done.exists():
       which = f"cell {number + 1}/{len(cells)}: {cell.name}"
       print(f"selftune: {name}: {which}", file=sys.stderr)
     if not training.finish(cell.experiment, cell.bindings, workdir):
       print("selftune: stopped; the same command goes on.", file=sys.stderr)
       return False
+  # All cells are trained. What is made of their logs keeps no state: it is made anew every time.
   results = [read(cell, folder / "cells" / cell.name) for cell in cells]
   target = folder / stem
   write_table(target.with_suffix(".csv"), figure.table(results))
@@ -103,20 +106,24 @@ def listing() -> str:
 
 def read(cell: Cell, workdir: Path) -> Result:
   """Reads the logs of a cell that has been trained: of R runs, or of a single one."""
+  # A program of many runs writes this table. A single run has one row of no settings.
   table = workdir / "runs.csv"
   settings: list[dict[str, str]] = [{}]
   if table.exists():
     settings = list(csv.DictReader(files.read(table).splitlines()))
   of_run: list[list[tuple[Any, Any]]] = [[] for _ in settings]
   for row in jsonl.read(workdir / "episodes.jsonl"):
+    # Only the log of many runs says of which of them an episode is.
     run, episode = row.get("run", 0), (row.get("return"), row.get("length"))
     if isinstance(run, int) and run < len(settings) and all(map(jsonl.is_number, episode)):
       of_run[run].append(episode)
   # A diverged run scores as the worst: left out, it would make the others' mean look better.
   least = min((value for found in of_run for value, _ in found), default=math.nan)
+  # Runs finish different numbers of episodes: rows are padded, with NaN and 0.
   shape = len(settings), max(1, *map(len, of_run))
   returns, lengths = np.full(shape, np.nan), np.zeros(shape, int)
   for run, found in enumerate(of_run):
+    # The whole row gets `least`; the episodes that the run did finish then overwrite theirs.
     if settings[run].get("diverged") == "True":
       returns[run] = least
     if found:
@@ -141,6 +148,7 @@ def write_table(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
   """Writes a CSV with a column for each name in any of the rows; whole or not at all."""
   rows = list(rows)
   with files.whole(path) as file:
+    # A dict keeps the order in which names first appear; a set would shuffle the columns.
     names = dict.fromkeys(name for row in rows for name in row)
     table = csv.DictWriter(file, list(names), restval="", lineterminator="\n")
     table.writeheader()

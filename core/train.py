@@ -48,7 +48,7 @@ def train(
     path: the workdir: configs, logs, checkpoints and the final plot go there.
     resume: go on with the run in the workdir, from its newest whole checkpoint.
     init_from: the first weights are those of a checkpoint, PATH[@STEP] (see workdir.locate).
-    segment: of a member of a population: what it trains now.
+    segment: the part of the run that is trained now, where it is a member of a population.
 
   Returns:
     How far it came.
@@ -59,13 +59,17 @@ def train(
     RunError: the disk is full, memory does not suffice, or another process of the job was lost;
       likewise.
   """
+  # Whatever can be refused without the workdir is refused before it is touched.
   loaded = config.load(name, bindings)
   experiment: Train = loaded.root
   platform.prepare(experiment.learner_devices, experiment.runtime.actor_devices)
   check(experiment)
   workdir = Workdir(path)
 
+  # The stack unwinds in reverse: the log is closed, then the last checkpoint is on the disk, and
+  # only then the signals are restored and the lock of the workdir is given up.
   with contextlib.ExitStack() as stack:
+    # These two are outermost: they explain whatever fails below, the last save too.
     stack.enter_context(shortage.explained(_how(experiment).smaller(experiment)))
     stack.enter_context(hosts.losses_explained())
     still_alone = stack.enter_context(workdir.alone())
@@ -73,7 +77,9 @@ def train(
     # Processes tell each other numbers of 32 bits, so the text is compared by its sum.
     text = zlib.crc32(loaded.text.encode())
     hosts.check_same({"configuration": text, "workdir": workdir.restarts(), "--resume": resume})
+    # `create` below adds this start to `restarts`, whose count seeds the environments made here.
     training = prepare(experiment, workdir)
+    # A resumed run needs it too: a checkpoint is restored into its structure, shapes and devices.
     state = training.init()
 
     checkpoints = Checkpointer(
@@ -85,11 +91,13 @@ def train(
       state, progress = restored.state, Progress.from_json(restored.host)
     elif init_from is not None:
       state, weights = with_weights(state, init_from)
+    # A copy is made only once: its checkpoints hold `exchange`, and a killed copy resumes them.
     if segment is not None and segment.parent and progress.exchange < segment.exchange:
       weights = segment.parent
       state, progress = as_copy(state, progress, segment.parent, segment.exchange)
     # A shared disk may show processes different listings, and so different newest checkpoints.
     hosts.check_same({"checkpoints": progress.updates})
+    # The setting is of each run, but a program of many runs counts the steps of all together.
     total_env_steps = training.size * experiment.total_env_steps
     if training.done(state, progress):
       if hosts.is_first():
@@ -98,14 +106,17 @@ def train(
           "already; to go on, give it more train.total_env_steps.",
           file=sys.stderr,
         )
+      # The progress of a checkpoint never says that a run is done, see `loop.save`.
       return dataclasses.replace(progress, done=True)
     until = segment.until if segment else math.inf
+    # The segment was trained before, by a process that was killed before it could say so.
     if progress.env_steps >= until:
       return progress
     # From here on there is something to save.
     asked_to_stop = stack.enter_context(platform.stop_signals())
 
     def stopping() -> bool:
+      # Training asks after every update: so this is where it learns that it has lost the lock.
       still_alone()
       return asked_to_stop()
 
@@ -121,10 +132,12 @@ def train(
       progress.env_steps,
       progress.writer_ids,
     )
+    # The other processes of a job have a log without writers, for it is also the clock of the run.
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
     progress = run(experiment, training, logger, checkpoints, state, progress, stopping, until)
     if writers and progress.done and (path / "metrics.jsonl").is_file():
+      # The curves are drawn from the file, which is to hold the last row.
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
   return progress
@@ -167,14 +180,15 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
     drawn = drawable(experiment.env, "evaluation.video = True")
     with contextlib.closing(environments.make_drawn(drawn, (experiment.seed,))) as pool:
       pool.reset()
-      pool.draw()  # or it says why not, before there are files
+      # What is wrong with drawing shows at the first picture: here, before there are files.
+      pool.draw()
   if experiment.runs is not None:
     table = workdir.path / "runs.csv"
     scores = functools.partial(of_runs.Scores, experiment, workdir.videos)
     beside = scores if experiment.evaluation else None
     return independent.ManyRuns(experiment, experiment.runs, workdir.restarts(), table, beside)
   beside = functools.partial(evaluated, experiment, workdir)
-  runtime: Any = experiment.runtime  # one of those that are no `runs`
+  runtime: Any = experiment.runtime  # lockstep or sebulba: `@runs()` has returned above
   return single.SingleRun(experiment, runtime, workdir.restarts(), beside)
 
 
@@ -191,6 +205,7 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
   """
   workdir = Workdir(path)
   if not workdir.done.exists():
+    # A kill between the last update and `done` does no harm: the next start finds nothing to train.
     if not train(name, bindings, path, resume=workdir.holds_run()).done:
       return False
     files.write(workdir.done, "")
@@ -200,13 +215,16 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
 def as_copy(
   state: LearnerState, progress: Progress, parent: str, exchange: int
 ) -> tuple[LearnerState, Progress]:
-  """A run that goes on as a copy of another one; its key and its episodes stay its own.
+  """Makes a run go on as a copy of another one; its key and its episodes stay its own.
 
   Args:
-    state: of the run.
-    progress: of the run.
-    parent: the checkpoint of the other, PATH@STEP.
-    exchange: number of the one in which it becomes that.
+    state: of the run that becomes the copy.
+    progress: of the same run.
+    parent: the checkpoint of the other run, PATH@STEP.
+    exchange: number of the exchange in which the run becomes the copy.
+
+  Returns:
+    The state and the progress from which it goes on.
 
   Raises:
     UserError: there is no such checkpoint, or it is damaged or of another agent.
@@ -216,8 +234,11 @@ def as_copy(
   if restored is None:
     raise UserError(f"the parent's checkpoint {parent} is gone.")
   learned, of_parent = restored.state, Progress.from_json(restored.host)
+  # The counts are the parent's, as its learner made these updates: phases of the meta-optimiser and
+  # names of checkpoints go by them.
   counts = {"updates": of_parent.updates, "env_steps": of_parent.env_steps}
   print(f"selftune: goes on as a copy of {parent}.", file=sys.stderr)
+  # With the parent's key it would draw the same numbers as the parent.
   return learned._replace(key=state.key), dataclasses.replace(progress, exchange=exchange, **counts)
 
 
@@ -234,6 +255,7 @@ def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:
   if not isinstance(state, LearnerState):
     raise UserError("--init-from is for one agent; the runs of @runs() begin anew.")
   directory, step = locate(checkpoint)
+  # Only the parameters are read: optimiser, meta state and counts stay those of a new run.
   restored = Checkpointer(directory).restore(state, step, only="params")
   if restored is None:
     raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")

@@ -32,6 +32,7 @@ ARGUMENTS = {  # of the functions here, by the options of the commands that do t
   "--video": "video",
   "--workdir": "workdir",
 }
+# `\b` keeps `--seed` from being replaced within a longer option.
 _OPTION = re.compile(rf"({'|'.join(ARGUMENTS)})\b")
 
 
@@ -41,10 +42,12 @@ def _as_arguments() -> Iterator[None]:
   try:
     yield
   except (UserError, RunError) as error:
+    # The same error is raised again: type, cause and traceback stay, only the text changes.
     error.args = (_OPTION.sub(lambda found: ARGUMENTS[found[1]], str(error)),)
     raise
 
 
+# What `contextmanager` makes is a decorator too, which enters a new context at every call.
 evaluate = _as_arguments()(evaluation.evaluate)
 
 
@@ -153,4 +156,5 @@ def load(workdir: Path | str, step: int | None = None, trusted: bool = False) ->
   Raises:
     UserError: there is no run, or its configuration does not load.
   """
+  # The configuration is read here, so that a folder without a run is refused at once.
   return Run(Path(workdir), Workdir(Path(workdir), trusted).load().flat, step, trusted)

@@ -41,6 +41,7 @@ def behaviour(name: BehaviourName, heads: int) -> Behaviour:
     return out._replace(policy=jnp.concatenate([out.policy[:heads], average, after]))
 
   return {
+    # In order: extra heads, acting heads, heads of the outer loss; how heads are mixed; who acts.
     "first": Behaviour(0, 1, slice(0, 1), lambda out: out, lambda key, policies: policies[0]),
     "random": Behaviour(0, heads, slice(0, heads), lambda out: out, random_head),
     "average": Behaviour(

@@ -68,6 +68,7 @@ def apart(network: Network, critic: Network, heads: int) -> Network:
     out, agent_state = network.unroll(params["agent"], timestep, agent_state, gamma[:heads])
     wanted = len(gamma) > heads
     if wanted or jax.tree.leaves(critic_state):
+      # Where nobody asks for a critic, one head is enough to move its core state.
       of_critics = gamma[heads:] if wanted else gamma[:1]
       judged, critic_state = critic.unroll(params["critic"], timestep, critic_state, of_critics)
       if wanted:

@@ -143,6 +143,7 @@ class SquashedGaussian:
 def _inside(bound: np.ndarray, other: np.ndarray, dtype: np.dtype) -> np.ndarray:
   """Returns the numbers of a float type nearest to `bound`, [D], on the side of `other`."""
   rounded = bound.astype(dtype)
+  # Rounding may step over the bound; then the next number inwards is the nearest.
   beyond = np.where(bound < other, rounded < bound, rounded > bound)
   return np.where(beyond, np.nextafter(rounded, other.astype(dtype)), rounded)
 
@@ -156,6 +157,7 @@ def for_action_spec(action: specs.Array) -> Distribution:
   Raises:
     UserError: no policy serves it.
   """
+  # Shapes [] and [1] are both one choice.
   if isinstance(action, specs.DiscreteArray) and math.prod(action.shape) == 1:
     return Categorical(int(action.num_values))
   if isinstance(action, specs.BoundedArray) and np.issubdtype(action.dtype, np.floating):

@@ -79,6 +79,8 @@ class Functions:
     self.components: Mapping[str, Any] = agent.components
     self.distribution = distributions.for_action_spec(spec.action)
     self.behaviour = behaviour(agent.behaviour, agent.heads)
+    # Heads lie in this order everywhere: P tuned, E extra, C critics. A network evaluates the first
+    # so many, so that whoever acts pays for none of those behind.
     self._heads = agent.heads + self.behaviour.extra_heads  # P + E
     judged = self.behaviour.outer_heads
     self._critics = judged.stop - judged.start if self._outer.critic != "none" else 0  # C
@@ -158,6 +160,8 @@ class Functions:
     Returns:
       sample [B, ...], behaviour parameters [B, A], core state [B, ...].
     """
+    # A random head is to last for the whole trajectory, so its key is the same at every t; that of
+    # the actions is folded with t below.
     head_key, action_key = jax.random.split(trajectory_key)
     sequence = jax.tree.map(lambda x: x[None], timestep)  # T = 1: networks know sequences alone
     gamma = actor.gamma[: self.behaviour.acting_heads]
@@ -197,6 +201,7 @@ class Functions:
     if self.agent.objective is None:
       return jnp.zeros(self._heads)  # of no use to a network whose learner has no corrector
     corrector = self.agent.objective.corrector
+    # Only the P heads have a tuned discount: extra heads and critics learn with configured ones.
     tuned = values.get(f"{name_of(corrector)}.gamma", jnp.zeros(0))
     extra = jnp.full(self._heads - len(tuned), corrector.gamma, tuned.dtype)
     critics = jnp.full(self._critics, self.agent.objective.outer_corrector.gamma, tuned.dtype)
@@ -348,6 +353,7 @@ class Functions:
     return self.agent.objective
 
 
+# `fns` is static, and equal to itself alone: each `Functions` object has a program of its own.
 @functools.partial(jax.jit, static_argnums=0, static_argnames="greedy")
 def act(
   fns: Functions,

@@ -125,10 +125,12 @@ def head_loss(
   Raises:
     UserError: a corrector or a term gave something else than [T, B].
   """
+  # Names of core's own metrics, which no corrector or term may give to one of theirs.
   taken = {"loss/total", *(f"loss/{n}" for n in terms), *(f"is_ratio/{q}" for q in QUANTILES)}
   x = corrector_inputs(objective, distribution, trajectory, fixed)
   mask = x.mask
   targets, metrics = checks.targets(checks.who(corrector), corrector(x), mask, taken)
+  # Only for the terms: whether all is finite is asked of the corrector's own numbers, below.
   used = targets
   if normalise:
     used = targets._replace(advantage=normalised(targets.advantage, mask))

@@ -33,6 +33,7 @@ def trajectory_shapes(fns: Functions, timestep: TimeStep, unroll_length: int) ->
 
   def act(timestep):
     core_state = fns.network.initial_state(timestep.first.shape[0])
+    # Any keys and discounts will do: shapes do not depend on them.
     actor = ActorParams(fns.network.init(jax.random.key(0)), jnp.zeros(fns.behaviour.acting_heads))
     sample, mu, _ = fns.act(actor, timestep, core_state, jax.random.key(0), jnp.zeros((), int))
     return sample, mu, core_state

@@ -19,8 +19,8 @@ from . import cycle, inputs, numbers
 from .rows import Check, Failed, Found, NotChecked
 
 TOLERANCE = 1e-3  # relative, of a metagradient that is right
-CYCLES = 3  # of updates
-MOST = 64  # trajectories that a meta-optimiser may need
+CYCLES = 3  # of updates: the first compiles, the others must not
+MOST = 64  # trajectories, at most, that a meta-optimiser is offered
 
 
 class Subject(NamedTuple):
@@ -62,6 +62,7 @@ def update(part: str, subject: Any, needs: tuple[str, ...]) -> Iterator[Check]:
 
   def shapes() -> Found:
     learner, _, b = ready()
+    # Tracing asks everything that a plugin gives for its shape and dtype; nothing is computed.
     learner.trace(first())
     phases = f", {learner.phases} phases" if learner.phases > 1 else ""
     return Found(note=f"[T, B] = [{subject().t}, {b}]{phases}")
@@ -72,6 +73,7 @@ def update(part: str, subject: Any, needs: tuple[str, ...]) -> Iterator[Check]:
     learner, state = ready()[0], first()
     metrics, counts = {}, []
     for n in range(CYCLES):
+      # Before the count begins: to draw a batch traces functions, too.
       batches = [batch(n * learner.phases + phase) for phase in range(learner.phases)]
       with numbers.traces() as count:
         for phase, data in enumerate(batches):
@@ -97,7 +99,7 @@ class Compared(NamedTuple):
 
   logged: Mapping[str, float]
   by_eta: Mapping[str, np.ndarray]  # [P] or [1]
-  norm: float  # by weights that metaparameters follow from, too
+  norm: float  # by all etas, and by weights that they follow from where there are any
   least: float  # below which differences are rounding alone
 
 
@@ -112,6 +114,7 @@ def metagradient(agent: Agent, subject: Any, needs: tuple[str, ...]) -> Iterator
   if not isinstance(agent.metaopt, HasCycle):
     return
 
+  # Once for all rows: each of them reads its number from the same two cycles.
   @functools.cache
   def compared() -> Compared:
     with jax.enable_x64(True), numbers.in_float64("the agent"):
@@ -148,10 +151,13 @@ def compare(it: Subject, seed: int = 0) -> Compared:
   fns, metaopt = Functions(it.agent, it.spec, it.total_updates), it.agent.metaopt
   assert isinstance(metaopt, HasCycle)
   b, phases = _enough(it, fns), phases_of(metaopt)
+  # Two cycles, and one batch more, which may be what judges the second. The first cycle fills what
+  # the meta-optimiser remembers; the second is the one compared.
   drawn = lambda n: inputs.trajectory(fns, it.spec, it.t, b, seed + n, np.float64)
   batches = [drawn(n) for n in range(2 * phases + 1)]
   state = first_state(fns, batches[0], seed)
   loss = lambda params: fns.inner_loss(params, {}, batches[0])[0]
+  # Fewer bits round by more than the differences that are to be seen.
   if narrow := numbers.narrows(loss, state.params):
     raise NotChecked(f"the agent computes in {narrow}, where differences say nothing")
   states, rows = run(fns, state, batches)
@@ -161,6 +167,7 @@ def compare(it: Subject, seed: int = 0) -> Compared:
   tuned = tunables.select(tunables.collect(fns.components), tuple(found.etas))
   expected = cycle.gradient(fns, tuned, states[phases], found)
   logged = {name: float(x) for name, x in rows[phases + found.judged].items()}
+  # Errors are relative to this at least: so noise of differences is at most a tenth of TOLERANCE.
   least = max(10 * expected.noise / TOLERANCE, 1e-30)
   return Compared(logged, expected.by_eta, expected.norm, least)
 
@@ -183,11 +190,13 @@ def run(
     The states before each, and after the last; and the metrics of each.
   """
   phases, metaopt = phases_of(fns.metaopt), fns.metaopt
+  # A phase is a number of Python's, by which each is a function to compile; others take none.
   extra = lambda phase: {"phase": phase} if phases > 1 else {}
   steps = [jax.jit(functools.partial(metaopt.step, fns, **extra(p))) for p in range(phases)]
   states, rows = [state], []
   for n, batch in enumerate(batches):
     state, metrics = steps[n % phases](state, batch)
+    # Core counts updates, not the meta-optimiser: in a run `guarded_step` does.
     state = state._replace(step=state.step + 1)
     states.append(state)
     rows.append(metrics)
@@ -203,6 +212,7 @@ def _enough(it: Subject, fns: Functions) -> int:
       jax.eval_shape(lambda batch=batch: first_state(fns, batch).meta_state)
       return b
     except UserError:
+      # A run has no more than `most` either: what is refused then is refused there, too.
       if 2 * b > min(it.most, MOST):
         raise
       b *= 2

@@ -18,8 +18,8 @@ from ..api.tunables import Etas
 from ..api.types import Array, LearnerState, PyTree, Trajectory
 
 Tuned = Mapping[str, tunables.Tunable]
-SIZE = 1e-4  # of a step in eta: errors of differences are its square
-EPSILON = 1e-16  # of float64
+SIZE = 1e-4  # step in eta: differences err by about its square, and by EPSILON / SIZE of rounding
+EPSILON = 1e-16  # about the unit roundoff of float64, 2^-53
 
 
 class Made(NamedTuple):
@@ -29,7 +29,7 @@ class Made(NamedTuple):
   opt_state: PyTree
   step: Array  # updates made by then, []
   before: PyTree  # theta_{K-1}
-  values: Mapping[str, Array]  # of the last one, as plugins see them
+  values: Mapping[str, Array]  # tuned values of the last update, as plugins see them
 
 
 def inner(
@@ -75,6 +75,8 @@ def made(
   """
   params, opt_state, step = state.params, state.opt_state, state.step
   before, values = params, {}
+  # theta_{K-1} and its values are kept: a KL of the outer loss is to the policy before the last
+  # update, which both of them give.
   for batch, eta in zip(batches, etas, strict=True):
     before, values = params, tunables.transform(dict(eta), tuned)
     params, opt_state = inner(fns, values, params, opt_state, step, batch)
@@ -98,6 +100,8 @@ def judge(fns: AgentFns, cycle: Cycle, at: Made) -> Judge:
   gradient = jax.grad(lambda x: fns.outer_loss(x, gamma, reference, cycle.outer)[0])
   if cycle.target is None:
     return Judge(at.params, gradient(at.params), at.params, gamma)
+  # A bootstrapped target (Flennerhag et al. 2022): L - 1 updates go on from theta_K on the outer
+  # batch, then comes one step on the outer loss, with the optimiser as configured.
   target, opt_state, step = at.params, at.opt_state, at.step
   for _ in range(cycle.target.steps - 1):
     target, opt_state = inner(fns, at.values, target, opt_state, step, cycle.outer)
@@ -119,6 +123,7 @@ def judged(fns: AgentFns, cycle: Cycle, params: PyTree, by: Judge) -> Array:
   wanted, found = (fns.outer_heads(x, by.gamma, cycle.outer) for x in (by.target, params))
   apart = cycle.target.value * (wanted.value - found.value)[:, :-1] ** 2
   apart += cycle.target.policy * fns.distribution.kl(wanted.policy[:, :-1], found.policy[:, :-1])
+  # A mean over the Po heads and a sum over valid transitions, as losses have them.
   return jnp.sum(jnp.where(cycle.outer.timestep.first[1:], 0, jnp.mean(apart, 0)))
 
 
@@ -149,7 +154,7 @@ def objective(fns: AgentFns, tuned: Tuned, state: LearnerState, cycle: Cycle) ->
     by = judge(fns, judging(outer), at)
     distance = lambda params: judged(fns, judging(outer), params, by)
     value, grads = jax.value_and_grad(distance)(at.params)
-    # Every parameter rounds on its own.
+    # Every parameter rounds on its own, by EPSILON of its size; a difference divides that by SIZE.
     rounded = optax.tree.norm(jax.tree.map(jnp.multiply, grads, at.params))
     return by, EPSILON / SIZE * (rounded + jnp.abs(value))
 
@@ -157,6 +162,7 @@ def objective(fns: AgentFns, tuned: Tuned, state: LearnerState, cycle: Cycle) ->
   def distance(params: PyTree, by: Judge, outer: Trajectory) -> Array:
     return judged(fns, judging(outer), params, by)
 
+  # Once, with eta as it is: what the method stops must stand still while eta is moved below.
   by, noise = prepared(at, cycle.outer)
   of = lambda etas: distance(run(state, cycle.inner, etas).params, by, cycle.outer)
   return Objective(of, float(noise))

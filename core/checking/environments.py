@@ -55,7 +55,7 @@ def _on_host(part: str, env: EnvPlugin) -> Iterator[Check]:
   @functools.cache
   def played(again: int = 0) -> tuple[TimeStep, int]:
     """Plays a pool: timesteps [STEPS + 1, B, ...], and how much its last steps traced."""
-    del again
+    del again  # an argument for the cache alone: another number plays anew, for `_equal`
     rng, seen, traced = np.random.default_rng(0), [], 0
     with contextlib.closing(environments.make(env, SEEDS)) as pool:
       seen.append(as_specified(pool.reset(), pool.spec))
@@ -68,6 +68,7 @@ def _on_host(part: str, env: EnvPlugin) -> Iterator[Check]:
     return jax.tree.map(lambda *x: np.stack(x), *seen), traced
 
   def shapes() -> Found:
+    # To play is to check: the pool raises at the first timestep that is not as its spec says.
     seen, _ = played()
     shape = seen.observation.shape[2:]
     return Found(note=f"{ENVS} x {STEPS} steps of {seen.observation.dtype} {list(shape)}")
@@ -91,6 +92,7 @@ def _on_device(part: str, env: FunctionalEnvironment) -> Iterator[Check]:
 
   @functools.cache
   def step() -> Any:
+    # Compiled and mapped, as training has it: a branch of Python on a traced value fails here.
     def one(state: PyTree, action: Any) -> PyTree:
       state, timestep = functions().step(state, action)
       return state, as_specified(timestep, functions().spec, jnp.asarray)

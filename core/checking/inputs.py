@@ -45,9 +45,11 @@ def observations(spec: specs.Array, shape: tuple[int, ...], rng: np.random.Gener
   if spec.dtype == bool:
     return rng.random(shape) < 0.5
   if np.issubdtype(spec.dtype, np.integer):
+    # At most 256 values: numbers from all of an int32 are of no size that networks meet.
     least = np.maximum(low, 0) if spec.dtype.kind == "u" else np.maximum(low, -128)
     drawn = rng.uniform(least, np.minimum(high, least + 255) + 1, shape)
     return np.floor(drawn).astype(spec.dtype)
+  # Very wide bounds, such as those of float32 itself, say nothing of what is usual: as if none.
   within = np.isfinite(low) & np.isfinite(high) & (high - low < 1e6)
   uniform = rng.uniform(np.where(within, low, 0), np.where(within, high, 1), shape)
   return np.where(within, uniform, rng.normal(size=shape)).astype(spec.dtype)
@@ -60,6 +62,7 @@ def timesteps(
 
   Observations have the dtype of their spec, reward and discount the one that is given.
   """
+  # Often enough for T = B = 4 to hold some of each. A FIRST timestep has reward 0 and discount 1.
   first = rng.random(shape) < 0.15
   discount = np.where(first, 1.0, rng.random(shape) > 0.15)
   reward = np.where(first, 0.0, rng.normal(size=shape))
@@ -84,6 +87,7 @@ def trajectory(
   timestep = timesteps(spec.observation, (t + 1, b), rng, dtype)
   one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), timestep)
   shapes = trajectory_shapes(fns, one, t)
+  # Half a standard normal: policies are not far from even, and IS ratios stay of ordinary size.
   mu = 0.5 * rng.normal(size=shapes.behaviour.shape).astype(dtype)
   return Trajectory(
     timestep=timestep,

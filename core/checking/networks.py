@@ -83,6 +83,7 @@ def network(part: str, plugin: Any, specs: Specs, heads: int) -> Iterator[Check]
     if not jax.tree.leaves(state):
       raise NotChecked("it has no core state")
     step = data()
+    # An episode starts at every step, so two core states that differ must give the same outputs.
     step = step._replace(first=np.ones_like(step.first))
     other = jax.tree.map(lambda x: x + jnp.ones_like(x), state)
     outs = [unroll()(params(), step, s, jnp.full(heads, 0.9))[0] for s in (state, other)]

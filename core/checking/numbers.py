@@ -18,12 +18,13 @@ from .rows import Failed, Found, NotChecked
 SIZE = 1e-7
 TOLERANCE = 1e-4  # relative, of a derivative that is right
 DIRECTIONS = 3
-CALLS = 3  # of what is to be compiled at the first
+CALLS = 3  # of a function that may be compiled at the first of them only
 
 _traces = [0]  # of this process
 
 
 def _count(event: str, *_: Any, **__: Any) -> None:
+  # JAX tells its listeners of every trace by this name, whether or not something is compiled after.
   _traces[0] += event == "/jax/core/compile/jaxpr_trace_duration"
 
 
@@ -86,10 +87,10 @@ def finite(tree: PyTree, what: str) -> Found:
 
 @contextlib.contextmanager
 def in_float64(owner: str) -> Iterator[None]:
-  """Says of what float32 has passed that float64 does not, where differences cannot be taken so.
+  """Turns a UserError within it into NotChecked: differences need float64, and a run never does.
 
   Raises:
-    NotChecked: a plugin gives what it must not, a state of float32 above all.
+    NotChecked: a plugin gives what it must not in float64, a state that is still float32 above all.
   """
   try:
     yield
@@ -121,6 +122,8 @@ def derivative(
 
   @jax.jit
   def probe(x, direction, weights):
+    # One number, <weights, Jacobian direction>, in three ways that must agree: by differences, by
+    # forward mode (jvp) and by reverse mode (vjp).
     moved = lambda by: f(jax.tree.map(lambda a, u: a + by * u, x, direction))
     ends = moved(SIZE), moved(-SIZE)
     slope = jax.tree.map(lambda up, down: (up - down) / (2 * SIZE), *ends)
@@ -160,6 +163,7 @@ def narrows(f: Callable[..., Any], *args: PyTree) -> str:
         before, after = (v[0].aval.dtype for v in (equation.invars, equation.outvars))
         if before == np.float64 != after and jnp.issubdtype(after, jnp.floating):
           yield str(after)
+      # Programs within it, too: jitted functions, loops, derivatives of one's own.
       for inner in jaxprs_in_params(equation.params):
         yield from found(inner)
 

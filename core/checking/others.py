@@ -32,8 +32,10 @@ def writer(part: str, plugin: WriterPlugin, alone: bool) -> Iterator[Check]:
   def whole() -> Found:
     if not (alone or plugin.required):
       raise NotChecked("a run can do without it; ask for it by its name")
+    # A writer that shows something, such as a bar, would show it amid the table.
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(said):
+      # The log of a short run: all that the writer says it takes, and env steps that never go back.
       log = checks.opened(plugin, RunInfo(str(Path(folder) / "run"), {}, 100, 0, {}))
       log.write(ROW)
       log.write_episodes([Episode(20, 1.0, 7)])

@@ -10,7 +10,8 @@ from ..api.contracts import Exploit, Explore, ExploreInputs, Interval, Number
 from ..runs.population import checked_parents
 from .rows import Check, Failed, Found
 
-R = 8
+R = 8  # runs
+# All differ; some are missing; all are equal; none takes part; all have diverged.
 SCORES = (
   np.arange(R, dtype=float),
   np.array([3.0, np.nan, 1.0, 5.0, -np.inf, 4.0, 2.0, 5.0]),  # one took no part, one diverged
@@ -37,6 +38,7 @@ def exploit(part: str, plugin: Exploit) -> Iterator[Check]:
     for scores in SCORES:
       parents = chosen(scores)
       moved = parents != np.arange(R)
+      # There may be no copy at all, as where scores are equal: only those that are made are asked.
       if not np.all(scores[parents[moved]] > scores[moved]):
         raise Failed(f"a copy's parent is no better: parents {parents.tolist()} of {scores}")
       copies += int(moved.sum())
@@ -54,6 +56,7 @@ def explore(part: str, plugin: Explore) -> Iterator[Check]:
 
   def chosen() -> list[Mapping[str, np.ndarray]]:
     plugin.check(NUMBERS)
+    # Run 2 becomes a copy of run 3, and run 4 of run 5. The history grows as a population's does.
     parents = np.array([0, 1, 3, 3, 5, 5, 6, 7])
     found, history = [], []
     for scores in SCORES:

@@ -14,7 +14,7 @@ _HERE = Path(__file__).parents[2]
 class Found(NamedTuple):
   """What a check found where nothing is wrong."""
 
-  number: float | None = None  # that says how near it was, such as a relative error
+  number: float | None = None  # how near it was to failing, such as a relative error
   note: str = ""  # what the number is, or what was looked at
 
 
@@ -58,6 +58,7 @@ def made(check: Check, failed: Collection[str]) -> Row:
   """
   lost = next((part for part in (check.part, *check.needs) if part in failed), None)
   row = Row(check.part, check.name, SKIPPED)
+  # After one failure the part is not asked again: the rest would tell of the same fault.
   if lost is not None:
     return row._replace(note=f"not reached: {lost} failed")
   try:
@@ -68,6 +69,7 @@ def made(check: Check, failed: Collection[str]) -> Row:
     return row._replace(verdict=FAILED, number=error.number, note=str(error))
   except (UserError, RunError) as error:
     return row._replace(verdict=FAILED, note=str(error))
+  # It is no `Exception`: a plugin that calls sys.exit() would end all checks without a table.
   except SystemExit as error:
     return row._replace(verdict=FAILED, note=f"it calls sys.exit({error.code!r})")
   except Exception as error:  # a plugin may raise anything, and its author is to know where
@@ -84,6 +86,7 @@ def first_failure(rows: Collection[Row]) -> Row | None:
 def _where(error: Exception) -> str:
   """Says where an exception comes from: the last line that is neither a library's nor core's."""
   frames = traceback.extract_tb(error.__traceback__)
+  # Packaged plugins count as the author's, so only `core` of this package is left out.
   theirs = [
     f
     for f in frames

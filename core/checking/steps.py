@@ -59,6 +59,7 @@ def optimizer(part: str, plugin: Any) -> Iterator[Check]:
     return numbers.traced_once(played()[1], part)
 
   def zero() -> Found:
+    # A root or a norm has no finite slope at 0, and metagradients go through this derivative.
     zeros = jax.tree.map(jnp.zeros_like, grads)
     values = {key: jnp.asarray(x, jnp.float32) for key, x in declared.items()}
     of = lambda g, v: call(params, begin(params), g, v, jnp.float32(0.5))[0]
@@ -71,6 +72,7 @@ def optimizer(part: str, plugin: Any) -> Iterator[Check]:
       # After a step: an average of nothing has kinks of its own.
       with numbers.in_float64(part):
         _, state = jax.jit(call)(at, first(at), g, {}, jnp.asarray(0.25))
+      # Only real numbers can be moved: a count of steps has no derivative.
       moving, still = _split(state)
 
       def of(x: tuple[PyTree, ...]) -> PyTree:

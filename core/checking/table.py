@@ -30,6 +30,7 @@ def text(rows: Sequence[Row]) -> str:
   """Returns the table to read: what was checked, the verdict, the number, and what it is."""
   header = ("what", "check", "verdict", "number", "")
   cells = [(r.part, r.check, r.verdict, _number(r.number), _cut(r)) for r in rows]
+  # Notes come last and may be long: they set no width.
   widths = [
     max(map(len, column)) for column in zip(header[:4], *(c[:4] for c in cells), strict=True)
   ]

@@ -25,7 +25,7 @@ ALONE = {
   "explore": "checks/population",
 }
 OTHERWISE = "checks/tuned"
-NO_AGENT = ("env", "writer", "exploit", "explore")  # nothing of an update
+NO_AGENT = ("env", "writer", "exploit", "explore")  # kinds that take no part in an update
 
 
 class Target(NamedTuple):
@@ -59,6 +59,7 @@ def find(target: str, bindings: Sequence[str]) -> Target:
     return Target(target, found)
   if registry.kind_of(target) is not None:
     return Target(target, _plugin(target, bindings))
+  # What is no plugin is an experiment; or a plugin's name that was mistyped.
   known = [name for of_kind in registry.plugins().values() for name in of_kind]
   try:
     experiment: Train = config.load(target, bindings).root
@@ -84,6 +85,7 @@ def imported(path: Path) -> list[str]:
   except Exception as error:  # whatever a module may raise
     why = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     raise UserError(f"cannot import {path}: {why}") from error
+  # A module of this name may have been imported already, or stand before it on the path.
   module = sys.modules[path.stem]
   if Path(str(module.__file__)).resolve() != path.resolve():
     raise UserError(f"{path}: Python knows another module '{path.stem}', {module.__file__}: rename")
@@ -108,9 +110,11 @@ def _experiment(experiment: Train) -> Iterator[Check]:
   def spec() -> EnvSpec:
     try:
       return environments.spec_of(experiment.env)
+    # The rows of the environment say what is wrong; whatever needs its spec is merely not reached.
     except Exception as error:
       raise NotChecked(f"not reached: {labels[env.path]} has no spec") from error
 
+  # A meta-optimiser has no rows of its own: it is checked as the update of the whole agent.
   for kind in registry.KINDS:
     for it in placed:
       if it.kind == kind and kind != "metaopt":
@@ -149,6 +153,8 @@ def _small(kind: str, name: str, bindings: Sequence[str]) -> Train:
   """Loads the small configuration of a kind with this plugin in its place."""
   folder = ALONE.get(kind, OTHERWISE)
   own = []
+  # These files have a macro named after each kind. A plugin that stands there already is left where
+  # it is: a loss term may appear only once.
   if name not in [registry.name_of(x.plugin) for x in _placed(config.load(folder).root, "")]:
     own.append(f"{kind} = @{name}()")
   if kind == "metaopt" and "tune" in config.fields(name):
@@ -158,6 +164,7 @@ def _small(kind: str, name: str, bindings: Sequence[str]) -> Train:
 
 def _served(kind: str, plugin: Any) -> EnvSpec:
   """Returns the first of the made-up specs that a plugin serves."""
+  # The first check of each kind is that of shapes: a plugin that passes it serves the spec.
   for spec in inputs.SPECS:
     trial = _of_kind(
       Placed(kind, plugin, ""), checks.who(plugin), lambda spec=spec: (spec,), 2, True
@@ -202,6 +209,7 @@ def _agent(
 
   @functools.cache
   def subject() -> agents.Subject:
+    # As configured, but no larger than need be: small batches are compiled and computed soon.
     small = lambda most, least: max(1, min(most, least))
     return agents.Subject(
       agent=experiment.agent,
@@ -220,6 +228,7 @@ def _agent(
 
 def _placed(value: Any, path: str) -> Iterator[Placed]:
   """Walks a configuration; yields its plugins, each once, in the order of its fields."""
+  # A list, as plugins with a dict among their fields are not hashable.
   seen: list[tuple[str, Any]] = []
 
   def walk(value: Any, path: str) -> Iterator[Placed]:

@@ -78,6 +78,8 @@ def transitions(part: str, plugin: Any, specs: Specs, corrector: bool) -> Iterat
   def once() -> Found:
     return numbers.traced_once(played()[1], part)
 
+  # Training differentiates by all of these: metagradients go through targets, and over several
+  # updates through the values and ratios that core only stops in the inner gradient.
   moving = ("log_is", "value") if corrector else ("policy", "value", "targets")
 
   def derivative() -> Found:
@@ -92,6 +94,7 @@ def transitions(part: str, plugin: Any, specs: Specs, corrector: bool) -> Iterat
     distribution = subject()[0]
     with jax.enable_x64(True):
       x = jax.tree.map(jnp.asarray, data(np.float64))
+      # Off the configured value, which is often an end of its range: a difference steps over it.
       at = {key: jnp.asarray(0.9 * value, float) for key, value in declared.items()}
       f = lambda moved: call(moved, x, distribution)[0]
       return numbers.derivative(f, at, "its derivative by what can be tuned")
@@ -107,6 +110,7 @@ def transitions(part: str, plugin: Any, specs: Specs, corrector: bool) -> Iterat
 def _inputs(corrector: bool, distribution: Any, dtype: Any = np.float32) -> PyTree:
   if corrector:
     return inputs.corrector_inputs(dtype=dtype)
+  # Jitted functions take arrays alone; `call` puts the distribution back.
   return inputs.loss_inputs(distribution, dtype=dtype)._replace(distribution=None)
 
 

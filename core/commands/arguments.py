@@ -12,7 +12,8 @@ BIND_HELP = "override one parameter; repeat for more, the last one of a name cou
 TRUST_HELP = "import modules that lie in the workdir itself, where its config.gin names some"
 BINDINGS_HELP = "the same, and counts more than --bind; right after CONFIG"
 
-Commands = argparse._SubParsersAction  # what a command adds its parser to; argparse has no name
+# What a command adds its parser to; argparse gives the type no public name.
+Commands = argparse._SubParsersAction
 
 
 class Command(Protocol):
@@ -28,8 +29,10 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespac
   Raises:
     UserError: says what is wrong with them.
   """
+  # Not `parse_args`: it refuses unknown words itself, without the hint on quotes below.
   given, unknown = _parser(commands).parse_known_args(argv)
   if unknown:
+    # A lone `=` is what a shell makes of a binding with blanks and without quotes.
     quote = " A binding is one argument: --bind 'train.seed = 1'." if "=" in unknown else ""
     raise UserError(
       f"unrecognized arguments: {' '.join(unknown)}.{quote} See 'selftune {given.command} --help'."
@@ -38,6 +41,7 @@ def parse(argv: Sequence[str], commands: Sequence[Command]) -> argparse.Namespac
     for text in given.bindings:
       if "=" not in text:
         raise UserError(f"'{text}' is no NAME=VALUE. A folder for the run is --workdir {text}")
+    # The last binding of a name counts; and handlers read `bind` alone.
     given.bind += given.bindings
   return given
 
@@ -66,6 +70,7 @@ first steps:
 Exit codes: 0 done, 1 the run failed, 2 a mistake in what was asked for, 130 interrupted (143 by
 SIGTERM, 129 by SIGHUP).""",
   )
+  # Parsers of commands get the class of `parser`, and so its one-line errors.
   subparsers = parser.add_subparsers(required=True, dest="command", metavar="COMMAND")
   for each in commands:
     each.add(subparsers)
@@ -95,6 +100,7 @@ def command(
     epilog=f"examples:\n{examples}",
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
+  # `cli` calls what it finds here, and so needs no table of handlers.
   parser.set_defaults(run=run)
   return parser
 
@@ -131,6 +137,7 @@ def steps(text: str) -> int:
     ArgumentTypeError: it is no number.
   """
   try:
+    # int() does not read 1e6, the usual way to write env steps.
     return int(float(text))
   except (ValueError, OverflowError):
     raise argparse.ArgumentTypeError(f"'{text}' is no number of env steps, as 1e6 is") from None

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
   from ..machine import platform
 
   found = target.find(arguments.target, arguments.bind)
+  # One device is enough: batches are small, and all that is checked is made on the first one.
   platform.prepare((0,))
   with _compiled_soon(jax.config):
     made = table.make(found.checks)
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(json.dumps(table.document(found.name, made)))
   else:
     print(table.text(made))
+  # The error comes after the whole table: it is the exit code, and a line on stderr.
   said = table.summary(found.name, made)
   if rows.first_failure(made) is not None:
     raise RunError(said)

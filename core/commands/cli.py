@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     return printed(_main(sys.argv[1:]))
   except SystemExit as helped:
+    # argparse raises this, with code 0, once it has printed the help.
     if helped.code:
       raise
     return printed(OK)
@@ -50,6 +51,7 @@ def _main(argv: Sequence[str]) -> int:
     sys.stdout.reconfigure(errors="backslashreplace")
   with _warnings_shown():
     try:
+      # Not within `exit_code`, which takes a SystemExit for a plugin's: that of --help is to pass.
       given = parse(argv)
     except UserError as mistake:
       return fail(str(mistake), USER_MISTAKE)
@@ -57,6 +59,7 @@ def _main(argv: Sequence[str]) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+  # This comes first: a wrong value of a JAX_ variable is one line then, and no traceback.
   variables.try_imports()
   return given.run(given)
 

@@ -26,10 +26,12 @@ def run(arguments: argparse.Namespace) -> int:
   from .. import train as training
   from ..machine import platform
 
+  # `train.train` begins with the same steps; `rehearse` stands for those that come next.
   loaded = config.load(arguments.config, arguments.bind)
   root: experiment.Train = loaded.root
   platform.prepare(root.learner_devices, root.runtime.actor_devices)
   training.check(root)
   training.rehearse(root)
+  # The text ends with a newline and is valid gin: `> mine.gin` gives a file that loads back.
   print(loaded.operative, end="")
   return OK

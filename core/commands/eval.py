@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
   from ..evaluation.evaluate import evaluate
   from ..record.workdir import locate
 
+  # `locate` gives the folder of checkpoints; its parent is the workdir.
   checkpoints, step = locate(arguments.workdir)
   it = arguments
   how = (it.episodes, it.greedy, it.seed, step, it.video, it.max_steps, it.trust)

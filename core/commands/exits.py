@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..api.errors import RunError, UserError
 from ..machine import process
 
+# The last one is 128 + SIGINT: so shells report a process that a signal ended.
 OK, FAILED, USER_MISTAKE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -22,8 +23,10 @@ def exit_code(run: Callable[[], int]) -> int:
   except RunError as error:
     return fail(str(error), FAILED)
   except OSError as error:  # of a file that nobody expected to be bad
+    # Without a file it is a bug, and not the user's disk.
     if error.filename is None:
       raise
+    # Only a name that the user wrote can be too long; all else befell the run.
     code = USER_MISTAKE if error.errno == errno.ENAMETOOLONG else FAILED
     return fail(f"{error.filename}: {error.strerror}.", code)
   except SystemExit as error:  # of a plugin: it would end the run as if nothing had happened

@@ -8,7 +8,7 @@ from ..api import registry
 from ..api.errors import UserError, did_you_mean
 from ..config import discovery
 
-PART = "part"  # the kind here of what core builds but nobody plugs in: train, agent, ...
+PART = "part"  # what this list calls the parts of core that are no plugins: train, agent, ...
 KINDS = (*registry.KINDS, PART)
 
 
@@ -67,4 +67,5 @@ def _line(setting: dict[str, Any]) -> str:
   line = f"{name}: needed" if default is None else f"{name} = {default}"
   if tunable is None:
     return line
+  # `rstrip` drops the blank before the colon where a number has no symbol.
   return f"{line}  (tunable {tunable['symbol']}".rstrip() + f": {tunable['domain']})"

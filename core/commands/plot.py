@@ -34,7 +34,9 @@ def run(arguments: argparse.Namespace) -> int:
   from ..record.plotting import plot
 
   alone = len(arguments.workdirs) == 1
+  # The picture of several runs belongs in none of their workdirs.
   out = arguments.out or (arguments.workdirs[0] if alone else Path()) / "curves.png"
+  # The plot is a PNG under any name, and another suffix would say something else.
   if out.suffix != ".png":
     instead = out.parent / f"{out.stem.strip('.') or 'curves'}.png"
     raise UserError(f"--out {out}: the plot is a PNG; write {instead}.")

@@ -44,4 +44,5 @@ def run(arguments: argparse.Namespace) -> int:
   if arguments.figure is None:
     print(listing())
     return OK
+  # Exit code 1 if stopped, unlike `train`: the figure that was asked for is not there.
   return OK if reproduce(arguments.figure, arguments.out, arguments.quick) else FAILED

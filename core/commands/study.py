@@ -65,6 +65,7 @@ pip install 'selftune[report]'.""",
 def run(arguments: argparse.Namespace) -> int:
   """Trains what is missing and writes the report; returns 1 where a run is missing at the end."""
   it = arguments
+  # The results are there already: nothing is trained, only the page is drawn.
   if Path(it.study).suffix.lower() == ".csv":
     from ..reports.study_page import report_csv
 

@@ -73,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
   from ..sweeps.sweep import sweep
 
   how = arguments.out, arguments.workers, arguments.launcher
+  # Both readers are handed `experiment_of`: sweeps lie below the command line and cannot import it.
+  # The first gives None where the file has no population.
   crowd = population_file.read(arguments.sweep, experiment_of)
   if crowd is not None:
     whole = population(crowd, *how)
@@ -91,6 +93,7 @@ def experiment_of(words: Sequence[str]) -> tuple[str, list[str]]:
     UserError: they are no such command, or set what each point has of its own.
   """
   given = parse(words, (train,))
+  # An option that was not given is None, False or empty.
   set_there = {name for name, value in vars(given).items() if value}
   if others := set_there - {"command", "run", "config", "bind", "bindings"}:
     raise UserError(

@@ -69,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.num_processes, arguments.process_id) != (None, None):
       raise UserError("--num-processes and --process-id need --coordinator HOST:PORT.")
     return _train(arguments)
+  # XLA aborts a process that trains when another one of its job is lost. That process is therefore
+  # a child of this one; it never returns from here, and so makes its exit code itself.
   from ..machine.supervise import supervised
 
   return supervised(lambda: printed(exit_code(lambda: _train(arguments))))
@@ -80,6 +82,7 @@ def _train(arguments: argparse.Namespace) -> int:
   from ..machine import hosts
   from ..record.workdir import default
 
+  # It is loaded before the job is joined, so that a mistake need not wait for the others.
   root: experiment.Train = config.load(arguments.config, arguments.bind).root
   if arguments.coordinator is not None:
     hosts.join(arguments.coordinator, arguments.num_processes, arguments.process_id)
@@ -96,6 +99,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _stopped(progress: "Progress", workdir: Path, arguments: argparse.Namespace) -> str:
   """Tells how far a run has come that a signal stopped, and the command that goes on with it."""
   again = ["selftune", "train", arguments.config, *(f"--bind={b}" for b in arguments.bind)]
+  # `init_from` is among them, as a run that was stopped before its first checkpoint begins anew.
   for name in ("init_from", "coordinator", "num_processes", "process_id"):
     value = getattr(arguments, name)
     again += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]

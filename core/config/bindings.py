@@ -76,6 +76,8 @@ def reach(table: Table, root: str, where: str) -> Reached:
 
 
 def _walk(table: Table, scope: Scope, name: str, where: str, path: tuple, reached: Reached) -> None:
+  # `path` is the chain of references down to here: gin would follow a cycle without end. `reached`
+  # holds what other chains have led to in the same scope, which is walked once.
   if (scope, name) in path:
     raise ConfigError(f"{where}: {_label(scope, name)} contains itself.")
   if (scope, name) in reached:
@@ -107,6 +109,7 @@ def _check_given(table: Table, scope: Scope, name: str, bound: dict, where: str)
     return
   for arg, field in fields(name).items():
     missing = (dataclasses.MISSING, dataclasses.MISSING) == (field.default, field.default_factory)
+    # Either it is bound to gin.REQUIRED, or it has neither a binding nor a default.
     if bound[arg].value == REQUIRED if arg in bound else missing:
       annotation = annotations(registry.configurables()[name])[arg]
       plugins = registry.plugins().get(registry.kind_of_contract(annotation) or "", {})
@@ -127,6 +130,7 @@ def check_all_read(table: Table, reached: Reached) -> None:
       continue
     arg, binding = next(iter(args.items()))
     if name == MACRO:
+      # First the likelier slip: a later binding has replaced the only one that read the macro.
       _check_not_replaced(table, scope)
       near = did_you_mean(scope, ["/".join(s) for s in opened])
       raise ConfigError(f"{binding.where}: macro '{scope}' is defined but never read.{near}")
@@ -157,6 +161,7 @@ def _check_not_replaced(table: Table, macro: str) -> None:
 def check_types(table: Table, reached: Reached) -> None:
   """Raises ConfigError for the first value that does not fit its parameter's annotation."""
   for (_, name), bound in reached.items():
+    # A macro has no type of its own: its value is resolved and checked wherever it is read.
     hints = {} if name == MACRO else annotations(registry.configurables()[name])
     for arg, annotation in hints.items():
       if arg in bound:
@@ -176,6 +181,7 @@ def check_complete(reached: Reached) -> None:
       continue
     cls, protocol = registry.configurables()[name], registry.contract(kind)
     wanted = [n for n in vars(protocol) if not n.startswith("_") or n == "__call__"]
+    # A field without a default is no attribute of its class, so names of fields count as well.
     missing = set(wanted) - set(dir(cls)) - set(fields(name))
     if missing:
       raise ConfigError(
@@ -234,7 +240,8 @@ def resolve(value: Any, table: Table) -> Any:
     if not isinstance(x, Macro):
       return x
     scopes = x.name.split("/")
-    # A macro of scope a/b that is not defined is that of a, as gin resolves it.
+    # A macro of scope a/b that is not defined is that of a, as gin resolves it. `reach` has refused
+    # macros that are undefined or hold themselves: so one is found, and the recursion ends.
     held = (table.get(("/".join(scopes[:n]), MACRO)) for n in range(len(scopes), 0, -1))
     return resolve(next(filter(None, held))["value"].value, table)
 

@@ -1,4 +1,4 @@
-"""Discovery of plugins: this package's and those of entry points; of core's own configurables."""
+"""Discovery of all that gin can build: core's own classes, packaged plugins, and third parties'."""
 
 import importlib
 import importlib.metadata
@@ -14,12 +14,15 @@ _loaded: set[str] = set()
 def load_all() -> None:
   """Imports core's own configurables, every plugin in this package, and those of entry points.
 
-  Failures of plugins go to `registry.unavailable()`.
-
-  Modules whose name starts with an underscore hold no plugin: those that use them import them.
+  A plugin that cannot be imported is noted in `registry.unavailable()`, and the others go on. A
+  module whose name starts with an underscore holds no plugin: those that use it import it.
   """
+  # Core's own come first: of two classes of one name the registry refuses the later one, which is
+  # then a plugin. The dots count from this module, which is given as if it were a package.
   importlib.import_module("...experiment", __name__)
   package = importlib.import_module("....plugins", __name__)
+  # The walk itself imports each package, after `_load` has tried it and noted what it raised.
+  # Without `onerror`, whatever is no ImportError would end the walk there.
   for info in pkgutil.walk_packages(
     package.__path__, f"{package.__name__}.", onerror=lambda _: None
   ):

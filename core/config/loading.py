@@ -1,7 +1,7 @@
 """Strict gin: from a configuration to the object it describes, or to one clear message.
 
 `load` parses, checks, builds the root (plain frozen dataclasses: no environment, no array), and
-leaves no global state behind. Build in the main thread: gin's scopes belong to a thread.
+leaves nothing in gin's global state. Build in the main thread: gin's scopes belong to a thread.
 """
 
 import dataclasses
@@ -91,6 +91,7 @@ def load(
   gin.clear_config()  # its state is global: of a load before this one, or of the user's own
   try:
     read = _Read(importing)
+    # Files before bindings: the last binding of a parameter is the one that counts.
     if config is not None:
       _read_file(_find(str(config)), read)
     for text in bindings:
@@ -101,6 +102,7 @@ def load(
     check_all_read(table, reached)
     check_types(table, reached)
     check_complete(reached)
+    # Gin parses no file itself: it is given what has passed the checks, and only builds.
     for (scope, name), args in table.items():
       for arg, binding in args.items():
         gin.bind_parameter((scope, name, arg), map_leaves(_for_gin, binding.value))
@@ -124,6 +126,7 @@ def _check_comes_back(text: str, table: Table) -> None:
   for (scope, name), args in table.items():
     for arg, binding in args.items():
       saved = again.get((scope, name), {}).get(arg)
+      # By repr: to Python 1 == 1.0 == True, and dicts are equal whatever their order.
       if saved is None or repr(saved.value) != repr(binding.value):
         raise ConfigError(
           f"{binding.where}: {binding.value!r} would not come back from a saved configuration. "
@@ -142,6 +145,7 @@ def _packaged() -> list[str]:
 
 def _find(config: str) -> Path:
   """Finds a gin file: by its path, then among those that are packaged."""
+  # A file of the user's goes before a packaged one of the same name.
   for folder in (Path(), ROOT, ROOT / EXPERIMENTS):
     for path in (folder / config, folder / f"{config}.gin"):
       if path.is_file():
@@ -156,9 +160,10 @@ def _find(config: str) -> Path:
 
 
 def _renamed(name: str) -> list[str]:
-  """Looks up a name of an earlier version; [] if it never was one.
+  """Looks up a name of an earlier version in `renamed.json`; [] if it never was one.
 
-  Of an experiment: the one to take now, and what to bind. Of a parameter: its name now.
+  An experiment has the experiment to take in its place, and then what to bind in that; a parameter
+  has its present name alone.
   """
   return json.loads(RENAMED.read_text(encoding="utf-8")).get(name, [])
 
@@ -173,6 +178,7 @@ def _read_file(path: Path, read: _Read) -> None:
   # Resolved: one file by two names, or by a link, is one file.
   if path.resolve() in read.files:
     return
+  # Noted before it is read, so that files which include each other come to an end.
   read.files.add(path.resolve())
   try:
     text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
@@ -214,6 +220,7 @@ def _read_bind(text: str, read: _Read) -> None:
 
 def _statements(text: str, where: Callable[[int], str]) -> Iterator[tuple[Any, str]]:
   """Parses statements of gin, and where each is written; errors of syntax become ConfigError."""
+  # Where the last whole statement stood: a TypeError does not say where it arose.
   line = 1
   try:
     for statement in config_parser.ConfigParser(text, _Delegate()):
@@ -234,6 +241,7 @@ def _explain(error: SyntaxError) -> str:
   """Says what to write in place of what gin could not parse."""
   line = (error.text or "").strip()
   line = line if len(line) <= 100 else f"{line[:100]}..."
+  # Gin reads values as literals of Python, which a bare word is not.
   word = re.search(r"Failed to parse token '(\w+)'", error.msg)
   if word and not word[1][0].isdecimal():
     w = word[1]
@@ -241,6 +249,7 @@ def _explain(error: SyntaxError) -> str:
       f"cannot read the value {w} in '{line}'. A string needs quotes ('{w}'), "
       f"a component is written @{w}(), a macro %{w}."
     )
+  # Of an int with too many digits Python tells how to lift its limit, which helps nobody here.
   reason = error.msg.splitlines()[0].partition("; use sys.set_int")[0][:200].rstrip(".")
   return f"{reason}{f' in {line!r}' if line else ''}. Write 'component.parameter = value'."
 
@@ -287,6 +296,7 @@ def _import(
       importlib.import_module(statement.module)
   except Exception as error:  # whatever a module may raise
     reason = str(error).partition("\n")[0] or type(error).__name__
+    # The module itself is missing, and not one that it imports in turn.
     if f"No module named '{statement.module.split('.')[0]}'" in reason:
       reason += f". Put it into {folder} or the current folder, or its folder on PYTHONPATH."
     raise ConfigError(f"{where}: cannot import {statement.module}: {reason}") from error
@@ -305,6 +315,7 @@ def _read_statement(statement: Any, where: str, table: Table) -> None:
   scope, name, arg = statement.scope, statement.selector, statement.arg_name
   if reason := unwritable(statement.value):
     raise ConfigError(f"{where}: {'.'.join(filter(None, (name, arg)))}: {reason}.")
+  # `name = value`, without a dot, defines a macro; a scope before it is a part of its name.
   if not arg:
     scope, name, arg = "/".join(filter(None, (scope, name))), MACRO, "value"
   else:
@@ -318,6 +329,8 @@ def _read_statement(statement: Any, where: str, table: Table) -> None:
         f"{where}: '{name}' has no parameter '{arg}'.{near} It has: {', '.join(known) or 'none'}."
       )
   bound = table.setdefault((scope, name), {})
+  # Macros that a replaced binding read are kept: where nothing else reads them, `check_all_read`
+  # says that this is why.
   replaced = leaves(bound[arg].value) if arg in bound else ()
   macros = tuple(leaf.name for leaf in replaced if isinstance(leaf, Macro))
   bound[arg] = Binding(statement.value, where, macros)  # the last one counts, as in gin
@@ -330,6 +343,7 @@ def _build(root: str, reached: Reached) -> Any:
   except (ValueError, UserError) as error:  # gin has appended the chain of calls to the message
     message, _, calls = str(error).partition("\n  In call to configurable '")
     name = calls.partition("'")[0]  # the innermost: the one that raised
+    # A plugin's message names the field that it refuses; the binding of that is where to look.
     seen = [item for (_, n), bound in reached.items() if n == name for item in bound.items()]
     named = [binding.where for arg, binding in seen if re.search(rf"\b{arg}\b", message)]
     raise ConfigError(f"{named[0] if named else root}: {name}: {message}") from error

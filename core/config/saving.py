@@ -22,6 +22,7 @@ def unwritable(value: Any) -> str:
   for leaf in leaves(value):
     if isinstance(leaf, float) and not math.isfinite(leaf):
       return f"{leaf} is no number that a configuration can hold. Write a finite one, such as 1e30"
+    # NumPy has no integer type beyond 64 bits, and Python does not print thousands of digits.
     if type(leaf) is int and not -(2**63) <= leaf < 2**63:
       return "a whole number has at most 63 bits. Write it with an exponent, such as 1e30"
   return ""
@@ -30,6 +31,7 @@ def unwritable(value: Any) -> str:
 def write(imports: Iterable[str], macros: Mapping[str, Any], bindings: Bindings) -> str:
   """Returns a configuration's text: imports, macros, and the bindings of each component by name."""
   blocks = ["\n".join(imports), "\n".join(_line(*macro) for macro in sorted(macros.items()))]
+  # By component and then by scope, so that `a/gae` stands beside `gae`.
   for name, values in sorted(bindings.items(), key=lambda item: item[0].split("/")[::-1]):
     lines = [_line(f"{name}.{parameter}", value) for parameter, value in sorted(values.items())]
     blocks += ["\n".join([f"# {name}", *lines])] if lines else []
@@ -41,4 +43,5 @@ def _line(name: str, value: Any) -> str:
   written = pprint.pformat(value, width=WIDTH - INDENT, sort_dicts=False)
   if "\n" not in written and len(name) + len(written) <= WIDTH:
     return f"{name} = {written}"
+  # One backslash will do: pprint breaks lines inside brackets, which gin reads across lines.
   return f"{name} = \\\n" + "\n".join(" " * INDENT + line for line in written.splitlines())

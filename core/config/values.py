@@ -40,6 +40,7 @@ class Macro:
 def leaves(value: Any) -> Iterator[Any]:
   """Yields what a value holds within its dicts, lists and tuples."""
   if isinstance(value, dict):
+    # Gin reads any value as a key, a macro for one.
     value = (*value.keys(), *value.values())
   if isinstance(value, (list, tuple)):
     for item in value:
@@ -83,6 +84,7 @@ def fits(value: Any, annotation: Any) -> bool:
   if annotation in (None, types.NoneType):
     return value is None
   if origin is typing.Literal:
+    # By type as well: to Python 1 == 1.0 == True.
     return any(value == a and type(value) is type(a) for a in args)
   if annotation is float:
     return type(value) in (int, float)  # not isinstance: True is an int to Python
@@ -92,12 +94,14 @@ def fits(value: Any, annotation: Any) -> bool:
   if container is tuple:
     return isinstance(value, tuple) and _tuple_fits(value, args)
   if container is list or container in _SEQUENCES:
+    # A plain `list`, without an argument, holds anything: then `args[:1]` is empty.
     kinds = list if container is list else (list, tuple)
     return isinstance(value, kinds) and all(fits(v, a) for v in value for a in args[:1])
   if container in _MAPPINGS:
     return isinstance(value, dict) and all(
       fits(k, args[0]) and fits(v, args[1]) for k, v in value.items() if args
     )
+  # A protocol is for references, above: isinstance would raise for most, or compare names alone.
   return inspect.isclass(container) and not _is_protocol(container) and isinstance(value, container)
 
 
@@ -107,6 +111,7 @@ def with_floats(value: Any, annotation: Any) -> Any:
   if origin is typing.Annotated:
     return with_floats(value, args[0])
   if origin in (typing.Union, types.UnionType):
+    # As the first member that it fits: where that is int, in `int | float`, an int stays one.
     return with_floats(value, next((a for a in args if fits(value, a)), None))
   if annotation is float and type(value) is int:
     return float(value)
@@ -123,6 +128,7 @@ def with_floats(value: Any, annotation: Any) -> Any:
 
 def describe(annotation: Any) -> str:
   """Describes an annotation, for messages: `int or None`, `a component of kind loss`."""
+  # Before all else: a contract is a class, too, but the name of its kind is what a user writes.
   if kind := kind_of_contract(annotation):
     return f"a component of kind {kind}"
   origin, args = typing.get_origin(annotation), typing.get_args(annotation)

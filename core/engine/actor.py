@@ -76,7 +76,7 @@ class Actor:
     self.device = device
     self._key = key
     self._unroll_length, self._overlap = unroll_length, overlap
-    self._previous: _Buffer | None = None
+    self._previous: _Buffer | None = None  # the last trajectory, if the next one overlaps it
     self._groups = []
     start = 0
     for pool in pools:
@@ -113,8 +113,10 @@ class Actor:
     Raises:
       Interrupted: it is; after that the actor can only be closed.
     """
+    # By its index, which a resumed run counts on from: what is drawn does not depend on restarts.
     key = jax.random.fold_in(self._key, index)
     keys = [jax.random.fold_in(key, number) for number in range(len(self._groups))]
+    # Trajectories begin `stride` steps apart.
     length, stride = self._unroll_length, self._unroll_length - self._overlap
     trajectory = _Buffer(length, self._batch_size)
     start = 0
@@ -124,10 +126,12 @@ class Actor:
     episodes: list[tuple[float, int]] = []
     waited = acted = 0.0
     clock = time.perf_counter
+    # T + 1 timesteps for T actions: the last bootstraps, and the next trajectory goes on from it.
     for t in range(start, length + 1):
       if stopping():
         raise Interrupted
       for group, group_key in zip(self._groups, keys, strict=True):
+        # At `start` the timestep is there: from the reset, or the last of the trajectory before.
         if t > start:
           began = clock()
           episodes += group.receive()
@@ -140,10 +144,12 @@ class Actor:
           began = clock()
           step = (group.timestep, group.core_state, group_key, np.int32(t - start))
           action, sample, mu, group.core_state = act(self._agent, actor_params, *step)
+          # Sent before it is written down: the pool steps meanwhile, and while other groups act.
           group.pool.send(np.asarray(action))
           trajectory.decision(t, group.rows, np.asarray(sample), np.asarray(mu), version)
           acted += clock() - began
     self._previous = trajectory if self._overlap else None
+    # The state that this trajectory began with; what is left there is of later ones, which overlap.
     starts = jax.device_get([group.starts.popleft() for group in self._groups])
     core_state = jax.tree.map(lambda *x: np.concatenate(x), *starts)
     env_steps = (length - start) * self._batch_size

@@ -29,6 +29,7 @@ def batch_specs(
   """
 
   def spec(axis, subtree):
+    # `axis` counts from behind the leading axes: it is the place of B in a field of one trajectory.
     return jax.tree.map(lambda _: P(*leading, *[None] * axis, over), subtree)
 
   return Trajectory(*map(spec, BATCH_AXES, trajectory))
@@ -39,13 +40,14 @@ def state_specs(state: PyTree, over: str = AXIS, leading: tuple[str, ...] = ()) 
 
   Args:
     state: [*leading, ...].
-    over: see `batch_specs`; leading, too.
-    leading: likewise.
+    over: the axis of the mesh that shares the batches, as in `batch_specs`.
+    leading: the axes of the mesh that share each leading axis.
   """
 
   def is_trajectory(x):
     return isinstance(x, Trajectory)
 
+  # A batch that a meta-optimiser keeps stays where it was split to: no device has all of it.
   return jax.tree.map(
     lambda x: batch_specs(x, over, leading) if is_trajectory(x) else P(*leading),
     state,
@@ -58,6 +60,7 @@ def split(trajectory: Trajectory, micro_batches: int) -> Trajectory:
 
   def one(axis, subtree):
     def reshape(x):
+      # [..., B, ...] -> [..., K, B/K, ...]; then K comes first, for `scan` to go over.
       shape = (*x.shape[:axis], micro_batches, -1, *x.shape[axis + 1 :])
       return jnp.moveaxis(x.reshape(shape), axis, 0)
 
@@ -82,6 +85,7 @@ def parts(batch: Trajectory, micro_batch: int) -> int:
       "the meta-optimiser gives fns.accumulate an empty part of a batch: perhaps a learner device "
       "has too few trajectories for it (train.num_envs, train.learner_devices)."
     )
+  # Equal parts, whose means `accumulate` averages with equal weights; k = size always divides.
   return next(k for k in range(1, size + 1) if size % k == 0 and size // k <= micro_batch)
 
 
@@ -114,6 +118,7 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batch: int, axis: str | Non
   else:
     slices = (split(batch, micro_batches), *stacked)
     first = jax.tree.map(lambda x: x[0], slices)
+    # Totals have the shapes that `f` gives, which only tracing it tells.
     sums, means, _ = jax.eval_shape(f, *first)
     full = lambda number: lambda x: jnp.full(x.shape, number, x.dtype)
     # A maximum begins at -inf: at 0 it would hide that all parts have given less.
@@ -128,6 +133,7 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batch: int, axis: str | Non
     means = _where_greatest(lambda x: x, lambda x: x / micro_batches, means)
   if axis is None:
     return sums, means, out
+  # Over devices once, at the end: at every micro-batch they would wait for each other.
   of_devices = (functools.partial(f, axis_name=axis) for f in (jax.lax.pmax, jax.lax.pmean))
   return jax.lax.psum(sums, axis), _where_greatest(*of_devices, means), out
 

@@ -60,6 +60,7 @@ def functional(env: FunctionalEnvironment) -> FunctionalEnvironment:
   if not isinstance(spec, EnvSpec):
     raise UserError(f"{owner} gave {checks.described(spec)} as its spec; wanted: an EnvSpec.")
   shape = spec.observation.shape
+  # A whole number may become a real one; the other way a cast would cut fractions off.
   dtypes = checks.NUMBER if jnp.issubdtype(spec.observation.dtype, jnp.floating) else checks.WHOLE
 
   def checked(given: Any) -> tuple[PyTree, TimeStep]:
@@ -100,6 +101,7 @@ class CheckedPool:
       )
     self.spec, self.num_envs = spec, num_envs
     self._owner, self._pool = owner, pool
+    # In the order of TimeStep's fields: observation, reward, discount, first.
     number = ((num_envs,), np.dtype(np.float32))
     observation = ((num_envs, *spec.observation.shape), np.dtype(spec.observation.dtype))
     self._wanted = [observation, number, number, ((num_envs,), np.dtype(bool))]
@@ -136,6 +138,7 @@ class CheckedPool:
         f"{self._owner}: {call} gave {checks.described(timestep)}; wanted: a TimeStep."
       )
     signature = [(x.shape, x.dtype) if isinstance(x, np.ndarray) else None for x in timestep]
+    # Field by field only where something differs: this is asked at every step.
     if signature != self._wanted:
       for (name, given), wanted in zip(timestep._asdict().items(), self._wanted, strict=True):
         self._check(f"{call} gave {{}} as TimeStep.{name}", np.asarray(given), *wanted)

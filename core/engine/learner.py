@@ -86,9 +86,11 @@ class Learner:
       params_key, _ = jax.random.split(key)  # the actors' key is `fold_in(key, 1)`
       return first_state(self._fns, params_key, jax.random.fold_in(key, 2), batch)
 
+    # All of the state is replicated but batches within it: its structure says where there are any.
     specs = state_specs(jax.eval_shape(init, key))
     shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), specs)
     self._build_update(specs, batch_specs(batch))
+    # Sharded as real batches will be, or `trace` would trace another program than `update` calls.
     self._batch = jax.tree.map(
       lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
       *(batch, self._batch_shardings),
@@ -105,6 +107,7 @@ class Learner:
     """
     for phase in range(self.phases):
       _, metrics = jax.eval_shape(self._update[phase], state, self._batch)
+    # These ask the meta-optimiser for its values and its description, which it may get wrong.
     jax.eval_shape(self._copy, state)
     checks.description(
       checks.who(self._fns.metaopt), jax.eval_shape(self._describe, state), metrics
@@ -154,8 +157,10 @@ class Learner:
     Raises:
       NonFiniteError: there was one; names what it was in, and the update.
     """
+    # The host waits here for the update: whoever wants to go on meanwhile asks of an earlier one.
     failure = int(jax.device_get(metrics["failure"]))
     if failure >= 0:
+      # In the order by which `first_failure` numbers them, before core added these two metrics.
       names = check_order([name for name in metrics if name not in ("failure", "updates")])
       names = suspects(self._env, self._fns.agent) + names
       good = int(jax.device_get(metrics["updates"]))
@@ -170,10 +175,14 @@ class Learner:
       mesh=self.mesh,
       in_specs=(state_spec, batch_spec),
       out_specs=(state_spec, P()),
+      # With this check on, JAX itself sums a derivative by replicated parameters over the devices,
+      # and the sum that `accumulate` takes would count it once for each. The check also refuses
+      # carries of loops that begin as constants and come to vary, as totals of micro-batches do.
       check_vma=False,
     )
     steps = [functools.partial(self._step, phase) for phase in range(self.phases)]
-    # A program a phase: `phase` is Python's, so that each does only what is its own.
+    # A program a phase: `phase` is Python's, so that each does only what is its own. The state is
+    # donated: the new one takes its memory, and need not lie beside it.
     self._update = [jax.jit(mapped(step), donate_argnums=0) for step in steps]
     self._batch_shardings = jax.tree.map(lambda spec: NamedSharding(self.mesh, spec), batch_spec)
 
@@ -188,4 +197,5 @@ class Learner:
   def _step(self, phase: int, state: LearnerState, batch: Trajectory):
     mean = lambda x: jax.lax.pmean(x, AXIS)
     state, metrics = guarded_step(self._fns, state, batch, mean, phase)
+    # For `check`, which needs no other part of the state: this one is soon donated.
     return state, metrics | {"failure": state.failure, "updates": state.step}

@@ -172,13 +172,16 @@ def run(
       try:
         state, moved = training.advance(state, progress)
       except Interrupted:
+        # Raised before the state is donated: it is whole, and is saved below.
         break
       metrics = moved.metrics
+      # A signal or a clock of one process becomes a request of all: they make the same updates.
       asked = hosts.Asked(stopping(), clock.time_to_log(), clock.time_to_save())
       asked, ended = hosts.tell(asked, moved.episodes, training.most_episodes)
       if previous:
         # The update before is asked: this one is still computed, and asking it would wait for that.
         check(previous)
+      # All before this update is finite: if this one is not, the learner stays at what this counts.
       good = progress
       finished = [Episode(moved.env_steps, *episode) for episode in ended]
       logger.log_episodes(finished)
@@ -191,7 +194,9 @@ def run(
         episodes=progress.episodes.add(finished),
         population=moved.population,
       )
+      # In two steps: `done` asks for the updates that have just been counted.
       progress = dataclasses.replace(progress, done=training.done(state, progress))
+      # Here the host waits for the update: a number that is not finite ends the run, and is no row.
       if asked.log or progress.done or progress.env_steps >= until:
         check(metrics)
         row = training.row(state, metrics, progress)
@@ -199,6 +204,7 @@ def run(
       if asked.save:
         check(metrics)
         save(checkpoints, training.saved(state), progress, logger)
+    # Trained to the end, stopped or interrupted; without metrics there is nothing new to save.
     if metrics:
       check(metrics)
       save(checkpoints, training.saved(state), progress, logger)
@@ -239,6 +245,7 @@ def save_good(
   state = state._replace(failure=jnp.full_like(state.failure, -1))
   try:
     save(checkpoints, state, good, logger)
+    # Waited for, so that the message says what is on the disk.
     checkpoints.wait()
   except RunError as unsaved:
     return NonFiniteError(f"{error} It is not saved: {unsaved}")
@@ -280,6 +287,7 @@ class Clock:
 
   def row(self) -> dict[str, float]:
     """Returns env steps a second since the last row, and seconds an update; starts a new row."""
+    # `add` comes before a row, so there is at least one update to divide by.
     now = time.monotonic()
     row = {
       "steps_per_second": self._steps / max(now - self._logged, 1e-9),

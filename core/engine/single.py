@@ -49,7 +49,8 @@ class SingleRun:
     Args:
       experiment: what is trained.
       runtime: its runtime.
-      restart: of the training; environments get new seeds at each.
+      restart: how many starts of the training came before this one; environments get new seeds at
+        each.
       beside: see `Beside`.
 
     Raises:
@@ -57,6 +58,7 @@ class SingleRun:
     """
     self._experiment, self._runtime, self._beside = experiment, runtime, beside
     self.env_seeds = pool_seeds(experiment, runtime, restart)
+    # Seeds of the whole job, as `restarts.jsonl` records them; this process takes its share.
     first = hosts.index() * runtime.actors
     mine = self.env_seeds[first : first + runtime.actors]
     pools = [[environments.make(experiment.env, s) for s in actor_seeds] for actor_seeds in mine]
@@ -79,9 +81,11 @@ class SingleRun:
     self, saved: LearnerState, progress: Progress, logger: Logger, stopping: Callable[[], bool]
   ) -> Iterator[LearnerState]:
     """Starts to act, with the parameters of `saved`, which is also where to `advance` from."""
+    # In a job of several processes none stops by itself: `hosts.tell` tells them all.
     source = start(self._runtime, self.actors, progress.updates, hosts.alone(stopping))
     with contextlib.closing(source), self._beside(self, source, progress, logger, stopping) as it:
       self._source: Source = it
+      # Before the first batch is asked for: whoever acts needs parameters.
       self._publish(progress.updates, saved)
       yield saved
 
@@ -89,13 +93,16 @@ class SingleRun:
     """Makes one update on a batch [T+1, B]; metrics are [], on the device."""
     rollout, waited = self._source.get(progress.updates)
     batch = self.learner.put(rollout.trajectory)
+    # From a count that checkpoints hold: a resumed run goes on in the same phase.
     phase = progress.updates % self.learner.phases
     state, metrics = self.learner.update(state, batch, phase)
+    # Before anything is waited for: actors get arrays that are still being computed.
     self._publish(progress.updates + 1, state)
     # At most two updates are under way. XLA lets a CPU device have 32 computations under way, and
     # two devices whose shares of an update wait for each other behind those would wait forever.
     jax.block_until_ready(self._previous)
     self._previous = metrics
+    # Every process steps as many environments as this one.
     env_steps = progress.env_steps + rollout.env_steps * hosts.count()
     waits = (waited, rollout.env_wait, rollout.act_time)
     return state, Moved(progress.updates + 1, env_steps, rollout.episodes, metrics, *waits)
@@ -135,6 +142,7 @@ def check(experiment: Train, runtime: Lockstep | Sebulba) -> None:
   what = f"train.num_envs = {b} x train.unroll_length = {t}"
   needed = b * (t * shortage.TRANSITION + shortage.ENVIRONMENT)
   shortage.check(needed // hosts.count(), what)
+  # The rest is called only for what it refuses.
   pool_seeds(experiment, runtime, 0)
   platform.devices(runtime.actor_devices, "actor_devices")
   devices = platform.learner_devices(experiment.learner_devices, experiment.num_envs)
@@ -171,6 +179,7 @@ def pool_seeds(
       f"{processes} x {actors // processes} x {groups} environment pools; choose a multiple of "
       f"{actors * groups}."
     )
+  # Pools are numbered through the job: seeds do not depend on which process has them.
   return [
     [env_seeds(experiment.seed, restart, a * groups + g, each) for g in range(groups)]
     for a in range(actors)
@@ -186,7 +195,9 @@ def make_actors(
 ) -> list[Actor]:
   """Makes an actor for each row of pools, on the actor devices in turn; numbered from `first`."""
   devices = platform.devices(runtime.actor_devices, "actor_devices")
+  # Apart from what the learner draws with, which is `split(key)` and `fold_in(key, 2)`.
   key = jax.random.fold_in(jax.random.key(experiment.seed), 1)
+  # Numbered through the job: actors of many processes draw as those of one would.
   return [
     Actor(
       fns,

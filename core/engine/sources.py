@@ -103,6 +103,7 @@ class SebulbaSource:
   def __init__(self, actors: Sequence[Actor], first: int, lag: int, stopping: Callable[[], bool]):
     self._actors, self._first, self._lag, self._stopping = actors, first, lag, stopping
     self.devices = {actor.device for actor in actors}
+    # For the threads alone: set by `close`, or by the first of them that fails.
     self._stop = threading.Event()
     self._failures: list[BaseException] = []
     self._published = threading.Condition()
@@ -128,6 +129,7 @@ class SebulbaSource:
   def get(self, index: int) -> tuple[Rollout, float]:
     """Takes batch `index` from every actor, [T+1, B] of all, and the seconds waited for them."""
     start = time.perf_counter()
+    # A queue holds its actor's batches in order, none left out: the next one is that of `index`.
     rollouts = [self._take(q) for q in self._queues]
     waited = time.perf_counter() - start
     return concatenate(rollouts), waited
@@ -135,6 +137,7 @@ class SebulbaSource:
   def close(self) -> None:
     """Ends the threads and closes their pools; one whose environment hangs is left behind."""
     self._stop.set()
+    # One deadline for all: many threads that hang cost no more time than one.
     deadline = time.monotonic() + JOIN
     for thread in self._threads:
       thread.join(max(0.0, deadline - time.monotonic()))
@@ -146,6 +149,7 @@ class SebulbaSource:
 
   def _take(self, q: "queue.Queue[Rollout]") -> Rollout:
     while True:
+      # Looked at again and again: a thread that has failed puts nothing more into its queue.
       if self._failures:
         raise self._failures[0]
       if self._stopping():
@@ -158,12 +162,14 @@ class SebulbaSource:
   def _run(self, actor: Actor, q: "queue.Queue[Rollout]") -> None:
     try:
       for index in itertools.count(self._first):
+        # Versions before the first are gone: the first lag + 1 batches are acted by that one.
         version = max(self._first, index - self._lag)
         params = self._wait_for(version)[actor.device]
         self._offer(q, actor.unroll(params, version, index, self._stop.is_set))
     except Interrupted:
       pass
     except BaseException as failure:
+      # Kept before the others are told to stop: `_take` finds the cause, not an interruption.
       self._failures.append(failure)
       self._stop.set()
 

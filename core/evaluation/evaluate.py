@@ -63,6 +63,7 @@ def evaluate(
       video.
   """
   numbers = (("episodes", episodes, Count), ("seed", seed, Seed), ("max-steps", max_steps, Count))
+  # Refused before JAX starts, which takes seconds.
   for name, value, kind in numbers:
     if not fits(value, kind):
       raise UserError(f"--{name} {value}: it must be {describe(kind)}.")
@@ -155,10 +156,12 @@ def restore(
   Raises:
     UserError: there is no whole checkpoint, or it is of another agent.
   """
+  # Of many runs `chosen` has read the checkpoint of all already.
   if found.learner is not None:
     gamma = agent.gamma(agent.values(found.learner.meta_state))
     return found.env_steps, ActorParams(found.learner.params, gamma)
   device, experiment = jax.devices()[0], found.experiment
+  # Sizes as in training: a meta-optimiser may keep batches in its state, which is restored whole.
   learner = Learner(agent, [device], experiment.num_envs, experiment.unroll_length)
   # The state's shapes follow from those of a timestep, of B = 1: no parameter depends on B.
   one = np.zeros(1, np.float32)

@@ -73,15 +73,16 @@ class Scores:
 
     Args:
       experiment: says when, and how much; its `evaluation` is given.
-      videos: their folder.
+      videos: the folder of the videos.
       runs: that are scored.
-      logs: of each run.
-      logger: of all.
+      logs: the logs of each run.
+      logger: the log of all runs together.
       stopping: says that the run is to stop; an evaluation under way is then given up.
     """
     assert experiment.evaluation is not None
     self._env, self._evaluation = experiment.env, experiment.evaluation
     self._runs, self._logs, self._logger, self._stopping = runs, logs, logger, stopping
+    # None until the first look, which tells whether the runs are resumed.
     self._due: int | None = None
     how = (self._evaluation, experiment.unroll_length)
     self._unroll_length, self._videos = experiment.unroll_length, videos
@@ -106,6 +107,7 @@ class Scores:
 
   def _score(self, states: RunState, steps: np.ndarray, env_steps: int) -> None:
     began = time.monotonic()
+    # Block by block, so that the host may give up in between: then nothing is logged.
     playing = self._begin()
     while not self._stopping():
       playing = self._go_on(states.learner, playing)
@@ -113,9 +115,11 @@ class Scores:
         break
     else:
       return
+    # On the host: returns and lengths [R, E, K], and how many of the K were played, [R, E].
     found = jax.tree.map(self._runs.of_each, (playing.returns, playing.lengths, playing.played))
     cut = self._runs.of_each(playing.cut)
     played = [self._of_run(*x) for x in zip(*found, cut, strict=True)]
+    # For the warning alone: `x[1:]` are the counts of cut and missing episodes of a run.
     whole = Played([e for x in played for e in x.episodes], *np.sum([x[1:] for x in played], 0))
     if note := whole.note(f"evaluation.max_steps = {self._evaluation.max_steps}"):
       _LOG.warning("of the evaluation at %s env steps, %s.", f"{env_steps:,}", note)
@@ -134,6 +138,7 @@ class Scores:
     members, evaluation = self._runs.members, self._evaluation
     own = {name: values[0] for name, values in members.settings.items()}
     agent, env = with_settings((members.agent, self._env), own)
+    # Off the mesh, to one device: `play` acts on the host, for one run.
     first = jax.tree.map(lambda x: jax.device_put(x[0], jax.devices()[0]), learner)
     seed, path = members.seeds[0], self._videos / f"{env_steps}.mp4"
     how = (evaluation.max_steps, self._unroll_length, jax.random.key(seed), evaluation.greedy)
@@ -179,6 +184,7 @@ def begin(
   """
   share = shares(evaluation.episodes, evaluation.num_envs)  # [E]
   e, k = len(share), int(share.max())
+  # Nothing but the seed decides: every evaluation plays in the same environments.
   keys = jax.random.split(_keys(seed)[0], e)
   env_state, timestep = jax.vmap(env.init)(keys)
   none = jnp.zeros(e, jnp.int32)
@@ -221,6 +227,7 @@ def go_on(
   share = jnp.asarray(shares(evaluation.episodes, evaluation.num_envs))
 
   def step(x: Playing) -> Playing:
+    # A key a trajectory, as in training: a random head acts through all of it.
     of_trajectory = jax.random.fold_in(key, x.t // unroll_length)
     sample, _, core_state = fns.act(
       actor, x.timestep, x.core_state, of_trajectory, x.t % unroll_length, evaluation.greedy
@@ -228,7 +235,10 @@ def go_on(
     env_state, timestep = jax.vmap(env.step)(x.env, fns.distribution.to_action(sample))
     timestep = as_specified(timestep, env.spec, jnp.asarray)
     first = timestep.first
+    # FIRST: the episode ended with the step before, so `so_far` and `length` are whole. One that is
+    # too long is cut and its environment plays no more, as only an end lets it begin another.
     ended, endless = x.going & first, x.going & ~first & (x.length == evaluation.max_steps)
+    # One-hot, [E, K]: where the episode that ended here goes. Traced code cannot append.
     number = jnp.arange(x.returns.shape[1])[None]
     here = (ended | endless)[:, None] & (number == x.played[:, None])
     played = x.played + (ended | endless)
@@ -246,6 +256,7 @@ def go_on(
       t=x.t + 1,
     )
 
+  # Under `vmap` the loop goes on while any run of a chunk does; the others stay as they are.
   until = playing.t + BLOCK
   return jax.lax.while_loop(lambda x: jnp.any(x.going) & (x.t < until), step, playing)
 

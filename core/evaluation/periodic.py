@@ -70,6 +70,7 @@ def evaluated(
   Raises:
     Exception: whatever the evaluation failed with, from `get` or at the end.
   """
+  # One process is enough: what acts is the same in all, and only the first one logs.
   if experiment.evaluation is None or not hosts.is_first():
     yield source
     return
@@ -78,9 +79,11 @@ def evaluated(
   evaluator = Evaluator(experiment.evaluation, Subject(*what), logger, progress.env_steps)
   try:
     yield _Evaluated(source, evaluator, run.actors[0].device, progress.env_steps)
+    # Only if training ended well: what raises skips this, and does not wait for scores.
     evaluator.finish(stopping)
   finally:
     evaluator.close()
+  # Nobody asks for a batch any more, so a failure of the last evaluation is raised here.
   evaluator.check()
 
 
@@ -101,6 +104,7 @@ class _Evaluated:
 
   def publish(self, version: int, params: Published) -> None:
     """Hands parameters to what acts, and those of one device to the evaluation."""
+    # First to the actors, which wait for them.
     self._source.publish(version, params)
     self._evaluator.offer(self._env_steps, params[self._device])
 
@@ -118,7 +122,7 @@ class _Request(NamedTuple):
 
 
 class Evaluator:
-  """The thread that evaluates; all methods but `_run` are called from the main thread."""
+  """The thread that evaluates; but for `_run` and what it calls, methods are of the main thread."""
 
   def __init__(self, evaluation: Evaluation, subject: Subject, logger: Logger, env_steps: int):
     self._evaluation, self._subject, self._logger = evaluation, subject, logger
@@ -127,6 +131,7 @@ class Evaluator:
     self._skipped = 0
     self._last: tuple[int, ActorParams] | None = None  # offered, and not taken
     self._failure: BaseException | None = None
+    # `_busy` is set before a request is queued and cleared once it is scored: none goes unseen.
     self._stop, self._busy = threading.Event(), threading.Event()
     self._requests: queue.Queue[_Request | None] = queue.Queue()
     # A daemon: an environment that hangs must not keep the process from ending.
@@ -178,6 +183,7 @@ class Evaluator:
 
   def close(self) -> None:
     """Ends the thread at its next step; one whose environment hangs is left behind."""
+    # The first ends a thread that plays, the second one that waits for a request.
     self._stop.set()
     self._requests.put(None)
     self._thread.join(JOIN)
@@ -192,6 +198,7 @@ class Evaluator:
     except Interrupted:
       pass
     except BaseException as failure:
+      # `_busy` stays set: nobody starts another one, and `_wait` sees that the thread is dead.
       self._failure = failure
 
   def _evaluate(self, request: _Request) -> None:

@@ -86,12 +86,14 @@ def play(
     t += 1
     too_long = ~timestep.first & (counter.lengths == max_steps)
     # FIRST: the episode ended with the step before, so what was counted [B] is whole.
+    # [2, B]: who ended, and who takes too long, of environments that have episodes left to play.
     ended, endless = (left > 0) & [timestep.first, too_long]
     for i in np.flatnonzero(ended | endless):
       played.append(Episode(t * pool.num_envs, *counter.so_far(i)))
     left -= ended | endless
     cut, missing = cut + int(endless.sum()), missing + int(left[endless].sum())
     left[endless] = 0  # an environment cannot be reset by us: it would go on with this episode
+    # After the episodes were taken: where FIRST, it sets the counts back to 0.
     counter.add(timestep)
     for watch in watchers:
       watch(timestep, len(played))

@@ -73,6 +73,7 @@ class Policy:
     if self._act is None:
       raise UserError("call reset() of the policy before its first act().")
     if not isinstance(observation, TimeStep):
+      # Reward 0 and discount 1, as where an episode starts: an observation alone tells neither.
       starts = self._first if first is None else first
       observation = TimeStep(observation, np.zeros(()), np.ones(()), np.asarray(starts))
     timestep = _batched(observation, self.spec, self._batch)

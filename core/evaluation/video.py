@@ -66,6 +66,7 @@ def pool_of(
       yield pool, []
     return
   pool = environments.make_drawn(drawable(env, f"video {path}"), tuple(seeds))
+  # From the inside out: the video is written to its end, put in its place, and the pool closed.
   with contextlib.closing(pool), files.replacing(path) as new:
     with contextlib.closing(Video(new, pool)) as video:
       yield pool, [lambda timestep, _: video.add(timestep)]
@@ -79,7 +80,8 @@ class Video:
       path.parent.mkdir(exist_ok=True)
     except OSError as error:
       raise RunError(f"the video cannot be written: {error}") from error
-    # One thread: more of them make a small picture no faster.
+    # One thread: more of them make a small picture no faster. Blocks of 1: frames are else resized
+    # to multiples of 16 pixels, which smooths what `enlarged` keeps sharp.
     self._writer = _imageio(str(path)).get_writer(
       path, fps=FPS, macro_block_size=1, output_params=["-threads", "1"]
     )

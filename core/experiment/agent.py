@@ -77,6 +77,7 @@ class Objective:
   def __post_init__(self):
     _once(self.losses, "losses")
     names = [name_of(term) for term in self.losses]
+    # A slip would else drop a term from the outer loss in silence.
     for pattern in self.outer.keep:
       if not fnmatch.filter(names, pattern):
         raise ValueError(
@@ -92,6 +93,7 @@ class Objective:
       for name, term in kept.items()
       if any(fnmatch.fnmatchcase(name, pattern) for pattern in self.outer.keep)
     }
+    # On the right: an outer term takes the place of an inner one of its name.
     return kept | {name_of(term): term for term in self.outer.losses}
 
   @property
@@ -131,6 +133,7 @@ class Agent:
   behaviour: BehaviourName = "first"
 
   def __post_init__(self):
+    # When it is configured: patterns that match nothing are told before an environment is made.
     if isinstance(self.metaopt, ChecksComponents):
       self.metaopt.check(self.components)
 

@@ -134,6 +134,7 @@ class IndependentRuns:
         "paired = True takes settings that have equally many values; they have "
         f"{' and '.join(map(str, lengths)) or 'none'}."
       )
+    # Values of settings are floats, a seed's too.
     for seed in self.settings.get("train.seed", ()):
       (allowed,) = ranges(Seed)
       if seed != int(seed) or not allowed.holds(seed):
@@ -161,6 +162,7 @@ class IndependentRuns:
     combine = zip if self.paired else itertools.product
     rows = [row for row in combine(*self.settings.values()) for _ in range(self.repeats)]
     settings = {name: [row[i] for row in rows] for i, name in enumerate(self.settings)}
+    # Of no plugin, and so no setting of a run: it becomes the run's seed.
     first = settings.pop("train.seed", [seed] * len(rows))
     seeds = [int(s) + i % self.repeats for i, s in enumerate(first)]
     (allowed,) = ranges(Seed)

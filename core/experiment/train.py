@@ -106,6 +106,7 @@ class Train:
         f"total_env_steps = {self.total_env_steps} is {self.total_updates:,} updates of "
         f"{self.steps_per_update:,} steps; a run counts to {LARGEST:,}."
       )
+    # `core.train` has writers by name: of two that share one, the first would be dropped.
     names = [name_of(writer) for writer in self.writers]
     if len(set(names)) < len(names):
       raise ValueError(f"writers holds one twice: {', '.join(names)}.")

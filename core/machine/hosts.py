@@ -20,7 +20,9 @@ from .supervise import LOST
 
 HEARTBEAT = 20  # seconds without a sign of life after which a process counts as lost
 PATIENCE = 120  # seconds that processes are given to come
-LONG = 7 * 24 * 3600  # seconds that they wait for the first one's last evaluation; losses are told
+# Seconds that processes which have ended wait for the first one, which may still be evaluating. One
+# that is lost is noticed by HEARTBEAT all the same.
+LONG = 7 * 24 * 3600
 
 _LOST_PROCESS = re.compile(r"gloo|nccl|coordination service|barrier", re.I)
 
@@ -149,8 +151,10 @@ def tell(
   """
   if count() == 1:
     return asked, list(episodes)
+  # Clocks differ, so the first process's says when to log and to save; any may ask for the end.
   wanted = Asked(asked.stop, asked.log and is_first(), asked.save and is_first())
   # One collective of a fixed size for all of it: sizes that differ would need one more to agree.
+  # float32 holds whole numbers up to 2^24 exactly: counts and lengths come through as they are.
   padded = np.zeros((capacity, 2), np.float32)
   padded[: len(episodes)] = np.reshape(episodes, (-1, 2))
   head = np.array([*wanted, len(episodes)], np.float32)
@@ -168,7 +172,8 @@ def tell(
 def losses_explained() -> Iterator[None]:
   """Makes a RunError of what a collective within it raises when another process is lost.
 
-  Also where another layer has taken it for a failure of its own, as a checkpoint's being written.
+  It does so as well where another layer has wrapped that exception as a failure of its own, as the
+  writing of a checkpoint does.
   """
   try:
     yield

@@ -83,6 +83,8 @@ def alone(path: Path, advice: str, wait: float = 0.0, keep: bool = False) -> Ite
     ended.set()
     thread.join()
     with contextlib.suppress(OSError):
+      # While it is still locked, so that whoever has opened it finds by `_same_file` that it is
+      # gone. A file to keep is only emptied: processes that inherited the lock hold this very one.
       if _holder(path) == mine:  # not what another has taken
         os.ftruncate(descriptor, 0) if keep else path.unlink()
     os.close(descriptor)
@@ -93,6 +95,7 @@ def _taken(path: Path, mine: dict[str, Any], advice: str, wait: float) -> int:
   deadline, waiting = time.monotonic() + wait, False
   while True:
     with contextlib.ExitStack() as unless_taken:
+      # Not truncated: until the lock is ours the text in the file is its holder's.
       descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
       unless_taken.callback(os.close, descriptor)
       free, counts = _flock(descriptor)

@@ -31,6 +31,8 @@ def prepare(learners: Sequence[int] | None, actors: Sequence[int] = ()) -> None:
     learners = range(cores())
   wanted = len({*actors, *learners})
   flags = os.environ.get("XLA_FLAGS", "")
+  # All of this before JAX starts: it reads the flags and the number of devices once, and threads
+  # that it has started keep the arenas that they were given.
   if wanted > 1 and "xla_force_host_platform_device_count" not in flags:
     with contextlib.suppress(RuntimeError):  # JAX has started: its devices are what they are
       jax.config.update("jax_num_cpu_devices", wanted)

@@ -34,6 +34,7 @@ def begin() -> None:
   _begun = os.getpid()
   atexit.register(_ignore_signals)  # the first, which is called last
   end_on_signals()
+  # Before any pipe is made: a pipe takes the lowest free numbers, those of closed streams first.
   _open_closed_streams()
   threading.Thread(target=_listen, args=(_wakeups(),), name="signals", daemon=True).start()
   _leave_wakeups_to_the_parent()
@@ -66,6 +67,7 @@ def end(number: int, frame: FrameType | None = None) -> None:
     by = signal.Signals(number).name
     what = "interrupted" if number == signal.SIGINT else f"ended by {by}"
     _tell(f"{SHOW_CURSOR if os.isatty(2) else ''}selftune: {what}.\n")
+    # The exit code that shells give to a process which a signal has ended.
     os._exit(128 + number)
 
 
@@ -169,7 +171,8 @@ def _open_closed_streams() -> None:
 
 
 def output(number: int, before: TextIO | None) -> TextIO:
-  """Opens a stream to a file descriptor that never raises; else it is as Python's own, `before`."""
+  """Opens a stream to a file descriptor: like Python's own, `before`, but that it never raises."""
+  # Who watches sees every line at once; a file or a pipe of stdout is written in blocks.
   at_once = number == 2 or os.isatty(number) or os.environ.get("PYTHONUNBUFFERED")
   return io.TextIOWrapper(
     io.BufferedWriter(_Output(number, "w", closefd=False)),
@@ -196,6 +199,7 @@ class _Output(io.FileIO):
       return written
     except OSError as error:
       self.failure = self.failure or error
+      # As if all were written: of less the buffer would keep the rest, and try it again and again.
       return len(data)
 
 

@@ -38,7 +38,8 @@ def check(needed: int, what: str) -> None:
 def explained(smaller: str) -> Iterator[None]:
   """Makes a RunError of an allocation that fails within it, on the host or a device.
 
-  Also where another layer has taken it for a failure of its own, as a checkpoint's being written.
+  It does so as well where another layer has wrapped that exception as a failure of its own, as the
+  writing of a checkpoint does.
 
   Args:
     smaller: what to do about it.

@@ -18,6 +18,7 @@ from typing import NoReturn
 from ..api.errors import RunError
 from . import process
 
+# A line of XLA's log about a lost process: severity and date, time, thread, source file.
 _XLA = re.compile(rb"[EFW]\d{4} [\d:.]+ +\d+ (preemption_sync|coordination_service|client\.h)")
 _PR_SET_PDEATHSIG = 1
 
@@ -47,6 +48,7 @@ def supervised(run: Callable[[], int]) -> int:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, process.SIGNALS)
     os.close(reader)
     _be_child(run, parent, writer)
+  # Else the pipe never ends: its writing end would stay open here after the child is gone.
   os.close(writer)
   pass_on = lambda number, frame: os.kill(child, number)
   before = {number: signal.signal(number, pass_on) for number in process.heeded()}
@@ -78,9 +80,11 @@ def _wait(child: int) -> int:
 def _be_child(run: Callable[[], int], parent: int, stderr: int) -> NoReturn:
   """Runs in the child, and ends it at once: JAX at exit waits for processes that may be lost."""
   os.setsid()  # a Ctrl-C comes once, from the parent
+  # The child dies with its parent, even where that is killed by SIGKILL and can pass nothing on.
   ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
   if os.getppid() != parent:  # it died between the fork and prctl, which then sends no signal
     os._exit(1)
+  # Results go to a copy of the true stdout, before 1 and 2 become the pipe to the parent.
   sys.stdout = process.output(os.dup(1), sys.stdout)
   os.dup2(stderr, 2)
   os.dup2(stderr, 1)  # what C++ prints is no result of ours

@@ -64,6 +64,7 @@ def _try_flags(flags: str) -> None:
     return
   try:
     probe = subprocess.run(
+      # -P: a module of the user's in the current folder is not taken for jaxlib.
       [sys.executable, "-P", "-c", _PROBE],
       env={**os.environ, "XLA_FLAGS": flags},
       stdin=subprocess.DEVNULL,

@@ -27,6 +27,7 @@ class EpisodeCounter:
     """Counts a timestep [B]; returns what ended before it, as it is FIRST, in order."""
     first = timestep.first
     ended = [self.so_far(i) for i in np.flatnonzero(first)]
+    # What leads to a FIRST timestep is a reset and no transition: nothing of it is counted.
     self.returns = np.where(first, 0.0, self.returns + timestep.reward)
     self.lengths = np.where(first, 0, self.lengths + 1)
     return ended

@@ -26,7 +26,7 @@ def rebinned(x: Histogram, edges: np.ndarray) -> np.ndarray:
 
 
 def pooled(x: Histogram) -> Histogram:
-  """Returns one histogram [N] of several [R, N]; without those not finite, unless none is."""
+  """Returns one histogram [N] of several [R, N], of the finite ones; if none is, the first."""
   finite = np.isfinite(x.edges).all(axis=-1)
   if not finite.any():
     return Histogram(x.counts[0], x.edges[0])

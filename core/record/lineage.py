@@ -45,6 +45,7 @@ class Exchange(NamedTuple):
         "run": run,
         "parent": int(parent),
         "score": float(self.scores[run]),
+        # That is a score of -inf, which JSON lacks: like NaN it becomes null in the file.
         "diverged": bool(np.isneginf(self.scores[run])),
         **{name: float(values[run]) for name, values in self.after.items()},
         **{BEFORE + name: float(values[run]) for name, values in self.before.items()},
@@ -54,7 +55,7 @@ class Exchange(NamedTuple):
 
 
 def start(settings: Settings) -> Exchange:
-  """Returns what the first rows are of: runs begin with these settings."""
+  """Returns exchange 0, the start, where runs begin with these settings and nobody has a score."""
   runs = len(next(iter(settings.values())))
   return Exchange(0, np.arange(runs), np.full(runs, np.nan), settings, settings)
 
@@ -72,12 +73,13 @@ class Row(NamedTuple):
 
 
 def begin(path: Path, resumed_at: int) -> None:
-  """Drops rows that a resumed population will write again; of a new one, all.
+  """Drops the rows that a resumed population will write again; a new population drops all.
 
   Args:
     path: of the file.
     resumed_at: env steps of the checkpoint; 0 of a new run.
   """
+  # Rows of the start are at 0 env steps, so a new run drops what is beyond -1.
   jsonl.truncate(path, resumed_at or -1)
 
 
@@ -110,6 +112,7 @@ def _is_whole(row: Mapping[str, Any]) -> bool:
 
 def _row(row: Mapping[str, Any]) -> Row:
   numbers = {name: value for name, value in row.items() if jsonl.is_number(value)}
+  # Settings are named 'component.field', and what they were has BEFORE in front of that.
   settings = {name: x for name, x in numbers.items() if "." in name and "/" not in name}
   before = {name: numbers[BEFORE + name] for name in settings if BEFORE + name in numbers}
   steps, exchange, run, parent = (row[name] for name in _OWN)
@@ -130,5 +133,6 @@ def ancestors(rows: Sequence[Row], run: int) -> list[tuple[int, int]]:
   parents = {(row.exchange, row.run): row.parent for row in rows}
   for exchange in sorted({row.exchange for row in rows}, reverse=True):
     path.append((exchange, at))
+    # Before this exchange the learner was in the run that this one became a copy of.
     at = parents.get((exchange, at), at)
   return path[::-1]

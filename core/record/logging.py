@@ -73,7 +73,8 @@ class Logger:
   def log(self, row: Mapping[str, Any], env_steps: int) -> None:
     """Hands a row of host scalars to the writers, with `env_steps` and `wall_time` added.
 
-    Histograms in it go to the writers that take any, but for those of what is not finite.
+    Histograms in the row go to the writers that take any; one of numbers that were not all finite
+    is left out.
 
     Raises:
       ValueError: a metric is neither a scalar nor a Histogram.
@@ -131,6 +132,7 @@ class Logger:
   def _submit(self, task: Callable[[Any], object], taker: type = object) -> None:
     """Queues a task for every writer that is a `taker`."""
     for lane in self._lanes:
+      # Asked in the writer's own thread: one that is not required may not have opened yet.
       lane.submit(lambda writer: task(writer) if isinstance(writer, taker) else None)
 
   def __enter__(self) -> "Logger":

@@ -22,5 +22,6 @@ def _as_today(row: dict[str, Any]) -> dict[str, Any]:
   """Returns a row with today's names: one of before has `eta_raw/` beside every `eta/`."""
   if not any(name.startswith("eta_raw/") for name in row):
     return row
+  # Each name once: an `eta_raw/` that becomes `eta/` is not taken on to `tuned/`.
   parts = ((name.partition("/"), value) for name, value in row.items())
   return {RENAMED.get(first, first) + slash + rest: value for (first, slash, rest), value in parts}

@@ -43,6 +43,7 @@ def segments(rows: Sequence[Row], name: str, end: float) -> dict[tuple[int, int]
     By exchange and run.
   """
   steps = {row.exchange: float(row.env_steps) for row in rows}
+  # A setting holds until the next exchange; after the last one, until `end`.
   until = dict(zip(sorted(steps), [*sorted(steps.values())[1:], end], strict=True))
   before = {(row.exchange, row.run): row.before.get(name) for row in rows}
   found: dict[tuple[int, int], list[Segment]] = {}
@@ -51,6 +52,7 @@ def segments(rows: Sequence[Row], name: str, end: float) -> dict[tuple[int, int]
     if value is None:
       continue
     lines: list[Segment] = [((start, value), (max(until[row.exchange], start), value))]
+    # A copy jumps from what its parent had to what it tries; who stays has no jump.
     was = before.get((row.exchange, row.parent))
     if was is not None and was != value:
       lines.insert(0, ((start, was), (start, value)))

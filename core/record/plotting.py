@@ -34,9 +34,9 @@ COLUMNS = 3
 TUNED = "tuned/"
 DECADES = 2  # that positive values span where they are drawn on a log scale
 STYLES = ("-", "--", ":", "-.")
-COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend of their own
-LEGEND = 95  # characters a row of that
-NAMED = 200  # lines in it, at most
+COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend below the panels
+LEGEND = 95  # characters in a row of a legend that lies outside of the panels
+NAMED = 200  # lines that the one below the panels names, at most
 BESIDE = 60  # characters of a name that a legend among the curves has room for
 LONGEST = 80  # characters of a name in a picture
 _LOG = logging.getLogger(__name__)
@@ -201,6 +201,7 @@ def _histograms(workdir: Path) -> dict[str, list[tuple[int, Histogram]]]:
   found: dict[str, list[tuple[int, Histogram]]] = {}
   for row in rows:
     name, counts, edges = (row.get(part) for part in ("name", "counts", "edges"))
+    # What is no whole histogram is passed over, as `jsonl.read` does with torn lines.
     if not (isinstance(name, str) and isinstance(counts, list) and isinstance(edges, list)):
       continue
     numbers = all(map(jsonl.is_number, [row.get("env_steps"), *counts, *edges]))
@@ -220,6 +221,7 @@ def _draw(
   from matplotlib.figure import Figure
   from matplotlib.ticker import EngFormatter
 
+  # The page: returns on top over the whole width, and below that rows of panels.
   all_panels = [*panels.items(), *others]  # of others: what draws them
   columns = min(COLUMNS, len(all_panels)) or 1
   below = -(-len(all_panels) // columns)
@@ -235,6 +237,7 @@ def _draw(
     top.text(0.5, 0.5, "no episode has finished", color="grey", **centre)
   seeds = [f" ({len(runs)} seeds)" if len(runs) > 1 else "" for runs in groups.values()]
   names = [shown(label) + of for label, of in zip(groups, seeds, strict=True)]
+  # A few short names have room among the curves; others get rows below all panels.
   if len(groups) <= COLOURS and max(map(len, names)) <= BESIDE:
     legend(top, top.get_lines(), names, fontsize=9)
   else:
@@ -265,6 +268,7 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.margins(x=0.01)
+  # The panels of the last row alone, or the top one where there is no other.
   for axes in page.axes[1 + columns * (below - 1) :] or page.axes:
     axes.set_xlabel("env steps", fontsize=10)
   return page
@@ -291,7 +295,7 @@ def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None
 
 
 def _heads(axes: Any, groups: Mapping[str, Runs], keys: list[str], colours: Sequence[Any]) -> None:
-  """Draws a line a head. Of one run each has a colour; of several, dashes tell heads."""
+  """Draws a line a head: in colours of their own for one group of runs, else told by dashes."""
   curves = [[curve(runs, key) for key in keys] for runs in groups.values()]
   on_log = _spans_decades(np.concatenate([mean for of_run in curves for _, mean, _ in of_run]))
   for own, of_run in zip(colours, curves, strict=True):

@@ -51,4 +51,5 @@ def read(workdir: Path, exchange: int) -> Reached | None:
   """Returns how the segment ended that began with this exchange; None if it has not."""
   path = workdir / FILE
   rows = [Reached(**row) for row in (jsonl.read(path) if path.is_file() else ())]
+  # Until a segment ends the file still tells of the one before, which began with another exchange.
   return next((reached for reached in rows if reached.exchange == exchange), None)

@@ -34,8 +34,10 @@ def admit(
   inside = lambda place: place.resolve().is_relative_to(top)
   allowed = [folder for folder in folders if trusted or not inside(folder)]
   name = module.partition(".")[0]
+  # Its code has run already; to import it again runs nothing.
   if name in sys.modules:
     return allowed
+  # Looked for and not imported: for a name without a dot, this runs no code.
   spec = importlib.util.find_spec(name) or PathFinder.find_spec(name, list(map(str, folders)))
   for place in _places(spec):
     if inside(place) and not trusted:

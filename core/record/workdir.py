@@ -88,6 +88,7 @@ class Workdir:
   def _locked(self, stack: contextlib.ExitStack) -> lock.Lock:
     """Takes the lock of this folder until the stack unwinds."""
     missing = [p for p in (self.path, *self.path.parents) if not os.path.exists(p)]
+    # From the outermost inwards, as the stack unwinds the other way: an inner folder goes first.
     for folder in reversed(missing):
       stack.callback(_remove_if_empty, folder)
     try:
@@ -114,6 +115,7 @@ class Workdir:
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
     starts = list(jsonl.read(self._restarts)) if self._restarts.exists() else []
+    # Where its modules lay when it was trained: whoever loads it may be in another folder.
     known = [Path(folder) for start in starts for folder in start.get("imports", ())]
 
     def importing(module: str, folders: Sequence[Path]) -> Sequence[Path]:
@@ -194,6 +196,7 @@ class Workdir:
       "env_seeds": seeds,
     }
     files.write(self.path / "operative_config.gin", loaded.operative)
+    # Last of the two: with this file the folder `holds_run`.
     files.write(self._config, loaded.text)
     try:
       # A process that was killed in the middle of a line would else have this one glued to it.

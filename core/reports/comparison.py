@@ -70,6 +70,7 @@ def compare(
   agents = _agents(runs)
   tasks = _tasks(runs)
   matrices = {agent: _matrix(agent, mine, tasks) for agent, mine in agents.items()}
+  # Returns of one task compare as they are; those of several only by reference scores of all.
   by_reference = all(isinstance(run.env, ScoredPlugin) for run in runs)
   if not by_reference and len(set(tasks.values())) > 1:
     lost = sorted({name_of(run.env) for run in runs if not isinstance(run.env, ScoredPlugin)})
@@ -113,6 +114,7 @@ def _read(path: Path, evaluations: bool, trusted: bool) -> Run:
     hint = "train with train.evaluation = @evaluation()" if evaluations else "let it go on"
     raise UserError(f"{rows} holds no score yet: {hint}, or leave the run out.")
   of_env = _components(root.env)
+  # What is bound of the environment makes the task; all else but the seed makes the agent.
   agent, task = {}, {}
   for name, value in identity(loaded).items():
     component = name.split("/")[-1].partition(".")[0]
@@ -140,6 +142,7 @@ def _range(runs: Sequence[Run], at: int | None) -> tuple[float, float]:
       f"the runs are of different lengths ({told}): say where to compare them, --at {min(lengths)}."
     )
   end = at or min(lengths)
+  # Every curve has begun there: interpolation would else repeat the first score of a late one.
   begin = max(run.curve[0, 0] for run in runs)
   for run in runs:
     made = int(run.curve[-1, 0])
@@ -209,6 +212,7 @@ def _matrix(agent: str, runs: Sequence[Run], tasks: Mapping[Path, str]) -> list[
   if len(set(counts.values())) > 1:
     told = ", ".join(f"{count} of {task}" for task, count in counts.items())
     raise UserError(f"{agent} has {told}: every agent needs as many runs on each task.")
+  # Row i holds the i-th seed of each task: which seeds these are may differ between tasks.
   ordered = [[column[seed] for seed in sorted(column)] for column in columns.values()]
   return [list(row) for row in zip(*ordered, strict=True)]
 

@@ -43,6 +43,7 @@ def bands(axes: Any, x: np.ndarray, estimates: Estimates) -> None:
     axes.fill_between(x, *estimates.interval[agent], color=colour, alpha=0.18, linewidth=0)
   names = [shown(agent) for agent in estimates.point]
   columns = max(1, min(4, LEGEND // (6 + max(map(len, names)))))
+  # The figure grows by what the legend takes beyond one row, so that the panel does not shrink.
   width, height = axes.figure.get_size_inches()
   axes.figure.set_size_inches(width, height + 0.2 * (-(-len(names) // columns) - 1))
   look = {"loc": "outside upper center", "ncols": columns, "fontsize": 9}

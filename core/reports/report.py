@@ -47,6 +47,7 @@ def report(
   for name, value in (("at", at), ("resamples", resamples)):
     if value is not None and value < 1:
       raise UserError(f"--{name} {value} must be at least 1.")
+  # Before the bootstraps, which take long.
   files.check_folder(out, f"--out {out}")
   comparison = compare(workdirs, at, evaluations, trusted)
   found = statistics(comparison.scores, comparison.curves, resamples)
@@ -63,6 +64,7 @@ def report(
   files.make_folder(out)
   save({out / f"{name}.png": figure for name, figure in figures.items()})
   files.write(out / "report.json", json.dumps(numbers(comparison, found), indent=1) + "\n")
+  # After the figures: the page holds the bytes of their files.
   page = _page(comparison, found, score, {name: out / f"{name}.png" for name in figures})
   files.write(out / "index.html", page.encode("utf-8", "backslashreplace").decode())  # odd names
   return markup.text(aggregate_table(comparison, found))
@@ -103,6 +105,7 @@ def aggregate_table(comparison: Comparison, found: Statistics) -> list[list[str]
 
 def _shown(comparison: Comparison) -> list[int]:
   """Returns which aggregates mean something: raw returns have no optimum to be away from."""
+  # The optimality gap is the last of the four.
   return [i for i, _ in enumerate(AGGREGATES) if comparison.normalised or i < 3]
 
 
@@ -152,6 +155,7 @@ def _improvement(improvement: Estimates) -> Any:
   point, interval = improvement
   page, (axes,) = figure(7.0, 1.2 + 0.45 * len(point))
   bars(axes, list(point), [p[0] for p in point.values()], [v[:, 0] for v in interval.values()])
+  # At one half neither agent is the better one.
   axes.axvline(0.5, color="grey", linestyle="--", linewidth=1)
   axes.set_xlim(0, 1)
   axes.set_xlabel("probability that a run of the first scores higher")

@@ -97,6 +97,7 @@ def read(path: Path) -> tuple[list[Row], list[str]]:
   Raises:
     UserError: it is no such file, a number is none, or a run is there twice.
   """
+  # Spreadsheets may begin a file with a byte order mark, which would be a part of a column's name.
   lines = csv.reader(files.read(path).removeprefix("\ufeff").splitlines())
   columns = [name.strip() for name in next(lines, [])]
   if lost := [name for name in NEEDED if name not in columns]:
@@ -114,6 +115,7 @@ def read(path: Path) -> tuple[list[Row], list[str]]:
     if len(cells) != len(columns):
       raise UserError(f"{where}: {len(cells)} cells for {len(columns)} columns.")
     row = _row(dict(zip(columns, map(str.strip, cells), strict=True)), where)
+    # A run is what agent, environment, setting and seed say.
     if (key := row[:4]) in seen:
       raise UserError(f"{where}: {row.label} is also in line {seen[key]}.")
     seen[key] = lines.line_num
@@ -131,6 +133,7 @@ def _row(cells: Mapping[str, str], where: str) -> Row:
       value = float(text) if text else math.nan
     except ValueError:
       value = math.inf
+    # Also for what is no number at all: NaN is kept for what is not known.
     if math.isinf(value):
       raise UserError(f"{where}: {name} is '{text}': write a number, or nothing.")
     return value
@@ -179,6 +182,7 @@ def arranged(rows: Sequence[Row]) -> Results:
   finished = [row for row in rows if row.status == FINISHED and not math.isnan(row.score)]
   if not finished:
     raise UserError("no run has a score yet.")
+  # What a run that diverged counts with; NaN where nothing in the environment has a score.
   least = {
     e: min((row.score for row in finished if row.environment == e), default=math.nan)
     for e in environments
@@ -190,6 +194,7 @@ def arranged(rows: Sequence[Row]) -> Results:
     for row in rows:
       if row.agent == agent:
         cells.setdefault((row.environment, row.setting), []).append(row)
+    # How many seeds there were to be, the fullest cell tells.
     most = max(map(len, cells.values()))
     shape = len(environments), len(settings[agent]), most
     scores[agent] = np.full(shape, math.nan)

@@ -97,8 +97,10 @@ def tuned_of(gamma: np.ndarray, values: np.ndarray, star: np.ndarray) -> np.ndar
   found = np.full((*star.shape, dimensions + 1), -np.inf)
   for k in range(dimensions + 1):
     for tuned in itertools.combinations(range(dimensions), k):
+      # Settings that agree with h* in all that is not tuned; the others are left out, as NaN.
       fixed = np.delete(as_star, tuned, axis=-1).all(-1)  # [..., H]
       _, greatest = _greatest(np.where(fixed[..., None, :], gamma, np.nan))
+      # fmax: a choice that leaves an environment without a score is NaN, and none to take.
       found[..., k] = np.fmax(found[..., k], greatest.mean(-1))
   return found
 
@@ -128,6 +130,7 @@ def expected_best(scores: np.ndarray) -> np.ndarray:
   if n == 0:
     return np.full(scores.shape, np.nan)
   found = np.sort(scores[..., there], axis=-1) @ _best_of(n).T
+  # Beyond n draws there is nothing left to draw: the best of all stays the best.
   rest = np.repeat(found[..., -1:], scores.shape[-1] - n, axis=-1)
   return np.concatenate([found, rest], axis=-1)
 
@@ -174,6 +177,7 @@ def _means_of_draws(runs: np.ndarray, b: int, random: np.random.Generator) -> np
   counts = (~np.isnan(runs)).sum(-1, keepdims=True)  # [E, H, 1]
   drawn = (random.random((b, *runs.shape)) * counts).astype(int)
   values = np.take_along_axis(np.broadcast_to(runs, drawn.shape), drawn, axis=-1)
+  # As many draws count as there are runs; the others only fill the array.
   counted = np.arange(runs.shape[-1]) < counts
   total = np.where(counted, values, 0).sum(-1)
   return total / np.where(counts[..., 0] == 0, np.nan, counts[..., 0])

@@ -61,6 +61,7 @@ def statistics(
   )
   estimates = lambda data, function: _estimates(data, function, resamples)
   names = list(scores)
+  # Each pair once: ties count half, so P(b > a) is 1 - P(a > b).
   pairs = {
     f"{a}{PAIR}{b}": (scores[a], scores[b]) for i, a in enumerate(names) for b in names[i + 1 :]
   }
@@ -106,6 +107,7 @@ def interquartile_means(
   from scipy.stats import trim_mean
 
   np.random.seed(seed)
+  # The interquartile mean leaves out a quarter of the runs at either end.
   point, interval = _estimates(scores, lambda x: trim_mean(x, 0.25, axis=0), resamples)
   return {name: np.stack([x, *interval[name]]) for name, x in point.items()}
 

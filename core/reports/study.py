@@ -58,6 +58,7 @@ def evaluate(results: Results, resamples: int) -> Found:
   points = {agent: sensitivity.means(x) for agent, x in runs.items()}
   low, high = sensitivity.percentiles(list(points.values()))
   drawn: dict[str, list[tuple[np.ndarray, ...]]] = {agent: [] for agent in runs}
+  # Every resample is normalised by percentiles of its own: they are estimated from the same seeds.
   for means in sensitivity.resampled(runs, resamples):
     limits = sensitivity.percentiles(list(means.values()))
     for agent, x in means.items():
@@ -66,11 +67,13 @@ def evaluate(results: Results, resamples: int) -> Found:
   for agent, x in points.items():
     gamma = sensitivity.normalised(x, low, high)
     resampled = [np.concatenate(parts) for parts in zip(*drawn[agent], strict=True)]
+    # The point is of all seeds; its interval is that of the percentile bootstrap.
     estimates = [
       np.stack([point, *np.percentile(of, INTERVAL, axis=0)])
       for point, of in zip(_worth(gamma, values[agent]), resampled, strict=True)
     ]
     found = sensitivity.sensitivity(gamma)
+    # An argmax names a setting even where none has a score.
     star = NONE if np.isnan(found.common) else int(found.star)
     best = [int(h) if np.isfinite(gamma[e]).any() else NONE for e, h in enumerate(found.best)]
     worth[agent] = Worth(*estimates, star=star, best=best)
@@ -110,6 +113,7 @@ def grid(settings: Sequence[Setting]) -> np.ndarray | None:
   """
   names = varied(settings)
   values = [list(dict.fromkeys(dict(s).get(name) for s in settings)) for name in names]
+  # No setting is there twice, so as many as there are combinations are all of them.
   if math.prod(map(len, values)) != len(settings) or len(names) > sensitivity.MOST_DIMENSIONS:
     return None
   rows = [[v.index(dict(s).get(n)) for n, v in zip(names, values, strict=True)] for s in settings]
@@ -157,6 +161,7 @@ def _raw(
     chosen: agent -> the setting in each environment, E of them; NONE for none.
     resamples: of the bootstrap.
   """
+  # rliable takes whole matrices [runs, tasks], so places with equally many runs are put together.
   columns: dict[tuple[str, int], dict[Place, np.ndarray]] = {}  # those of as many runs
   for agent, settings in chosen.items():
     for e, h in enumerate(settings):

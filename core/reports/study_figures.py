@@ -11,8 +11,9 @@ from .study import Found, Place
 COLUMNS = 3
 ROW = 0.4  # inches of a bar
 
+# Tuned number -> place -> its median over runs at the beginning and at the end, and the mean of the
+# distances that it went in a run.
 Moved = dict[str, dict[Place, tuple[float, float, float]]]
-# by tuned number: median at the beginning and at the end, and mean distance, over runs
 
 
 def draw(found: Found, moves: Moved) -> dict[str, Any]:
@@ -60,6 +61,7 @@ def _scores(found: Found) -> Any:
   colours = line_colours(len(agents))
   for axes, environment in zip(panels, environments, strict=False):
     for i, (colour, agent) in enumerate(zip(colours, agents, strict=True)):
+      # The two bars of an agent lie side by side; either is missing where no setting has a score.
       for of, offset, alpha in ((found.at_best, -0.2, 0.8), (found.at_star, 0.2, 0.35)):
         if (agent, environment) in of:
           point, low, high = of[agent, environment]

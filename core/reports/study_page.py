@@ -66,13 +66,14 @@ def report(rows: Sequence[Row], out: Path, resamples: int = 2000) -> str:
   save({out / f"{name}.png": figure for name, figure in figures.items()})
   files.write(out / "study.json", json.dumps(numbers(found, moves), indent=1) + "\n")
   table = agent_table(found)
+  # After the figures: the page holds the bytes of their files.
   text = _page(found, moves, table, {name: out / f"{name}.png" for name in figures}, resamples)
   files.write(out / "index.html", text.encode("utf-8", "backslashreplace").decode())  # odd names
   return markup.text(table)
 
 
 def report_csv(path: Path, out: Path, resamples: int = 2000) -> str:
-  """Writes the same of a CSV of anybody's results; see `core.reports.results`.
+  """Writes what `report` does from a CSV of anybody's results; see `core.reports.results`.
 
   Returns:
     The table of agents, and where the page is.
@@ -143,6 +144,7 @@ def _plain(value: Any) -> Any:
     return {key: _plain(of) for key, of in value.items()}
   if isinstance(value, list | tuple):
     return [_plain(of) for of in value]
+  # JSON has neither NaN nor infinity.
   return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -152,6 +154,7 @@ def moved(rows: Sequence[Row]) -> Moved:
   for row in rows:
     for name, last in row.last.items():
       first = row.first.get(name, math.nan)
+      # Of a run that logged one end only, it is not known how far the number went.
       if math.isfinite(first) and math.isfinite(last):
         of = runs.setdefault(name, {}).setdefault((row.agent, row.environment), [])
         of.append((first, last))

@@ -31,7 +31,7 @@ from .settings import Members, check, rows_of, with_settings
 from .share import BATCH, Share
 
 AXIS = "runs"
-NATIVE_STEPS = 16  # of machine code that are an iteration
+NATIVE_STEPS = 16  # steps of a run that one iteration of machine code makes
 CPU_CHUNK = 32  # runs whose traces stay in a CPU's cache
 
 
@@ -45,7 +45,9 @@ def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> t
     UserError: the share of a device is no multiple of `micro_batch`.
   """
   groups = min(devices, runs)
+  # The batch splits evenly or not at all: devices beyond that stay idle.
   sharing = max(n for n in range(1, devices // groups + 1) if num_envs % n == 0)
+  # Called only for what it refuses.
   micro_batches_of(num_envs, sharing, micro_batch)
   return groups, Share(sharing, micro_batch)
 
@@ -54,6 +56,8 @@ def specs(states: RunState) -> RunState:
   """Returns PartitionSpecs of states [R', ...]: environments, [R', B, ...], are split by B, too."""
   of_run: Any = P(AXIS)
   of_env: Any = P(AXIS, BATCH)
+  # Counters and keys are whole on each device of BATCH: `Share.counted` makes the counts equal, and
+  # `own_rows` draws with the same key everywhere.
   return RunState(
     learner=state_specs(states.learner, BATCH, (AXIS,)),
     env=jax.tree.map(lambda _: of_env, states.env),
@@ -110,14 +114,19 @@ class Runs:
       devices, chunk = devices[:1], members.size
     if chunk is None:
       chunk = CPU_CHUNK if devices[0].platform == "cpu" else members.size
+    # R runs become R' = groups x chunks x chunk, as arrays split evenly or not at all: a group has
+    # as few chunks as will do, and these are made equal so that copies are few.
     groups, self._share = layout(len(devices), members.size, members.num_envs, micro_batch)
     each = -(-members.size // groups)
     chunks = -(-each // chunk)
     self._chunk = -(-each // chunks)
     places = groups * chunks * self._chunk
+    # Row r of R' is run min(r, R - 1): behind the last run stand copies of it, which do the same.
     self._padded = np.minimum(np.arange(places), members.size - 1)
     used = np.array(devices[: groups * self._share.devices]).reshape(groups, -1)
     self._mesh = Mesh(used, (AXIS, BATCH))
+    # Settings are arguments of the programs and no constants in them: with those that `take` brings
+    # the same programs go on.
     self._seeds = self._placed(np.asarray(members.seeds, np.uint32))
     self._settings = self._placed(rows_of(members.settings))
     self._first_device = devices[0]
@@ -167,6 +176,7 @@ class Runs:
     members = self.members
     limits = members.max_episodes, members.max_env_steps
     states, ends = self._native(states, iterations * NATIVE_STEPS, *limits)
+    # C++ leaves its results on the host; whoever else takes states has them on the devices.
     return jax.device_put(states, self._shardings(states)), ends
 
   def trace(self, states: RunState, iterations: int) -> None:
@@ -180,6 +190,7 @@ class Runs:
       UserError: a plugin gives what it must not.
     """
     program = self._program(states)
+    # Within a closure: `eval_shape` would trace `iterations`, which is static.
     jax.eval_shape(lambda *rows: program(iterations, *rows), states, self._settings)
 
   def take(self, settings: Mapping[str, Sequence[float]]) -> None:
@@ -199,9 +210,11 @@ class Runs:
     Returns:
       The states [R', ...].
     """
+    # Sharded as they were given: for states that lie elsewhere `_program` would be compiled anew.
     if self._inherit is None:
       given = self._shardings(states)
       self._inherit = jax.jit(inherited, donate_argnums=0, out_shardings=given)
+    # Padded like the runs: copies of the last run inherit what that one does, and stay its copies.
     return self._inherit(states, self._placed(np.asarray(parents, np.int32)))
 
   def each(self, of_run: Callable[..., PyTree]) -> Callable[..., PyTree]:
@@ -219,14 +232,18 @@ class Runs:
       return of_run(*self._built(values), seed, *trees)
 
     def of_device(*rows: PyTree) -> PyTree:
+      # [R' / groups, ...] -> [chunks, chunk, ...]: one chunk after another, as in `_advance`.
       chunks = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), rows)
       out = jax.lax.map(lambda chunk: jax.vmap(one)(*chunk), chunks)
       return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
 
+    # `check_vma` is off: an environment that resets itself within a loop puts constants, the same
+    # on all devices, in place of a state that varies, and the check refuses such a carry.
     mapped = jax.shard_map(
       of_device, mesh=self._mesh, in_specs=P(AXIS), out_specs=P(AXIS), check_vma=False
     )
     compiled = jax.jit(mapped)
+    # Settings are looked up at each call, after whatever `take` has changed.
     return lambda *trees: compiled((self._seeds, self._settings), *trees)
 
   def of_each(self, x: Array) -> np.ndarray:
@@ -251,11 +268,13 @@ class Runs:
       return None
     runs = []
     for r in range(members.size):
+      # Numbers of Python: C++ takes a table of them, where JAX traces one array for all runs.
       values = {name: float(of_runs[r]) for name, of_runs in members.settings.items()}
       of_run, env = with_settings((agent, self._env), values)
       runs.append(Parts(of_run.metaopt, of_run.network, env))
     fns = Functions(agent, self._env.spec, members.total_updates)
     found = agent.metaopt.natively(fns, runs)
+    # In place of machine code the plugin may give a sentence that says why there is none.
     self.form = f"JAX: {found}" if isinstance(found, str) else "machine code"
     return None if isinstance(found, str) else found
 
@@ -265,6 +284,7 @@ class Runs:
 
   def _first_state(self, seed: Array, values: Mapping[str, Array]) -> RunState:
     fns, env = self._built(values)
+    # Environments first: `PoolRuns` splits alike and drops that key, so its agents begin alike.
     env_key, *keys = jax.random.split(jax.random.key(seed), 4)
     env_state, timestep = jax.vmap(env.init)(jax.random.split(env_key, self.members.num_envs))
     timestep = as_specified(timestep, env.spec, jnp.asarray)
@@ -274,7 +294,8 @@ class Runs:
   def _program(self, states: RunState) -> Any:
     if self._compiled is None:
       # Said, for JAX leaves out axes of one device: states would come back as others than went in,
-      # and be compiled for once more.
+      # and be compiled for once more. `iterations` is static, as the length of a `scan` is; a run
+      # always asks for the same number.
       given = (self._shardings(states), None, None)
       self._compiled = jax.jit(
         self._mapped, static_argnums=0, donate_argnums=1, out_shardings=given
@@ -282,6 +303,8 @@ class Runs:
     return self._compiled
 
   def _mapped(self, iterations: int, states: RunState, settings: Mapping[str, Array]):
+    # `check_vma` is off for the reasons given in `engine.learner` and `each`; beside these, metrics
+    # begin as constants here, and a chunk at rest gives constants where others give what varies.
     of_states = specs(states)
     return jax.shard_map(
       functools.partial(self._advance, iterations),
@@ -301,18 +324,22 @@ class Runs:
 
     def one_run(carry, values):
       state, _ = carry
+      # `vmap` computes an ended run as well; only what comes of it is dropped.
       return unless_ended(self.members.active(state), iterate(state, values), carry)
 
     def one_chunk(chunk):
       states, values = chunk
+      # Metrics are carried, so that a run which ends midway keeps those of its last update.
       metrics = jax.eval_shape(jax.vmap(iterate), states, values)[0][1]
       none = jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
       body = lambda carry, _: jax.vmap(one_run)(carry, values)
       scan = lambda carry: jax.lax.scan(body, carry, None, iterations)
       shapes = jax.eval_shape(scan, (states, none))[1]
+      # Branches of a `cond` give the same shapes: a chunk at rest gives ends in which none ended.
       rest = lambda carry: (carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
       return jax.lax.cond(jnp.any(self.members.active(states)), scan, rest, (states, none))
 
+    # [R' / groups, ...] -> [chunks, chunk, ...].
     rows = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), (states, settings))
     # A loop and not a vmap: its `cond` then skips a chunk whose runs have all ended.
     (states, metrics), ends = jax.lax.map(one_chunk, rows)
@@ -324,6 +351,7 @@ class Runs:
     return jax.tree.map(merge, states), ends, jax.tree.map(merge, metrics)
 
   def _iteration(self, fns: Functions, env: FunctionalEnvironment) -> Iteration:
+    # A fused form acts by what was learned last, in all environments of a run: no lag, no sharing.
     share = self._share
     if (
       self._fuse

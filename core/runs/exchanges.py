@@ -24,9 +24,9 @@ class Exchanges:
     """Takes the runs, which have made no step.
 
     Args:
-      rules: of the population.
-      runs: that it is.
-      path: of the lineage.
+      rules: how the population exchanges.
+      runs: its members.
+      path: of the file of its lineage.
     """
     self._rules, self._runs, self._path = rules, runs, path
     self.standing = rules.begin()
@@ -40,6 +40,7 @@ class Exchanges:
     """
     lineage.begin(self._path, resumed_at)
     if saved is not None:
+      # The runs were made with their first settings, which exchanges may have changed since.
       self.standing = Standing.from_json(saved)
       self._runs.take(self.standing.settings)
     else:
@@ -53,18 +54,21 @@ class Exchanges:
     Args:
       states: of the runs, [R', ...].
       found: return and length of the episodes that ended since the last look, by run.
-      env_steps: of all runs.
+      env_steps: made by all runs together.
 
     Returns:
       The states [R', ...].
     """
+    # Counted first: scores of an exchange hold the episodes that have just ended.
     self.standing, runs = self.standing.counted(found), self._runs
     diverged = runs.of_each(states.learner.failure) >= 0
     ended = ~(runs.of_each(runs.members.active(states)) | diverged)
+    # Where all runs have come to their end there is no step left, and no exchange.
     most = int(runs.of_each(states.env_steps)[~ended].max(initial=0))
     if most < self.standing.due:
       return states
     self.standing, made = self._rules.exchange(self.standing, diverged, ended, most)
+    # On the disk before a checkpoint can hold the exchange: no resumed run writes these rows again.
     lineage.append(self._path, made.rows(env_steps))
     if made.copies:
       states = runs.inherit(states, made.parents)
@@ -87,6 +91,7 @@ def check_every(experiment: Train, runtime: IndependentRuns) -> None:
   """
   assert runtime.population is not None
   every = runtime.population.every_env_steps
+  # Env steps of one run between two looks: an iteration makes an update for every phase.
   look = runtime.iterations * phases_of(experiment.agent.metaopt) * experiment.steps_per_update
   if every < look:
     raise UserError(

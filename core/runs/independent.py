@@ -53,7 +53,8 @@ class ManyRuns:
     Args:
       experiment: what is trained.
       runtime: its runtime.
-      restart: of the training; environments in a pool get new seeds at each.
+      restart: how many starts of the training came before this one; environments in a pool get new
+        seeds at each.
       table: a CSV file with a row for each run, written beside every checkpoint.
       beside: looks at the runs where the host does; None where nothing is to.
 
@@ -67,6 +68,7 @@ class ManyRuns:
     self.size = runs.members.size
     self.env_seeds = [[runs.env_seeds]]
     self.most_episodes = 0  # there is one process, and nobody to tell
+    # Laid out once more, with the same result: `make_runs` has taken seeds and settings alone.
     rules = laid_out(experiment, runtime)[2]
     lineage_path = table.with_name(lineage.FILE)
     self._exchanges = None if rules is None else Exchanges(rules, runs, lineage_path)
@@ -87,6 +89,7 @@ class ManyRuns:
     if isinstance(runs, Runs) and runs.form:
       print(f"selftune: runs are advanced by {runs.form}", file=sys.stderr)
     with contextlib.closing(runs):
+      # Before the logs are opened: they say which settings each run goes on with.
       if self._exchanges is not None:
         self._exchanges.begin(progress.population, progress.env_steps)
       states = runs.resume(saved)
@@ -94,6 +97,7 @@ class ManyRuns:
       with RunLogs(writers, logger, runs, states, total) as self._logs:
         make = self._beside or (lambda *_: None)
         self._looking = make(runs, self._logs, logger, stopping)
+        # Before the first step: what is scored begins with the untrained agent.
         self._look(states, progress.env_steps)
         yield states
 
@@ -103,6 +107,7 @@ class ManyRuns:
     States and metrics are [R', ...]; the states are donated.
     """
     del progress
+    # Before the states are donated: the loop saves them when it is interrupted.
     if self._stopping():
       raise Interrupted
     runs = self._runs
@@ -118,7 +123,8 @@ class ManyRuns:
     if self._exchanges is not None:
       state = self._exchanges.look(state, found, env_steps)
       standing = self._exchanges.standing.to_json()
-    # Metrics that say nothing, as of a fused iteration, still say that something was done.
+    # Metrics that say nothing, as of a fused iteration, still say that something was done. `step`
+    # is an array of the state, gone when that is donated: `row` reads it before, and `check` never.
     metrics = runs.metrics | {"updates": state.learner.step}
     self._look(state, env_steps)
     moved = Moved(updates, env_steps, ended, metrics, 0.0, *runs.waited, population=standing)
@@ -153,6 +159,7 @@ class ManyRuns:
       found |= self._exchanges.of_each()
     still = how_far(runs, state)
     self._logs.log(found | still, runs.of_each(state.env_steps), progress.episodes)
+    # Told at the end alone: until then a population may make such a run a copy of another.
     if progress.done:
       names = suspects(checks.who(self._experiment.env), self._experiment.agent)
       warn_of_failures(names, runs.of_each(state.learner.failure))
@@ -171,11 +178,13 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
     UserError: says what; a setting is of nothing that is there.
     RunError: the batches alone are more than the memory of the machine.
   """
+  # What memory cannot hold.
   b, t, size = experiment.num_envs, experiment.unroll_length, runtime.size
   what = f"train.num_envs = {b} x train.unroll_length = {t} x {size:,} runs"
   shortage.check(size * b * t * shortage.TRANSITION, what)
   ends = size * b * t * runtime.iterations * shortage.END
   shortage.check(ends, f"runs.iterations = {runtime.iterations} of {size:,} runs")
+  # What this runtime does not offer.
   if hosts.count() > 1:
     raise UserError("train.runtime = @runs() runs in one process: leave out --coordinator.")
   if experiment.overlap:
@@ -187,12 +196,14 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
       f"that of {checks.who(experiment.env)} is not; leave it None, and score run 0 with "
       "selftune eval."
     )
+  # Counted on the device in int32; the last update may go beyond `total_env_steps`.
   last = experiment.total_env_steps + experiment.steps_per_update
   if last > LARGEST:
     raise UserError(
       f"train.total_env_steps = {experiment.total_env_steps}: each run of @runs() counts to "
       f"{LARGEST:_}; write at most {LARGEST - experiment.steps_per_update:_}."
     )
+  # The rest is called only for what it refuses.
   with plugin_mistakes():
     laid_out(experiment, runtime)
   if runtime.population is not None:
@@ -240,8 +251,9 @@ def make_runs(
     runtime: its runtime.
     devices: that the runs, and where they are part of the program their environments, are split
       over.
-    restart: of the training; environments in a pool get new seeds at each.
-    advances: whether they will be; to look at their first state no machine code is compiled.
+    restart: how many starts of the training came before this one; environments in a pool get new
+      seeds at each.
+    advances: whether they will be advanced; for a look at their states no machine code is compiled.
 
   Raises:
     UserError: this agent cannot act in this environment.

@@ -17,10 +17,10 @@ from .share import Share
 
 
 class Waited(NamedTuple):
-  """Seconds an update that the host spent, as in a `Rollout`."""
+  """Where the time of the host went, in seconds an update; as in a `Rollout`."""
 
-  env_wait: float = 0.0
-  act_time: float = 0.0
+  env_wait: float = 0.0  # spent waiting for environments
+  act_time: float = 0.0  # spent in the network that acts
 
 
 def first_run(
@@ -39,12 +39,13 @@ def first_run(
     env_state: [B, ...], of environments on the device.
     timestep: [B, ...], their first.
     unroll_length: T, of the trajectories to come.
-    lag: updates that what acts is old.
+    lag: how many updates old the parameters are that act.
   """
   params_key, learner_key, key = keys
   b = timestep.first.shape[0]
   batch = trajectory_shapes(fns, timestep, unroll_length)
   learner = first_state(fns, params_key, learner_key, batch)
+  # A ring of `lag` slots: until it is full, the first parameters act.
   many = lambda x: jnp.broadcast_to(x, (lag, *x.shape))
   return RunState(
     learner=learner,
@@ -74,6 +75,7 @@ def acts(fns: Functions, state: RunState) -> ActorParams:
   """Returns what acts in a run now: of `lag` updates ago, or the first there was."""
   if not state.acting:
     return actor_params(fns, state.learner)
+  # Slot k mod lag was written in update k - lag (see `learned`), with what that update began from.
   slot = state.learner.step % lag_of(state)
   return jax.tree.map(lambda x: x[slot], state.acting)
 
@@ -82,6 +84,7 @@ def learned(fns: Functions, state: RunState, learner: LearnerState) -> RunState:
   """Returns the run after an update to `learner`; what it learned before will act `lag` later."""
   if not state.acting:
     return state._replace(learner=learner)
+  # The slot that has just acted is the oldest; it is written after that, and read `lag` later.
   slot = state.learner.step % lag_of(state)
   put = lambda ring, x: ring.at[slot].set(x)
   acting = jax.tree.map(put, state.acting, actor_params(fns, state.learner))
@@ -102,6 +105,7 @@ def act(
   Returns:
     Samples [B, ...], behaviour parameters [B, A] and core states [B, ...].
   """
+  # The key of a run stays the same: what is drawn follows from the update's number, resumed or not.
   key = jax.random.fold_in(state.key, state.learner.step)
   return fns.act(actor, state.timestep, state.core_state, key, jnp.asarray(t))
 
@@ -115,9 +119,11 @@ def trajectory(start: RunState, timesteps: TimeStep, samples: Array, mus: Array)
     samples: the actions, [T, B, ...].
     mus: behaviour parameters, [T, B, A].
   """
+  # T transitions lie between T + 1 timesteps: the first is the last one of the trajectory before.
   whole = jax.tree.map(
     lambda first, rest: jnp.concatenate([first[None], rest]), start.timestep, timesteps
   )
+  # Updates behind the parameters that acted: none as long as the ring is not full.
   made = jnp.maximum(start.learner.step - lag_of(start), 0)
   version = jnp.broadcast_to(made, timesteps.first.shape)
   return Trajectory(whole, samples, mus, start.core_state, version)
@@ -160,6 +166,7 @@ def _iterate(
   phase: int,
 ) -> tuple[RunState, Ends, Metrics]:
   """Makes T steps of each environment of one run, and an update, whose metrics are []."""
+  # Once, outside of the loop: the same parameters act all through the trajectory.
   actor = acts(fns, state)
 
   def step(state: RunState, t: Array):
@@ -170,8 +177,10 @@ def _iterate(
     state = state._replace(env=env_state, timestep=timestep, core_state=core_state)
     return state, ((timestep, sample, mu), ends)
 
+  # `scan` stacks along time: `seen` and `ends` are [T, B, ...].
   acted, (seen, ends) = jax.lax.scan(step, state, jnp.arange(unroll_length))
   acted = share.counted(state, acted)
+  # From `state`, before it acted: the batch begins with that timestep and core state.
   batch = trajectory(state, *seen)
   learner, metrics = guarded_step(fns, acted.learner, batch, share.mean, phase)
   return learned(fns, acted, learner), ends, metrics
@@ -201,7 +210,9 @@ def episodes(ends: Any, runs: int) -> list[list[tuple[float, int]]]:
     ends: `Ends` on the host, [R', T, B] each.
     runs: R.
   """
-  where = np.nonzero(ends.ended[:runs])  # run by run, and in each in order
+  # Without the copies behind the R runs. `nonzero` goes through [R, T, B] run by run, then in time.
+  where = np.nonzero(ends.ended[:runs])
   ended = list(zip(ends.episode_return[where].tolist(), ends.length[where].tolist(), strict=True))
+  # Episodes of all runs are one list; this is where in it those of each run end.
   stops = np.cumsum(np.bincount(where[0], minlength=runs)).tolist()
   return [ended[low:high] for low, high in itertools.pairwise([0, *stops])]

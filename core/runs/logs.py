@@ -23,7 +23,8 @@ from .pool import PoolRuns
 from .settings import Members
 
 RUN = "run"  # the entry of a row that says whose it is
-OF_ALL = ("settings", "paired", "repeats", "run_writers", "population")  # of no single run
+# Fields of `@runs()` that say nothing of a single run.
+OF_ALL = ("settings", "paired", "repeats", "run_writers", "population")
 
 
 def folder(workdir: str | Path, number: int) -> Path:
@@ -48,10 +49,11 @@ class RunLogs:
       writers: what each run is logged with.
       logger: the log of all runs together, open.
       runs: what is logged.
-      states: where the runs are.
+      states: that the runs begin with, [R', ...].
       total_env_steps: of each run.
     """
     members, steps = runs.members, runs.of_each(states.env_steps)
+    # Where no writer is configured nothing is opened, and every `log` below does nothing.
     infos = [
       RunInfo(
         workdir=str(folder(logger.run.workdir, number)),
@@ -62,6 +64,7 @@ class RunLogs:
       )
       for number in range(members.size if writers else 0)
     ]
+    # `_EveryRun` is one writer to `Logger`: R logs share its thread and its queue.
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
     self._said: list[tuple[Any, ...]] = [()] * len(infos)
@@ -77,6 +80,7 @@ class RunLogs:
     for number, said in enumerate(self._said):
       row = jax.tree.map(lambda x, number=number: x[number], dict(metrics))
       of_episodes = stats.of(number).summary()
+      # A run that stands still has no news, but for the one row that says it is active no more.
       moved = (env_steps[number], of_episodes["episodes"], row["runs/active"])
       if moved != said:
         self._said[number] = moved
@@ -125,6 +129,7 @@ class _EveryRun:
     key = lambda number: f"{name_of(self._plugin)}/{number}"
     self._writers: list[Writer] = []
     for number, info in enumerate(self._infos):
+      # The id of an earlier start: a service goes on with the page that it has of this run.
       if key(number) in run.ids:
         info.ids[name_of(self._plugin)] = run.ids[key(number)]
       self._writers.append(checks.opened(self._plugin, info))

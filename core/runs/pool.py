@@ -48,7 +48,8 @@ class PoolRuns:
       members: the runs.
       env: of every run.
       devices: runs are split over as many of them as divide R.
-      restart: of the training; environments get new seeds at each.
+      restart: how many starts of the training came before this one; environments get new seeds at
+        each.
       stagger: environments start at different steps of their first episode (see Environment).
       micro_batch: trajectories of a run that a device learns from at a time; None for all.
 
@@ -57,12 +58,14 @@ class PoolRuns:
     """
     check((members.agent,), members.settings, members.size)
     self.members, self._share = members, Share(1, micro_batch)
+    # Run by run: rows of the pool, [R * B], are then [R, B] by a reshape.
     self.env_seeds = tuple(
       s for seed in members.seeds for s in env_seeds(seed, restart, 0, members.num_envs)
     )
     self._lead = (members.size, members.num_envs)
     self.waited = Waited()
     self._pool = environments.make(env, self.env_seeds)
+    # Unlike in `Runs` no copies fill the devices: they would need environments of their own.
     used = max(n for n in range(1, len(devices) + 1) if members.size % n == 0)
     self._sharding = NamedSharding(Mesh(devices[:used], (AXIS,)), P(AXIS))
     self._values = self._on_devices(rows_of(members.settings))
@@ -72,9 +75,11 @@ class PoolRuns:
     self._act = jax.jit(jax.vmap(self._act_one, in_axes=(0, 0, 0, 0, None)))
     # What was seen in a trajectory is stacked over time, [T, R, B, ...], so R is its second axis.
     in_axes = (0, 0, 1, 1, 1, 0)
+    # A program for each phase of the meta-optimiser's cycle: phases are numbers of Python's.
     learners = [
       functools.partial(self._learn_one, n) for n in range(phases_of(members.agent.metaopt))
     ]
+    # Argument 1, the states, is donated; argument 0, the settings, serves every update.
     self._learn = [jax.jit(jax.vmap(f, in_axes=in_axes), donate_argnums=1) for f in learners]
     self.metrics: Metrics = {}  # [R], of each run's last update in `advance`; NaN: it made none
 
@@ -93,6 +98,7 @@ class PoolRuns:
 
   def resume(self, saved: RunState) -> RunState:
     """Returns saved states [R, ...] with the environments as they are, at the start of episodes."""
+    # The pool cannot be put back to where it was: all that is about an episode begins with it anew.
     fresh = self.init()
     kept = ("learner", "finished", "env_steps", "key", "acting")
     return fresh._replace(**{name: getattr(saved, name) for name in kept})
@@ -111,24 +117,29 @@ class PoolRuns:
     ended, act_time, env_wait = [], 0.0, 0.0
     self.metrics = {}
     for phase in list(range(len(self._learn))) * iterations:
+      # A whole trajectory is acted by `states` as they are here: only these two move on in it.
       timestep, core_state, seen = states.timestep, states.core_state, []
       for t in range(self.members.unroll_length):
         begun = time.perf_counter()
         sample, mu, core_state, action = self._act(
           states, timestep, core_state, self._values, jnp.int32(t)
         )
+        # Waits for the device: what follows is time of the environments.
         action = np.asarray(action)
         acted = time.perf_counter()
+        # A pool steps all of its environments, those of runs that have ended as well.
         self._pool.send(action.reshape(-1, *action.shape[2:]))
         received = self._pool.recv()
         stepped = time.perf_counter()
         act_time, env_wait = act_time + acted - begun, env_wait + stepped - acted
         timestep = self._rows(received)
         seen.append((timestep, sample, mu))
+      # T times [R, B, ...] -> [T, R, B, ...].
       stacked = jax.tree.map(lambda *x: jnp.stack(x), *seen)
       states, ends, metrics = self._learn[phase](self._values, states, *stacked, core_state)
       ended.append(ends)
-      made = ~jnp.isnan(metrics["policy_lag"])  # an update, and not only a stand
+      # A run that made no update keeps the metrics of its last one; of none else is this lag NaN.
+      made = ~jnp.isnan(metrics["policy_lag"])
       before = self.metrics or metrics
       self.metrics = {name: jnp.where(made, x, before[name]) for name, x in metrics.items()}
     updates = iterations * len(self._learn)
@@ -142,6 +153,7 @@ class PoolRuns:
       UserError: a plugin gives what it must not.
     """
     del iterations  # each is the same compiled program
+    # One step stands for all T: only shapes count.
     many = lambda x: jnp.stack([x] * self.members.unroll_length)
 
     def learn(states: RunState) -> PyTree:
@@ -189,6 +201,7 @@ class PoolRuns:
     return self._share.of(fns, self.members.num_envs)
 
   def _first_run(self, seed: Array, values: Mapping[str, Array], timestep: TimeStep) -> RunState:
+    # Split as in `Runs`, where the first key is that of the environments.
     _, *keys = jax.random.split(jax.random.key(seed), 4)
     t, lag = self.members.unroll_length, self.members.lag
     return first_run(self._built(values), tuple(keys), (), timestep, t, lag)
@@ -200,12 +213,14 @@ class PoolRuns:
     return sample, mu, core_state, fns.distribution.to_action(sample)
 
   def _learn_one(self, phase, values, state, timesteps, samples, mus, core_state):
+    # `scan` counts step by step: `ends` is [T, B].
     acted, ends = jax.lax.scan(count, state, timesteps)
     batch = trajectory(state, timesteps, samples, mus)
     fns = self._built(values)
     learner, metrics = guarded_step(fns, acted.learner, batch, phase=phase)
     last = jax.tree.map(lambda x: x[-1], timesteps)
     new = learned(fns, acted, learner)._replace(timestep=last, core_state=core_state)
+    # Asked of the state before the update: one that diverges in it still made it.
     going = self.members.active(state)
     metrics = {name: jnp.where(going, x, jnp.nan) for name, x in metrics.items()}
     return *unless_ended(going, (new, ends), state), metrics

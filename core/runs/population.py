@@ -51,7 +51,7 @@ class Rules:
 
   @property
   def size(self) -> int:
-    """R."""
+    """The number of runs, R."""
     return len(next(iter(self.first.values())))
 
   def begin(self) -> Standing:
@@ -65,22 +65,26 @@ class Rules:
 
     Args:
       standing: before it.
-      diverged: which runs did, [R] bool.
-      ended: which have come to their end, [R] bool.
+      diverged: the runs that have diverged, [R] bool.
+      ended: the runs that have come to their end, [R] bool.
       most_steps: env steps of the run that made most, of those that have not ended.
 
     Returns:
-      The standing after it; and what it was.
+      The standing after it; and the exchange, for the lineage.
 
     Raises:
       UserError: a plugin gives what it must not.
     """
     population, number = self.population, standing.exchanges + 1
+    # As `Exploit` has them: -inf of a run that diverged, NaN of one that takes no part.
     scores = np.where(diverged, -np.inf, np.where(ended, np.nan, standing.scores))
+    # By the exchange's number: a resumed population draws what it would have drawn.
     of_this = np.random.SeedSequence(self.seed, spawn_key=(STREAM, number))
     rng = np.random.default_rng(of_this)
     who = checks.who(population.exploit)
+    # A copy of the scores: a plugin may sort them in place, and they are written down later.
     parents = checked_parents(who, population.exploit(rng, scores.copy()), scores)
+    # Kept whether or not a run is replaced: an explore may learn from each interval.
     done = Interval(columns(standing.settings), standing.began, scores)
     history = (*standing.history, done)[-population.explore.memory :]
     after = dict(standing.settings)
@@ -90,8 +94,10 @@ class Rules:
       )
       who = checks.who(population.explore)
       after = self._settled(who, given, standing.settings, parents)
+    # A copy begins with its parent's score; a parent without one hands on that which it began with.
     began = np.where(np.isfinite(scores), scores, standing.began)[parents]
     every = population.every_env_steps
+    # The next multiple of `every`: an exchange that came late does not put off all that follow.
     new = anew(after, (most_steps // every + 1) * every, began)
     made = Exchange(number, parents, scores, standing.settings, after)
     return new._replace(history=history, exchanges=number), made
@@ -103,7 +109,19 @@ class Rules:
     before: Settings,
     parents: np.ndarray,
   ) -> dict[str, list[float]]:
-    """The settings from now on: of copies those given, where the number can be that."""
+    """Returns the settings of all runs from now on, R numbers by name; checks those given.
+
+    A copy has what explore gave for it, or its parent's value where that is no value of the number.
+
+    Args:
+      who: the explore plugin, for messages.
+      given: what it gave: by name, [R].
+      before: the settings so far.
+      parents: of the runs, [R] int.
+
+    Raises:
+      UserError: what was given is something else.
+    """
     if not isinstance(given, Mapping) or given.keys() != before.keys():
       raise UserError(f"{who} gave no settings of just {', '.join(before)}; wanted: [R] of each.")
     after = {}
@@ -138,6 +156,7 @@ def numbers(population: Population, annotations: Mapping[str, Any]) -> dict[str,
     of = ranges_of(annotation)
     low = max((r.least for r in of), default=-math.inf)
     high = min((r.greatest for r in of), default=math.inf)
+    # From 0 to 1 a number moves by its odds, if it is never negative by factors, else by steps.
     scale = "odds" if (low, high) == (0, 1) else "log" if low >= 0 else "linear"
     number = Number(low, high, scale)
     if bounds := population.bounds.get(name):
@@ -147,6 +166,7 @@ def numbers(population: Population, annotations: Mapping[str, Any]) -> dict[str,
             f"population.bounds['{name}'] takes {describe(annotation)}, not {bound!r}."
           )
       number = Number(*bounds, scale)
+      # A bound that lies at infinity on its scale, 0 for one, leaves no scale but the linear one.
       number = number if number.is_bounded else number._replace(scale="linear")
     found[name] = number
   return found
@@ -194,6 +214,7 @@ def drawn(found: Mapping[str, Number], runs: int, seed: int) -> dict[str, list[f
   Raises:
     ValueError: one has no bounds.
   """
+  # The start counts as exchange 0; the first one that replaces runs is number 1.
   rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(STREAM, 0)))
   values = {}
   for name, number in found.items():
@@ -244,5 +265,7 @@ def inherited(states: RunState, parents: Array) -> RunState:
     states: of the runs, [R', ...].
     parents: int [R'].
   """
+  # With a lag `acting` comes along: what acts are earlier parameters of the same learner.
   learner, acting = jax.tree.map(lambda x: x[parents], (states.learner, states.acting))
+  # The key stays its own: a copy that drew as its parent does would repeat it.
   return states._replace(learner=learner._replace(key=states.learner.key), acting=acting)

@@ -29,6 +29,7 @@ def summary(metrics: Mapping[str, np.ndarray | Histogram]) -> dict[str, float | 
       row[name] = pooled(values)
       continue
     finite = values[np.isfinite(values)]
+    # Of an only run, or where no run has a finite number, it is logged as it is, NaN or not.
     if len(values) == 1 or not len(finite):
       row[name] = float(values[0])
     else:
@@ -49,9 +50,10 @@ def warn_of_failures(names: Sequence[str], failures: np.ndarray) -> None:
   """Warns of runs that diverged because of what a plugin gave.
 
   Args:
-    names: of the `suspects`.
-    failures: of the runs, [R], as in LearnerState.
+    names: of what may have caused it, see `agent.update.suspects`.
+    failures: of the runs, int [R], as in LearnerState.
   """
+  # Numbers of failures beyond the suspects are of metrics (`api.failures`), and name no plugin.
   for cause, name in enumerate(names):
     runs = np.flatnonzero(failures == cause)
     if runs.size:
@@ -64,9 +66,9 @@ def write_table(path: Path, runs: Runs | PoolRuns, states: RunState) -> None:
   """Writes what each run is and how far it came, a row for each; whole or not at all.
 
   Args:
-    path: of the CSV.
-    runs: R of them.
-    states: [R', ...].
+    path: of the CSV file.
+    runs: the R runs.
+    states: theirs, [R', ...].
 
   Raises:
     RunError: it cannot be written.

@@ -34,7 +34,7 @@ class Members(NamedTuple):
   total_updates: int = 1  # after so many the learning rate has reached its end
   max_episodes: int | None = None  # a run that has finished so many is frozen; None: never
   max_env_steps: int | None = None  # one that has made so many is, too
-  lag: int = 0  # updates that what acts is old
+  lag: int = 0  # how many updates old the parameters are that act
 
   @property
   def size(self) -> int:
@@ -59,7 +59,9 @@ def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
     return plugins
   name = registry.name_of(plugins)
   fields = {f.name: getattr(plugins, f.name) for f in dataclasses.fields(plugins)}  # type: ignore
+  # A field is a setting itself, or may hold plugins that have some.
   new = {f: values.get(f"{name}.{f}", with_settings(value, values)) for f, value in fields.items()}
+  # By identity: of traced values nobody can tell whether they are equal.
   changed = {f: value for f, value in new.items() if value is not fields[f]}
   return dataclasses.replace(plugins, **changed) if changed else plugins  # type: ignore
 
@@ -94,7 +96,8 @@ def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
     hints = annotations(type(plugins))
     for f in dataclasses.fields(plugins):
       value = getattr(plugins, f.name)
-      if type(value) in (int, float) and fits(0.5, hints[f.name]):  # which no int is to be
+      # Settings are float32 to the program: fields that 0.5 does not fit, such as counts, are none.
+      if type(value) in (int, float) and fits(0.5, hints[f.name]):
         yield f"{registry.name_of(plugins)}.{f.name}", hints[f.name]
       else:
         yield from numbers(value)
@@ -109,6 +112,7 @@ def laid_out(
     ValueError: a setting is of nothing that is there, or is no value of it.
   """
   seeds, settings = runtime.grid(experiment.seed)
+  # Before the rules: these rely on settings that are there and fit.
   check(varied(experiment), settings, len(seeds))
   if runtime.population is None:
     return seeds, settings, None

@@ -23,6 +23,7 @@ class Share(NamedTuple):
 
   def of(self, fns: Functions, num_envs: int) -> Functions:
     """Returns the functions of an agent, for one device's share of `num_envs` trajectories."""
+    # `Functions` takes whole batches, unshared, unless it is told otherwise.
     if self == Share():
       return fns
     size = self.micro_batch or num_envs // self.devices
@@ -31,14 +32,20 @@ class Share(NamedTuple):
     return fns.sharing(functools.partial(accumulate, micro_batch=size, axis=axis), rows)
 
   def mean(self, x: Array) -> Array:
-    """Returns the mean [] over the devices."""
+    """Returns the mean of a number [] over the devices that share a batch."""
     return x if self.devices == 1 else jax.lax.pmean(x, BATCH)
 
   def counted(self, before: RunState, after: RunState) -> RunState:
-    """Makes what a device counted in its environments what all of them did."""
+    """Returns `after` with episodes and env steps counted over all devices that share the batch.
+
+    Args:
+      before: the run before its trajectory, with counts [] that are equal on all devices.
+      after: the run after it; this device has counted in its own environments alone.
+    """
     if self.devices == 1:
       return after
     # Once a trajectory: the devices wait for each other at every sum.
+    # Increments are added up and not totals, which all devices have in common.
     total = lambda x, old: old + jax.lax.psum(x - old, BATCH)
     return after._replace(
       finished=total(after.finished, before.finished),
@@ -61,6 +68,7 @@ def own_rows(devices: int, draw: Callable[[Array], PyTree], policies: Array) -> 
     A tree [B / devices, ...].
   """
   size = policies.shape[1]
+  # Device d has the rows from d size on; of policies the batch is axis 1, of what is drawn axis 0.
   start = jax.lax.axis_index(BATCH) * size
   whole = jnp.zeros((len(policies), devices * size, *policies.shape[2:]), policies.dtype)
   whole = jax.lax.dynamic_update_slice_in_dim(whole, policies, start, axis=1)

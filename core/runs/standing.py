@@ -15,15 +15,16 @@ class Standing(NamedTuple):
 
   settings: Settings
   due: int  # env steps of a run from which on the next exchange is made
-  began: np.ndarray  # [R] as in Interval
-  totals: np.ndarray  # [R] sum of the returns since the last exchange
-  counts: np.ndarray  # [R] int, of so many episodes
+  began: np.ndarray  # [R] the score that each run began with, see Interval
+  totals: np.ndarray  # [R] sum of the returns of episodes since the last exchange
+  counts: np.ndarray  # [R] int, how many episodes these are
   history: tuple[Interval, ...] = ()  # as much of it as explore wants, oldest first
   exchanges: int = 0  # made so far
 
   @property
   def scores(self) -> np.ndarray:
     """Mean returns since the last exchange, [R]; NaN where no episode ended."""
+    # Not divided by 0: NumPy would warn of what is made NaN in the next line.
     mean = self.totals / np.maximum(self.counts, 1)
     return np.where(self.counts > 0, mean, np.nan)
 
@@ -45,6 +46,7 @@ class Standing(NamedTuple):
 
   def to_json(self) -> dict[str, Any]:
     """Returns what a checkpoint's document holds."""
+    # Python's JSON holds a float to the last bit, so that what is read back is what was.
     return {
       "settings": {name: list(values) for name, values in self.settings.items()},
       "due": self.due,
@@ -91,9 +93,10 @@ def columns(settings: Mapping[str, Sequence[Any]]) -> dict[str, np.ndarray]:
 
 
 def _listed(x: np.ndarray) -> list[float | str]:
-  """As JSON has them; what is not finite, which that lacks, as text."""
+  """Returns numbers [R] as JSON has them; those not finite, which JSON lacks, as text."""
   return [value if math.isfinite(value) else str(value) for value in x.tolist()]
 
 
 def _column(values: Sequence[float | str]) -> np.ndarray:
+  # `float` reads the text that `_listed` writes for NaN and infinity, too.
   return np.array([float(value) for value in values], float)

@@ -17,7 +17,7 @@ KEYS = ("environments", "agents", "settings", "draw", "seeds", "bind", "score")
 OF_AGENT = ("config", "bind", "settings")
 SEED = "train.seed"
 RANGE = "{min: 1e-4, max: 1e-2, log: true}"
-LAST = 0.1  # of training, whose mean return is the score
+LAST = 0.1  # the score is the mean return over this last part of training
 
 
 class Cell(NamedTuple):
@@ -27,7 +27,7 @@ class Cell(NamedTuple):
   environment: str
   experiment: str
   bindings: tuple[str, ...]
-  settings: list[Point]  # H
+  settings: list[Point]  # H of them
   seeds: list[int]
 
   @property
@@ -65,6 +65,7 @@ def _study(path: Path, found: Any) -> Study:
   if not isinstance(found, dict) or not found.get("agents") or not found.get("environments"):
     raise UserError("a study has agents: {NAME: CONFIG} and environments: {NAME: [BINDINGS]}.")
   _check_keys("a study", found, KEYS)
+  # First comes what all agents share, then the cells of each agent.
   environments = {
     name: _bindings(f"environments: {name}", binds)
     for name, binds in _named("environments", found["environments"], "[BINDINGS]").items()
@@ -81,9 +82,11 @@ def _study(path: Path, found: Any) -> Study:
     if not isinstance(said, dict) or not isinstance(said.get("config"), str):
       raise UserError(f"{where}: write {{config: experiments/NAME, bind: [BINDINGS]}}.")
     _check_keys(where, said, OF_AGENT)
+    # An agent's own settings replace the study's, also where they are none: {}.
     holder, of = (said, f"{where}: settings") if "settings" in said else (found, "settings")
     settings = _settings(of, holder.get("settings"), draw)
     bound = _bindings(f"{where}: bind", said.get("bind"))
+    # The last binding of a name counts: an agent's outdo its environment's, and those the study's.
     for environment, binds in environments.items():
       cells.append(
         Cell(agent, environment, said["config"], (*shared, *binds, *bound), settings, seeds)
@@ -105,7 +108,7 @@ def _named(where: str, found: Any, value: str) -> Mapping[str, Any]:
   if not isinstance(found, dict):
     raise UserError(f"write {where}: {{NAME: {value}}}.")
   for name in found:
-    # No text: 1 and true are read as a number and a truth.
+    # A name may be no text: YAML reads 1 as a number and true as a truth value.
     if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+ -]*", name):
       raise UserError(f"{where}: {name!r} is no name: write letters, digits, and _ . + - within.")
   return found
@@ -155,6 +158,7 @@ def _settings(where: str, found: Any, draw: int | None) -> list[Point]:
   if isinstance(found, list):
     if not found or not all(isinstance(setting, dict) and setting for setting in found):
       raise UserError(f"{where}: a list is of settings, as [{{gamma: 0.9}}, {{gamma: 0.99}}].")
+    # Later code compares settings name by name, to find what is constant.
     if len({frozenset(setting) for setting in found}) > 1:
       raise UserError(f"{where}: each setting of a list has the same names.")
     for name, value in itertools.chain.from_iterable(setting.items() for setting in found):
@@ -174,6 +178,7 @@ def _settings(where: str, found: Any, draw: int | None) -> list[Point]:
       _check_range(where, name, values)
   if draw is not None:
     return _drawn(found, draw)
+  # Combinations are counted before they are made: those of a few long lists would fill the memory.
   if (size := math.prod(map(len, found.values()))) > MOST:
     raise UserError(f"{where}: {size:,} combinations: give fewer values, or write draw: 20, say.")
   names, values = list(found), itertools.product(*found.values())
@@ -191,11 +196,13 @@ def _check(where: str, name: Any, value: Any) -> None:
 
 
 def _check_range(where: str, name: Any, found: Mapping[str, Any]) -> None:
+  # The value 0 is always allowed: only the name is checked here.
   _check(where, name, 0)
   low, high, log = found.get("min"), found.get("max"), found.get("log", False)
   numbers = all(isinstance(x, int | float) and not isinstance(x, bool) for x in (low, high))
   if set(found) - {"min", "max", "log"} or not numbers or not isinstance(log, bool):
     raise UserError(f"{where}: {name}: a range is {RANGE}.")
+  # Bounds within 1e300 have a difference that is a finite float.
   if not -1e300 < low < high < 1e300 or (log and low <= 0):  # type: ignore[operator]
     least = "; a log range begins above 0" if log else ""
     raise UserError(f"{where}: {name}: min {low} is not below max {high}{least}.")
@@ -203,6 +210,7 @@ def _check_range(where: str, name: Any, found: Mapping[str, Any]) -> None:
 
 def _drawn(found: Mapping[str, Any], draw: int) -> list[Point]:
   """Draws settings, the same for equal arguments; numbers of few digits."""
+  # The seed is fixed: agents with equal settings are given equal draws, in every start.
   random = np.random.default_rng(0)
 
   def one(values: Any) -> Any:
@@ -215,7 +223,8 @@ def _drawn(found: Mapping[str, Any], draw: int) -> list[Point]:
       value = random.uniform(low, high)
     return float(f"{value:.6g}")
 
-  # Values of a few lists may be drawn twice: a setting is tried once.
+  # Values of a few lists may be drawn twice, and a setting is tried once. The tries are limited:
+  # lists may have fewer combinations than are asked for.
   points = ({name: one(values) for name, values in found.items()} for _ in range(20 * draw))
   distinct = {tuple(point.items()): point for point in points}
   return list(itertools.islice(distinct.values(), draw))
@@ -223,6 +232,7 @@ def _drawn(found: Mapping[str, Any], draw: int) -> list[Point]:
 
 def _distinct(where: str, settings: list[Point]) -> list[Point]:
   seen: list[tuple[Any, ...]] = [tuple(sorted(setting.items())) for setting in settings]
+  # 1 and 1.0 count as equal: they are one setting, written in two ways.
   if len(set(seen)) < len(seen):
     twice = next(dict(one) for i, one in enumerate(seen) if one in seen[:i])
     raise UserError(f"{where}: {twice} is there twice.")

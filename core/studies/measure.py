@@ -50,6 +50,7 @@ def measure(workdir: Path, last: float) -> Measured:
     area(episodes, end),
     end,
     max(seconds, default=math.nan),
+    # A run that diverged stands still: its last row says so, if any does.
     any(row.get("runs/diverged") for row in rows[-1:]),
     {name: values[0] for name, values in tuned.items()},
     {name: values[-1] for name, values in tuned.items()},

@@ -33,11 +33,15 @@ from ..sweeps.sweep import MANY, alone, say
 from .file import SEED, Cell, Study
 from .measure import measure
 
+# These make one run of an experiment that is many by itself: the study has runs of its own.
 ONE_RUN = ("runs.settings = {}", "runs.repeats = 1")
 
 
 class Plan(NamedTuple):
-  """A cell, and how it is trained; of a population that of one seed, whose settings are members."""
+  """A cell, and how it is trained.
+
+  Where its runs are a population, the cell has one seed, and its settings are the members.
+  """
 
   cell: Cell
   root: Any  # its experiment
@@ -58,7 +62,7 @@ class Plan(NamedTuple):
     points = _varied(self.cell.points, self.constant)
     if not self.crowd:
       return (*self.cell.bindings, *bindings(self.constant)), points
-    # What is drawn for exchanges follows from the population's seed, and no two members have one.
+    # Exchanges draw from the seed of the population; no two members of a cell have the same one.
     (seed,), size = self.cell.seeds, len(points)
     constant = {**self.constant, SEED: seed, "population.first": "'given'"}
     points = [{**point, SEED: seed * size + member} for member, point in enumerate(points)]
@@ -103,12 +107,15 @@ def study(
   statistics.rliable()  # or it says so now, and not when all is trained
   if (many := sum(len(cell.settings) for cell in found.cells)) > MANY:
     say(f"reading {many:,} configurations.")
+  # All configurations are loaded now: a mistake in the last one shows before the first run.
   plans = [plan for cell in found.cells for plan in _plans(found, cell, launcher)]
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
+    # All cells are compared with the folder before any of them is trained.
     for plan in plans:
       _keep(found, plan, out)
     stopped = _programs([plan for plan in plans if plan.apart is None], out)
+    # The exit codes are those of this start; what an earlier one trained is known by its `done`.
     codes: dict[Path, int] = {}
     if not stopped:
       runner: Launcher = ray or Processes(workers, lock)
@@ -135,6 +142,7 @@ def _plans(found: Study, cell: Cell, launcher: str) -> list[Plan]:
   named = f"{found.path}: {cell.agent} on {cell.environment}"
   if plan.apart is not None:
     raise UserError(f"{named}: a population is one program, and cannot be: {plan.apart}.")
+  # Each seed is a program of its own, checked with the bindings that it is trained with.
   plans = [plan._replace(cell=plan.cell._replace(seeds=[seed])) for seed in cell.seeds]
   try:
     with plugin_mistakes():
@@ -155,6 +163,7 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   Raises:
     UserError: names the first that cannot be loaded, and why.
   """
+  # A message names the cell, and once settings are read the setting as well.
   where = named = f"{found.path}: {cell.agent} on {cell.environment}"
   try:
     runs = config.load(cell.experiment, cell.bindings).root.runs
@@ -164,6 +173,7 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
     loaded = []
     for setting in cell.settings:
       where = f"{named}, {results.described(tuple(setting.items()))}"
+      # The first seed stands for all, which spares reading every point.
       binds = (*cell.bindings, *bindings({**setting, SEED: cell.seeds[0]}))
       loaded.append(config.load(cell.experiment, binds))
   except UserError as error:
@@ -171,8 +181,10 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   root, first = loaded[0].root, cell.settings[0]
   if "jsonl" not in map(name_of, root.writers):
     raise UserError(f"{named}: a study reads logs: put @jsonl() among train.writers.")
+  # A value that no setting varies is bound for all runs, and so may be more than a number.
   constant = {k: v for k, v in first.items() if all(s[k] == v for s in cell.settings)}
   points = _varied(cell.points, constant)
+  # `fields_of` takes one point a setting, as in `loaded`: seeds of a setting lie side by side.
   fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
   apart = "a macro is part of more than a number" if fields is None else None
   apart = apart or apart_because(root, points, launcher=launcher, fields=fields, crowd=crowd)
@@ -191,6 +203,7 @@ def _keep(found: Study, plan: Plan, out: Path) -> None:
   if (path / "cell.json").exists() and files.read(path / "cell.json") != text:
     raise UserError(f"{path} holds other runs than {found.path} has now: choose another --out.")
   files.make_folder(path)
+  # `plot` labels the runs by points.jsonl. cell.json is written last: where it is, all is there.
   files.write(path / "points.jsonl", "".join(json.dumps(p) + "\n" for p in cell.points))
   files.write(path / "cell.json", text)
 
@@ -200,6 +213,7 @@ def _programs(plans: Sequence[Plan], out: Path) -> bool:
   # The last run is marked last: before that a kill may have left some unmarked.
   last = lambda plan: Workdir(folder(plan.path(out), len(plan.cell.points) - 1))
   waiting = [plan for plan in plans if not last(plan).done.exists()]
+  # The pace counts what this start trains: programs that had ended took none of its time.
   begun, made = time.monotonic(), 0
   left = sum(len(plan.cell.points) for plan in waiting)
   for number, plan in enumerate(waiting, 1):
@@ -220,6 +234,7 @@ def _processes(plans: Sequence[Plan], out: Path, runner: Launcher, codes: dict[P
   """Trains runs as processes, and keeps their exit codes; returns whether a signal stopped it."""
   for plan in plans:
     say(f"{plan.name}: a process a run, because {plan.apart}.")
+  # All cells share a queue, so that no worker waits for the end of a cell.
   tasks = [(plan, number) for plan in plans for number in range(len(plan.cell.points))]
   workdirs = [folder(plan.path(out), number) for plan, number in tasks]
   ended = [Workdir(workdir).done.exists() for workdir in workdirs]
@@ -276,6 +291,7 @@ def _rows(plan: Plan, out: Path, last: float, codes: dict[Path, int]) -> list[re
       numbers = of.score, of.auc, of.env_steps, of.wall_time / share
       row = row._replace(**dict(zip(results.NUMBERS, numbers, strict=True)))
       row = row._replace(status=status, first=of.first, last=of.last)
+    # A process that diverged is never marked as done; it has logs, but no score.
     elif codes.get(workdir) == DIVERGED:
       row = row._replace(status=results.DIVERGED)
     else:

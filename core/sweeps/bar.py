@@ -34,6 +34,7 @@ def ended(what: str, outcome: Outcome, log: Path, metric: str) -> str:
 
 def said(log: Path) -> str:
   """The last that a process said."""
+  # Native code writes to the log, too, and a kill may cut a character in two.
   lines = log.read_text("utf-8", "replace").split("\n") if log.exists() else []
   found = [line.removeprefix("selftune: ") for line in lines if line.strip()]
   return shortened(found[-1]) if found else "it said nothing"

@@ -42,7 +42,7 @@ class Barrier(NamedTuple):
 
   @property
   def number(self) -> int:
-    """Of the exchange; 0 is the start."""
+    """The number of the exchange; 0 is the start."""
     return self.standing.exchanges
 
 
@@ -50,9 +50,12 @@ def begin(out: Path, rules: Rules) -> Barrier:
   """Goes on from the last exchange that counts, or begins."""
   found = _read(out) if (out / FILE).exists() else _first(rules)
   lineage.begin(out / lineage.FILE, found.logged_at)
-  if not found.number:  # which has dropped the start, too
+  if not found.number:
+    # `lineage.begin` has dropped the rows of the start as well, if a killed start left any.
     lineage.append(out / lineage.FILE, lineage.start(rules.first).rows(0))
+  # Later rows are of an exchange that did not count, and that writes them again; -1 drops all.
   jsonl.truncate(out / METRICS, found.logged_at or -1)
+  # This removes also what a kill left of the exchange after it, or of the one before.
   _tidy(out, found.number)
   return found
 
@@ -83,11 +86,16 @@ def exchange(
     )
   env_steps, updates = steps_of(before, reached), [it.updates for it in reached]
   most = max(steps for steps, it in zip(env_steps, reached, strict=True) if not it.diverged)
+  # The caller makes no exchange once a member has come to its end.
   none_ended = np.zeros(len(reached), bool)
   standing, made = rules.exchange(counted(out, before), diverged, none_ended, most)
   parents = made.parents.tolist()
+  # A copy goes on from its parent's counts: its next segment and `counted` begin there.
   learned = [[counts[parent] for parent in parents] for counts in (env_steps, updates)]
   after = Barrier(standing, parents, *learned, logged_at=sum(env_steps))
+  # The order matters. All that the next segments need is on the disk before `_commit` makes the
+  # exchange count; a kill before that repeats it, from the same scores and so with the same result.
+  # What the exchange before needed is removed only afterwards.
   _keep(out, after)
   lineage.append(out / lineage.FILE, made.rows(after.logged_at))
   log(out, after.logged_at, made.before)
@@ -101,12 +109,14 @@ def parent_of(out: Path, barrier: Barrier, member: int) -> str | None:
   parent = barrier.parents[member]
   if parent == member:
     return None
+  # The path is absolute, as a Ray task may run in another folder.
   return f"{_kept(out, barrier.number, parent).absolute()}@{barrier.updates[member]}"
 
 
 def counted(out: Path, barrier: Barrier) -> Standing:
   """The standing with the episodes of each member that ended since an exchange."""
   found = []
+  # `since` is what its parent had made: the episodes of a copy count on from there.
   for member, since in enumerate(barrier.env_steps):
     rows = [row for row in _episodes(out, member) if row["env_steps"] > since]
     found.append([(row["return"], row["length"]) for row in rows])
@@ -158,6 +168,7 @@ def _read(out: Path) -> Barrier:
 
 
 def _commit(out: Path, barrier: Barrier) -> None:
+  # `to_json` makes lists of arrays, and text of NaN, which JSON lacks.
   document = barrier._asdict() | {"standing": barrier.standing.to_json()}
   files.write(out / FILE, json.dumps(document))
 
@@ -169,7 +180,8 @@ def _kept(out: Path, number: int, parent: int) -> Path:
 
 def _keep(out: Path, barrier: Barrier) -> None:
   """Keeps the checkpoints that copies go on from."""
-  shutil.rmtree(out / KEPT / str(barrier.number), ignore_errors=True)  # of one that did not count
+  shutil.rmtree(out / KEPT / str(barrier.number), ignore_errors=True)  # what a kill left
+  # One copy of each parent is enough here: its `updates` are the parent's.
   copies = {parent: k for k, parent in enumerate(barrier.parents) if parent != k}
   for parent, copy in copies.items():
     name = Path("checkpoints", str(barrier.updates[copy]))

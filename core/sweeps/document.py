@@ -23,6 +23,7 @@ def find(name: str, kind: str) -> Path:
   Raises:
     UserError: there is none.
   """
+  # The user's own file comes first, even under the name of a packaged one.
   for path in (Path(name), config.ROOT / name, config.ROOT / f"{name}.yaml"):
     if os.path.isfile(path):  # Path.is_file raises where a name is too long
       return path
@@ -40,6 +41,7 @@ def read(path: Path) -> Any:
   try:
     loader = _Loader(path.read_text(encoding="utf-8-sig"))
     node = loader.get_single_node()
+    # Entries are counted before any is built: aliases of aliases let a few lines hold billions.
     if _entries(node, {}) > MOST:
       raise UserError(f"it has more than {MOST:,} entries, or an alias within itself.")
     return loader.construct_document(node)
@@ -56,24 +58,27 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_implicit_resolver(
   "tag:yaml.org,2002:float",
   re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-  list("-+.0123456789"),
+  list("-+.0123456789"),  # what it can begin with: YAML asks a resolver by the first character
 )
 
 
 def _entries(node: yaml.Node | None, known: dict[int, float]) -> float:
   """How many there are in a node and below it; infinitely many where it holds itself."""
   if id(node) not in known:
+    # A node under count is infinite, and so is the sum of one that holds itself.
     known[id(node)] = float("inf")
     children = getattr(node, "value", None)
     if isinstance(node, yaml.MappingNode):
       _check_keys(node)
       children = [child for pair in node.value for child in pair]
     inner = children if isinstance(children, list) else ()
+    # An alias is the node itself, so `known` keeps the work linear while the count may explode.
     known[id(node)] = 1 + sum(_entries(child, known) for child in inner)
   return known[id(node)]
 
 
 def _check_keys(node: yaml.MappingNode) -> None:
+  # PyYAML would keep the last of equal keys. The tag tells the number 1 from the text '1'.
   seen = set()
   for key, _ in node.value:
     if isinstance(key, yaml.ScalarNode):

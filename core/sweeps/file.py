@@ -49,7 +49,8 @@ class Sweep(NamedTuple):
 
   @property
   def asked(self) -> Asked:
-    """What W&B's library is asked by."""
+    """The parts of the file that W&B's library is given."""
+    # Apart from the path, fields are named as the keys of the file are.
     return Asked(self.path, *(self.config[key] for key in Asked._fields[1:]))
 
 
@@ -68,6 +69,7 @@ def read(name: str, parse: Parse) -> Sweep:
   needed = ("method", "parameters", "command")
   if not isinstance(found, dict) or not all(found.get(key) for key in needed):
     raise UserError(f"{path}: a sweep has method, parameters and {COMMAND}.")
+  # Here every sweep ranks its points, whether or not its method needs a metric.
   found.setdefault("metric", {"name": "episode_return", "goal": "maximize"})
   if not isinstance(found["metric"], dict) or not isinstance(found["metric"].get("name"), str):
     raise UserError(f"{path}: write metric: {{name: episode_return, goal: maximize}}.")
@@ -90,12 +92,14 @@ def called(path: Path, command: Any, parse: Parse) -> tuple[list[str], str, tupl
   """
   if not isinstance(command, list) or "train" not in command or command.count(MACRO) != 1:
     raise UserError(f"{path}: write {COMMAND}")
+  # The words before `train` start the program for W&B's agents; here it is running.
   start = command.index("train")
   words = [w if w == MACRO else _expanded(path, str(w)) for w in command[start:]]
   try:
     experiment, fixed = parse([word for word in words if word != MACRO])
   except UserError as error:
     raise UserError(f"{path}: {error}") from None
+  # Variables are expanded: `same` compares the command, and other values make another sweep.
   return [*command[:start], *words], experiment, tuple(fixed)
 
 
@@ -138,12 +142,14 @@ class Points:
     asked, done = self._sweep.asked, len(self.asked)
     count = MOST if self._sweep.count is None else self._sweep.count
     if self._sweep.bayes:
+      # The seed is the number of the point: each draws anew, and the same again after a kill.
       return library.suggested(asked, outcomes, 1, seed=done) if done < count else []
+    # The library begins with the first point at every call: those that are known are cut off.
     return library.suggested(asked, (), count)[done:]
 
   def add(self, points: Sequence[Point]) -> None:
     """Keeps points; the file is written whole or not at all."""
     self.asked += points
     if self._path is not None:
-      # Every digit: the library looks for what it has given.
+      # Not `jsonl.encode`, which keeps 7 digits: the library looks for the values that it gave.
       files.write(self._path, "".join(json.dumps(point) + "\n" for point in self.asked))

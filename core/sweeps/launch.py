@@ -30,7 +30,7 @@ class Task(NamedTuple):
   experiment: str
   workdir: Path
   bindings: Sequence[str]
-  segment: str = ""  # of a member of a population, as `Segment.to_text` has it
+  segment: str = ""  # what a member of a population trains, as `Segment.to_text` has it
 
 
 class Job(Protocol):
@@ -68,6 +68,7 @@ def each(
   """
   running: dict[int, Job] = {}
   with platform.stop_signals() as stopping:
+    # `more` is False while nothing can be started before another point has ended.
     more = True
     while (more or running) and not stopping():
       while more and len(running) < launcher.workers:
@@ -81,7 +82,9 @@ def each(
       for number in [k for k, job in running.items() if job.poll() is not None]:
         code = running.pop(number).poll()
         ended(number, -1 if code is None else code)
+        # The result may have made a further point: the next one of bayes, a member's second try.
         more = True
+    # `ended` is not told of these: the disk says how far they came when the command goes on.
     _stop(running)
     return stopping()
 
@@ -99,6 +102,7 @@ class Processes:
   """Starts each point as a process on this machine."""
 
   def __init__(self, workers: int | None, lock: int):
+    # Points inherit the lock: a killed sweep's folder stays taken until they have saved and ended.
     self.workers, self._lock = workers or 1, lock
 
   def start(self, task: Task) -> "_Process":
@@ -113,11 +117,12 @@ class _Process:
     return self._process.poll()
 
   def stop(self) -> None:
+    # This sends SIGTERM, on which training saves and ends.
     self._process.terminate()
 
 
 def import_ray() -> Any:
-  """Ray.
+  """Imports Ray.
 
   Raises:
     UserError: it is not installed.
@@ -145,15 +150,19 @@ class Ray:
     if address != "local":
       _check_answers(address)
     try:
+      # Points write to a log.txt of their own: Ray need not forward what its workers print.
       ray.init(address, log_to_driver=False, logging_level=logging.ERROR, ignore_reinit_error=True)
     except Exception as error:  # of many types, by what is wrong
       raise RunError(f"Ray cannot be started: {shortened(str(error))}") from error
     has = ray.cluster_resources()
+    # A point takes a GPU as a whole: then GPUs are what limits how many run at a time.
     gpus = 1 if has.get("GPU") else 0
+    # Ray makes no retries: a lost point counts as failed, and the sweep decides what becomes of it.
     self._task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(_train)
     self.workers = workers or max(1, int(has.get("GPU" if gpus else "CPU", 1)))
 
   def start(self, task: Task) -> "_Task":
+    # Ray's workers have a current folder of their own.
     of_all = task._replace(workdir=task.workdir.absolute())
     return _Task(self._ray, self._task.remote(of_all, os.getcwd()))
 
@@ -193,6 +202,7 @@ class _Task:
       return -1
 
   def stop(self) -> None:
+    # Ray raises KeyboardInterrupt in the task, where `_train` then asks the process to save.
     self._ray.cancel(self._reference)
 
 
@@ -206,6 +216,7 @@ def _train(task: Task, folder: str) -> int:
   try:
     return process.wait()
   finally:
+    # The task was cancelled: its process is asked to save, and is given the time for that.
     if process.poll() is None:
       process.terminate()
       with contextlib.suppress(subprocess.TimeoutExpired):
@@ -215,10 +226,12 @@ def _train(task: Task, folder: str) -> int:
 def _spawn(task: Task, keep: Sequence[int] = (), folder: str | None = None) -> subprocess.Popen:
   """Starts the process of a point, in a session of its own: Ctrl-C reaches the sweep alone."""
   files.make_folder(task.workdir)
+  # The log is appended to: a point that is started again keeps what it said before.
   with (task.workdir / "log.txt").open("a", encoding="utf-8") as log:
     return subprocess.Popen(
       [*python(POINT), task.experiment, str(task.workdir), task.segment, *task.bindings],
       cwd=folder,
+      # Nothing is written to this pipe: it closes when this process ends, in any way, see `point`.
       stdin=subprocess.PIPE,
       stdout=log,
       stderr=log,

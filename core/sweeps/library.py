@@ -14,15 +14,15 @@ from ..api.errors import UserError, shortened
 
 Point = dict[str, Any]  # name of a binding -> value: a number, or text as gin writes it
 
-MOST = 10**5  # points of a grid
-NUMBERS = ("min", "max", "mu", "sigma", "q", "a", "b")  # of a parameter
-HUGE = 1e300
+MOST = 10**5  # points of a grid, at most
+NUMBERS = ("min", "max", "mu", "sigma", "q", "a", "b")  # keys of a parameter
+HUGE = 1e300  # far enough below the greatest float that a difference of two is finite
 EXAMPLES = "{values: [1, 2]}, {value: 1} or {min: 0.0, max: 1.0}"
 LIMITS = "q and sigma are above 0, and so is the min of log_uniform_values"
 
 
 class Asked(NamedTuple):
-  """What the library is asked by."""
+  """The parts of a sweep file that the library is given."""
 
   path: Path  # of the sweep file, for messages
   method: str
@@ -56,6 +56,7 @@ def suggested(asked: Asked, outcomes: Sequence[Outcome], n: int, seed: int = 0) 
   for name, spec in asked.parameters.items():
     if problem := _problem(asked.method, name, spec):
       raise UserError(f"{asked.path}: {shortened(f'{name}: {problem}')}")
+  # The grid is measured first, as the library lays out all of it whatever n is.
   if asked.method == "grid" and math.prod(map(_size, asked.parameters.values())) > MOST:
     raise UserError(
       f"{asked.path}: a grid of more than {MOST:,} points: give fewer values, or write method: "
@@ -82,6 +83,7 @@ def _problem(method: str, name: Any, spec: Any) -> str | None:
     return "nested parameters are no bindings: write the whole name, as metatrace.mu."
   for key in NUMBERS:
     value = spec.get(key, 0)
+    # `not ... < HUGE` refuses NaN as well, which is not less than anything.
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < HUGE:
       return f"{key} is {value!r}, which is no finite number."
   if method == "bayes" and "probabilities" in spec:
@@ -105,6 +107,7 @@ def _size(spec: Mapping[str, Any]) -> int:
 
 
 def _ask(library: Any, asked: Asked, outcomes: Sequence[Outcome], n: int, seed: int) -> list[Point]:
+  # The names are W&B's: bayes accounts for running points, and takes failed ones for the worst.
   states = {"pending": "running", "diverged": "failed"}
   runs = []
   for outcome in outcomes:
@@ -119,6 +122,7 @@ def _ask(library: Any, asked: Asked, outcomes: Sequence[Outcome], n: int, seed: 
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of its Gaussian process, which fits what it can
     found = library.next_runs(entries, runs, validate=True, n=n)
+  # A grid that is used up ends with None.
   return [{k: _plain(e["value"]) for k, e in run.config.items()} for run in found if run]
 
 
@@ -141,7 +145,7 @@ def _said(error: Exception) -> str:
 
 
 def _plain(value: Any) -> Any:
-  """As Python has it, and not NumPy."""
+  """Returns a value as Python has it where it is a scalar of NumPy."""
   return np.asarray(value).item() if np.isscalar(value) else value
 
 

@@ -24,13 +24,17 @@ def advance(name: str, bindings: Sequence[str], path: Path, part: Segment) -> No
     Exception: as `train` does.
   """
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # The workdir of a member is OUT/runs/<number>.
     out = path.absolute().parents[1]
     jax.config.update("jax_compilation_cache_dir", str(out / "compiled"))
   try:
+    # A copy resumes its own run, too: from that it has its key, its episodes and its logs.
     progress = training.train(name, bindings, path, Workdir(path).holds_run(), segment=part)
   except NonFiniteError:
+    # This is written before the error is raised again: else the member would count as crashed.
     segment.write(path, Reached(part.exchange, diverged=True))
     raise
+  # Where a signal stopped the run neither is so, and the segment is still to be ended.
   if progress.done or progress.env_steps >= part.until:
     ended = (progress.done, progress.env_steps, progress.updates)
     segment.write(path, Reached(part.exchange, False, *ended))

@@ -24,7 +24,7 @@ from .launch import Launcher, Processes, Ray, Task, each
 from .population_file import Crowd
 from .sweep import alone, ready, same, say
 
-TRIES = 2  # of a member between two exchanges
+TRIES = 2  # starts of a member between two exchanges, after which the command gives up
 
 
 def population(
@@ -46,6 +46,7 @@ def population(
     RunError: a member failed twice, all of them diverged, or Ray is not to be had.
   """
   out = ready(found.path, out, workers, launcher)
+  # Ray is joined before `out` is made: a cluster that does not answer leaves nothing behind.
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
     same(found.path, found.says, out)
@@ -53,7 +54,10 @@ def population(
     say(f"{found.rules.size} members, each a process of its own, {runner.workers} at a time.")
     at = barrier.begin(out, found.rules)
     with bar.begin(_segments(found), "segments") as display:
+      # Signals are waited for in `_train` alone. One that comes amid an exchange ends the process,
+      # which like any kill leaves an exchange that counts, or one that is made again.
       while reached := _train(found, out, at, runner, display):
+        # All members end at the same step; only one that diverged does not say that it is done.
         if any(it.done for it in reached):
           break
         at, made = barrier.exchange(out, found.rules, at, reached)
@@ -80,11 +84,13 @@ def _train(
     RunError: one failed twice.
   """
   members = range(found.rules.size)
+  # What an earlier start of the command has trained since the exchange counts.
   reached = {k: it for k in members if (it := segment.read(folder(out, k), at.number))}
   waiting = [k for k in members if k not in reached]
   tries: Counter[int] = Counter()
 
   def further() -> tuple[int, Task] | None:
+    # A member has failed for good: no other is started, and those under way come to the exchange.
     if not waiting or TRIES in tries.values():
       return None
     k = waiting.pop(0)
@@ -94,17 +100,20 @@ def _train(
     return k, Task(found.experiment, folder(out, k), bindings, part)
 
   def ended(k: int, code: int) -> None:
+    # The file counts, and not the exit code: a member that diverged ends with an error.
     if it := segment.read(folder(out, k), at.number):
       reached[k] = it
       if it.diverged:
         display.print(f"selftune: member {k} diverged: {_said(out, k)}")
       return
     tries[k] += 1
+    # It goes to the end of the queue: all others are started before it may fail for good.
     waiting.append(k)
     if tries[k] < TRIES:
       early = f"ended too early, with exit code {code}, and is started once more"
       display.print(f"selftune: member {k} {early}: {_said(out, k)}")
 
+  # Each member has trained one segment before each exchange.
   begun, best = len(members) * at.number, _best(at)
   looked = lambda running: display.show(begun + len(reached), f"{running} running", *best)
   if each(further, runner, looked, ended):
@@ -155,6 +164,8 @@ def _show(found: Crowd, out: Path, at: Barrier, reached: list[Reached]) -> None:
     csv.writer(file, lineterminator="\n").writerows([columns, *rows])
   diverged = np.array([it.diverged for it in reached])
   best = barrier.counted(out, at).best(diverged)
+  # The best first, then the others by return, diverged ones last. Columns are counted from the end,
+  # as those of settings are in the middle.
   results.print_table(columns, sorted(rows, key=lambda row: (row[0] != best, row[-1], -row[-3])))
   plotting.plot([out], out / "curves.png")
   print(f"{out / 'runs.csv'} and {out / 'curves.png'}; the best is {folder(out, best)}")

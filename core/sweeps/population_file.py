@@ -15,7 +15,9 @@ from ..runs.population import Rules, rules_of
 from . import document, file
 from .file import Parse
 
+# The first four are W&B's own, and mean nothing to a population.
 KEYS = ("program", "project", "name", "description", "population", "parameters", "command")
+# Messages tell the user to write these.
 SECTION = "population: {members: 4, every_env_steps: 50_000, exploit: '@truncation()', "
 SECTION += "explore: '@perturb()'}"
 PARAMETER = "{min: 1e-4, max: 1e-2}, or {values: [...]}, one for each member"
@@ -26,8 +28,8 @@ class Crowd:
   """A population as its file says it.
 
   Attributes:
-    path: of the file.
-    says: what makes it the population that it is.
+    path: the file.
+    says: the parts of the file that tell this population from another one in the same folder.
     experiment: of every member.
     bindings: the same for every member.
     fields: name in the file -> 'component.field' that it sets: itself, or those of a macro.
@@ -50,6 +52,7 @@ class Crowd:
 
   def of_member(self, member: int, settings: Settings) -> tuple[str, ...]:
     """All bindings of a member, with its settings."""
+    # A macro is bound by its own name, and so sets all of its fields, not the first alone.
     own = (f"{name}={settings[fields[0]][member]!r}" for name, fields in self.fields.items())
     return (*self.bindings, *own, f"train.seed={self.rules.seed + member}")
 
@@ -57,7 +60,7 @@ class Crowd:
 class _Parameter(NamedTuple):
   """A number that is varied."""
 
-  values: list[float]  # one for each member; of what is drawn they say nothing
+  values: list[float]  # one for each member; placeholders where first values are drawn
   bounds: tuple[float, float] | None
   is_given: bool
 
@@ -83,6 +86,7 @@ def read(name: str, parse: Parse) -> Crowd | None:
   try:
     return _read(path, found, parse)
   except UserError as error:
+    # An error of `file` names the path already.
     said = str(error).removeprefix(f"{path}: ")
     raise UserError(f"{path}: {shortened(said)}") from error
 
@@ -110,10 +114,12 @@ def _read(path: Path, found: Mapping[str, Any], parse: Parse) -> Crowd:
     )
   if "jsonl" not in map(name_of, root.writers):
     raise UserError("scores are read from logs: put @jsonl() among train.writers.")
+  # Of each parameter these are its values and bounds, and the fields that it sets.
   read = {name: _parameter(name, spec, members) for name, spec in parameters.items()}
   fields = {name: _fields(experiment, bindings, name, max(it.values)) for name, it in read.items()}
   first = {fields[name][0]: it.values for name, it in read.items()}
   bounds = {fields[name][0]: it.bounds for name, it in read.items() if it.bounds}
+  # Environments on the host may be varied as well: every segment makes them anew.
   plugins = (root.agent, root.env)
   with plugin_mistakes():
     settings.check(plugins, first, members)
@@ -121,6 +127,7 @@ def _read(path: Path, found: Mapping[str, Any], parse: Parse) -> Crowd:
     rules = rules_of(population, dict(settings.numbers(plugins)), first, root.seed)
   says = {"population": section, "parameters": parameters, "command": command}
   crowd = Crowd(path, says, experiment, bindings, fields, rules, root.total_env_steps)
+  # Members are loaded as training will: a mistake shows before a file is written.
   for member in range(members):
     config.load(experiment, crowd.of_member(member, rules.first))
   return crowd
@@ -131,6 +138,7 @@ def _parameter(name: str, spec: Any, members: int) -> _Parameter:
   if keys not in ({"min", "max"}, {"values"}, {"min", "max", "values"}):
     raise UserError(f"{name}: {spec!r} is no parameter of a population: write {PARAMETER}.")
   ends = [spec["min"], spec["max"]] if "min" in keys else []
+  # Checks want values in any case: until some are drawn, the greatest stands for each.
   values = spec["values"] if "values" in keys else members * ends[1:]
   if not isinstance(values, list) or len(values) != members:
     raise UserError(f"{name}: write values: [...], one for each of the {members} members.")
@@ -161,6 +169,7 @@ def _fields(experiment: str, bindings: tuple[str, ...], name: str, value: float)
   """
   if "." in name:
     return (name,)
+  # A flat configuration has no macros: the fields of one are those that change when it does.
   flats = [config.load(experiment, (*bindings, f"{name}={x!r}")).flat for x in (value, value / 2)]
   found = [key.split("/")[-1] for key, set_there in flats[0].items() if set_there != flats[1][key]]
   if not found:
@@ -173,6 +182,7 @@ def _population(
 ) -> Population:
   """The population, with its plugins, that a section of the file says."""
   own = {key: value for key, value in section.items() if key != "members"}
+  # A key with a dot is a setting of one of its plugins, such as perturb.resample.
   texts = [f"{k if '.' in k else f'population.{k}'} = {value}" for k, value in own.items()]
   first = "given" if is_given else "drawn"
   more = (f"population.bounds = {bounds!r}", f"population.first = {first!r}")

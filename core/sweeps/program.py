@@ -29,14 +29,18 @@ def fields_of(flats: Sequence[Mapping[str, Any]], points: Sequence[Point]) -> Fi
     None where a macro is also part of something else, such as a tuple.
   """
   found: dict[str, tuple[str, ...]] = {name: (name,) for name in points[0] if "." in name}
-  keys: dict[str, list[str]] = {}  # a field in every scope
+  keys: dict[str, list[str]] = {}  # field -> its keys, one for each scope
   for key in flats[0]:
     keys.setdefault(key.split("/")[-1], []).append(key)
   for name in points[0].keys() - found.keys():
+    # A flat configuration has no macros. The fields of one are those that have its value at every
+    # point, and that in every scope, as a setting of a program counts in all of them.
     wanted = [_number(point[name]) for point in points]
     holds = lambda key, wanted=wanted: wanted == [_number(flat.get(key)) for flat in flats]
     found[name] = tuple(field for field, scoped in keys.items() if all(map(holds, scoped)))
   known = set(itertools.chain.from_iterable(found.values()))
+  # What else varies, such as a tuple that holds a macro, no setting could say. It is compared by
+  # repr, as values may be lists, and as True equals 1.
   vary = {k.split("/")[-1] for k in flats[0] if len({repr(flat.get(k)) for flat in flats}) > 1}
   return found if vary <= known else None
 
@@ -69,6 +73,7 @@ def apart_because(
     return "runs.population varies what a point sets"
   if root.runs.settings or root.runs.repeats > 1:
     return "a point is several runs (runs.settings = {} and runs.repeats = 1 make it one)"
+  # A program takes these numbers as inputs; it would be compiled anew for whatever else varies.
   numbers = {"train.seed", *dict(settings.numbers(settings.varied(root)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
     set_there = (name,) if fields is None else fields[name]
@@ -103,6 +108,7 @@ def together(
   Raises:
     UserError: `out` holds a program of fewer points that has ended.
   """
+  # A program that has not ended is refused by `train`, as a run of another configuration.
   if Workdir(out).done.exists() and not folder(out, len(points) - 1).exists():
     raise UserError(
       f"{out} holds fewer points, trained as one program that has ended: choose another --out."
@@ -110,6 +116,7 @@ def together(
   more = bindings_of_all(root, points, fields)
   if not training.finish(experiment, (*bindings, *more), out):
     return True
+  # The last one is marked last: after a kill amid this it has no mark, and all are marked again.
   for number in range(len(points)):
     files.write(Workdir(folder(out, number)).done, "")
   return False
@@ -124,10 +131,12 @@ def bindings_of_all(
     for name in points[0]
     for field in (fields[name] if fields is not None else (name,))
   }
+  # A writer such as @terminal() is one for all; of the others each run has its own, as if alone.
   of_all = [writer for writer in root.writers if isinstance(writer, ForAllRuns)]
   of_each = [writer for writer in root.writers if writer not in of_all]
   # What a run must not lose is logged of all together, too: the whole has a history of its own.
   of_all = [writer for writer in of_each if writer.required] + of_all
+  # A comma follows every name, so that a single one is a tuple, too.
   listed = lambda writers: f"({''.join(f'@{name_of(writer)}(), ' for writer in writers)})"
   return (
     f"runs.settings = {values!r}",

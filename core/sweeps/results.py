@@ -22,6 +22,7 @@ def show(sweep: Sweep, outcomes: Sequence[Outcome], out: Path) -> None:
   """Prints the table, and writes OUT/sweep.csv and OUT/sweep.png."""
   ordered = ranked(sweep, outcomes)
   columns = ["point", *ordered[0].point, sweep.metric, "status", "env_steps", "seconds"]
+  # Outcomes are told apart by identity: they hold dicts, which have no hash, and may be equal.
   numbers = {id(outcome): number for number, outcome in enumerate(outcomes)}
   rows = [
     [numbers[id(o)], *o.point.values(), o.metric, o.status, o.env_steps, round(o.seconds, 1)]
@@ -42,6 +43,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
   table = Table(*columns, box=None)
   for row in rows:
     table.add_row(*(_short(value) for value in row))
+  # To a file rich would squeeze it into 80 columns. Brackets in a value are no markup of rich's.
   Console(width=None if sys.stdout.isatty() else WIDTH, markup=False).print(table)
 
 
@@ -51,6 +53,7 @@ def ranked(sweep: Sweep, outcomes: Sequence[Outcome]) -> list[Outcome]:
   def rank(outcome: Outcome) -> tuple[int, bool, float]:
     value = math.nan if outcome.metric is None else float(outcome.metric)
     missing = math.isnan(value)
+    # NaN is neither less nor greater: in a sort it would leave the others unsorted.
     order = 0.0 if missing else (-value if sweep.maximize else value)
     return STATUSES.index(outcome.status), missing, order
 
@@ -71,11 +74,13 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
   panels = page.subplots(1, len(varied), sharey=True, squeeze=False)[0]
   for axes, name in zip(panels, varied, strict=True):
     others = [other for other in varied if other != name]
+    # With two others a line would join points that differ in more than is drawn.
     lines = len(others) == 1 and len(values[others[0]]) <= LINES
     for value in values[others[0]] if lines else [None]:
       group = [o for o in ended if not lines or o.point[others[0]] == value]
       group.sort(key=lambda o: values[name].index(o.point[name]))
       style = "o-" if lines or not others else "o"
+      # Text makes an axis of categories, in the order in which it is drawn: hence the sort.
       x = [o.point[name] if _numeric(values[name]) else str(o.point[name]) for o in group]
       axes.plot(x, [o.metric for o in group], style, markersize=4)
     if _numeric(values[name]) and 0 < values[name][0] * WIDE <= values[name][-1]:
@@ -97,6 +102,7 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
 
 def _distinct(values: Sequence[Any]) -> list[Any]:
   """The values, each once: numbers in order, others as they come."""
+  # A set would not do: values may be lists, which have no hash.
   seen = [value for i, value in enumerate(values) if value not in values[:i]]
   return sorted(seen) if _numeric(seen) else seen
 

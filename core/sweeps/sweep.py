@@ -24,7 +24,7 @@ from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
 from .program import apart_because, together
 
-MANY = 500  # points, whose configurations take some seconds to read
+MANY = 500  # points; reading the configurations of more takes seconds, and is announced
 
 
 def sweep(
@@ -47,11 +47,15 @@ def sweep(
     RunError: Ray is not to be had.
   """
   out = ready(found.path, out, workers, launcher)
+  # These points are kept nowhere: a mistake in one of them is to leave no folder behind.
   root = _check(found, Points(found).further())
+  # Ray is joined before `out` is made: a cluster that does not answer leaves nothing behind.
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
+    # run_cap and metric may change: more points, or another ranking, of the same sweep.
     same(found.path, {k: found.config[k] for k in ("method", "parameters", "command")}, out)
     points = Points(found, out / "points.jsonl")
+    # Points are kept before the first one trains: their numbers name folders, in every start.
     if not found.bayes:
       points.add(points.further())
     if found.config.get("early_terminate"):
@@ -81,6 +85,7 @@ def ready(file: Path, out: Path | None, workers: int | None, launcher: str) -> P
   if workers is not None and workers < 1:
     raise UserError(f"--workers {workers} must be at least 1.")
   if launcher == "ray":
+    # This asks whether Ray is installed; its cluster is joined once all that is asked for is known.
     import_ray()
   out = out or Path("runs", "sweeps", file.stem)
   files.check_folder(out, f"--out {out}")
@@ -109,9 +114,11 @@ def _check(found: Sweep, points: Sequence[Point]) -> Any:
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
   """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
   outcomes = _outcomes(found, out, points.asked)
+  # Those that failed in an earlier start are pending, and so tried again.
   waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
 
   def further() -> tuple[int, Task] | None:
+    # Bayes chooses a point when a worker is free, by all results that are there by then.
     if not waiting and found.bayes and (new := points.further(outcomes)):
       points.add(new)
       waiting.append(len(outcomes))
@@ -124,11 +131,13 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
 
   def ended(number: int, code: int) -> None:
     outcome = outcome_of(folder(out, number), points.asked[number], found.metric)
+    # A process that a signal stopped ends with 0, too: the disk has it as pending.
     outcomes[number] = outcome if code == 0 else outcome._replace(status="failed")
     log = folder(out, number) / "log.txt"
     what = f"point {number} ({shortened(', '.join(bindings(points.asked[number])))})"
     display.print(bar.ended(what, outcomes[number], log, found.metric))
 
+  # Of the points that bayes has yet to choose only the number is known.
   total = found.count if found.bayes and found.count else len(outcomes)
   with bar.begin(total) as display:
     looked = lambda running: bar.show(display, outcomes, running, _best(found, outcomes))
@@ -138,6 +147,7 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
 
 def _best(found: Sweep, outcomes: Sequence[Outcome]) -> str:
   """What the bar says of the best point so far."""
+  # There may be no first one: bayes begins without any outcome.
   values = [outcome.metric for outcome in sweep_results.ranked(found, outcomes)[:1]]
   return "".join(f"best {found.metric} {x:.4g}" for x in values if x is not None)
 
@@ -153,6 +163,7 @@ def outcome_of(workdir: Path, point: Point, metric: str) -> Outcome:
   path = workdir / "metrics.jsonl"
   last: dict[str, Any] = {}
   for row in jsonl.read(path) if path.exists() else ():
+    # The last value of each name, as not every row has all of them.
     last |= {name: value for name, value in row.items() if jsonl.is_number(value)}
   status = "diverged" if last.get("runs/diverged") else "finished"
   steps, seconds = last.get("env_steps", 0), last.get("wall_time", 0.0)
@@ -171,6 +182,7 @@ def alone(out: Path) -> Iterator[int]:
   with contextlib.ExitStack() as stack:
     try:
       out.mkdir(parents=True, exist_ok=True)
+      # The lock is waited for as long as points of a killed sweep may take to save and end.
       advice = "another sweep, or points of one that was killed; choose another --out."
       held = stack.enter_context(lock.alone(out / "lock", advice, GRACE, keep=True))
     except OSError as error:
@@ -183,6 +195,7 @@ def alone(out: Path) -> Iterator[int]:
 def same(file: Path, says: Mapping[str, Any], out: Path) -> None:
   """Keeps what the sweep is; raises UserError if `out` holds another one than its file says."""
   path = out / "sweep.json"
+  # YAML knows values that JSON lacks, such as dates: they are compared as text.
   text = json.dumps(says, sort_keys=True, default=str)
   if path.exists() and files.read(path) != text:
     raise UserError(f"{out} holds another sweep than {file}: choose another --out.")

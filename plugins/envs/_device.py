@@ -1,4 +1,4 @@
-"""What the environments of other libraries share, that live on the device: one stream for all."""
+"""What environments of other libraries share on the device: one stream of timesteps for all."""
 
 import contextlib
 import importlib
@@ -57,7 +57,7 @@ class State(NamedTuple):
 
 
 class OnDevice:
-  """What the plugins share: a `FunctionalEnvironment` and `DrawablePlugin` of `_library`."""
+  """What plugins share: it makes a `FunctionalEnvironment` and `DrawablePlugin` of `_library`."""
 
   _library: Library  # a cached property of each: made at first use, as imports take seconds
 
@@ -88,6 +88,7 @@ class OnDevice:
     _, inner, observation = jax.lax.while_loop(
       lambda x: x[0], lambda x: (jnp.zeros_like(first), *_reset(library, key)), carry
     )
+    # Of the step that was made in vain where an episode has begun, nothing is kept.
     reward = jnp.where(first, 0, new.reward).astype(jnp.float32)
     discount = jnp.where(first, 1, new.discount).astype(jnp.float32)
     state = State(inner, new.done & ~first, state.key, state.count + 1)
@@ -249,6 +250,7 @@ def of_brax(
   def step(key: Array, inner: Any, action: Array) -> Stepped:
     del key  # the state has its own
     state, steps = inner
+    # As in brax's wrapper, an action is repeated past a `done`, and the last state's counts.
     state, rewards = jax.lax.scan(
       lambda state, _: ((new := _strong(env.step(state, action))), new.reward),
       state,

@@ -54,12 +54,14 @@ class Limited:
     if not len(self._begun):
       return self._pool.recv()
     observation, info = self._started
+    # What began has no reward yet and has not ended, in the form that EnvPool gives of a step.
     none = np.zeros(len(observation), bool)
     began = (observation, none.astype(np.float32), none, none, info["elapsed_step"])
     if not len(self._stepped):
       return (*began[:4], info)
     *stepped, info = self._pool.recv()
     stepped.append(info["elapsed_step"])
+    # Sorted by the number of its environment, each row is back in its place.
     order = np.argsort(np.concatenate([self._begun, self._stepped]))
     merged = [np.concatenate(x)[order] for x in zip(began, stepped, strict=True)]
     observation, reward, terminated, truncated, elapsed = merged

@@ -35,7 +35,7 @@ def envpool() -> ModuleType:
 
 @functools.cache
 def preload_egl() -> bool:
-  """Makes the system's EGL visible to the whole process; nothing where there is none.
+  """Makes the system's EGL visible to the whole process; does nothing where there is none.
 
   Without it EnvPool's MuJoCo finds no OpenGL and ends the process at the first frame it draws.
 
@@ -162,6 +162,7 @@ class Pool:
     wanted = rng.permutation(self.num_envs) * episode_length // self.num_envs
     observation = observation.copy()
     for step in range(wanted.max()):
+      # Those that have come to their step wait; EnvPool steps the environments that it is given.
       rows = np.flatnonzero(wanted > step).astype(np.int32)
       raw, *_ = self._pool.step(rng.uniform(low, high, (len(rows), *action.shape)), rows)
       there = wanted[rows] == step + 1

@@ -18,7 +18,7 @@ from . import _pool
 _PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri"  # Debian's and Ubuntu's; draws on the CPU
 _MODELS = Path("mujoco", "assets_dmc")  # within EnvPool's `base_path`
 _QUALITY = re.compile(r"<quality\b[^>]*>")
-_FAST = '<quality shadowsize="0" offsamples="0"/>'
+_FAST = '<quality shadowsize="0" offsamples="0"/>'  # neither shadows nor antialiasing
 _PROBE_SECONDS = 120  # for what takes three
 
 
@@ -78,6 +78,7 @@ def check(binding: str, task: str, options: Mapping[str, Any]) -> None:
       f"{binding}: EnvPool was imported before selftune could load EGL for it. Make this first, "
       "and import envpool after it, or run with LD_PRELOAD=libEGL.so.1."
     )
+  # Sorted pairs, since a cache wants arguments that can be hashed.
   failure = _failure(task, tuple(sorted(options.items())))
   if failure:
     raise UserError(

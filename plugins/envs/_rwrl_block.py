@@ -64,6 +64,7 @@ class Block(gymnasium.Env):
     self._domain, self._challenges, self._seeds, self._rows = domain, challenges, seeds, rows
     size, actions = observation_size(domain, challenges), len(domains()[domain].action_minimum)
     infinity = float("inf")
+    # A column more than D, for the reward: Gymnasium has room for one number a block.
     self.observation_space = Box(-infinity, infinity, (rows, size + 1), np.float32)
     self.action_space = Box(-infinity, infinity, (rows, actions), np.float64)
     self._environments: list[Any] = []
@@ -96,6 +97,7 @@ class Block(gymnasium.Env):
     self._environments = [physics.load(self._domain, seed) for seed in self._seeds]
     self._sensors = Sensors(self._domain, self._environments)
     one = self._environments[0]
+    # Steps of the physics in one control step.
     self._substeps = round(one.control_timestep() / one.physics.timestep())
     # Not RandomState(seed): that is the generator of the initial states.
     self._generators = [np.random.RandomState((seed, 1)) for seed in self._seeds]
@@ -117,6 +119,7 @@ class Block(gymnasium.Env):
     self._sensors.attach()
     self._steps = self._ahead if options and options["stagger"] else 0
     x, reward = self._sensors.read()
+    # A reset earns nothing, and it does not push the queue of delayed rewards on.
     return self._observation(x, reward, self._constraints(None), np.zeros_like(reward)), {}
 
   def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
@@ -126,11 +129,13 @@ class Block(gymnasium.Env):
       Observations with the reward last, [K, D + 1]; 0, False, whether the episodes are cut, {}.
     """
     it = self._challenges
+    # The last block of a pool may have rows without an environment.
     x = action[: len(self._environments)]
     for stage in self._action_stages:
       x = stage(x, self._draws)
     change = None
     if it.limit_action_change:
+      # Of what is executed, so behind the stages; `control` is still that of the last step.
       change = x - [environment.physics.control() for environment in self._environments]
     for environment, own in zip(self._environments, x, strict=True):
       environment.physics.set_control(own)
@@ -184,6 +189,7 @@ class Block(gymnasium.Env):
     for stage in self._sensor_stages:
       x = stage(x, self._draws)
     if it.safety and it.safety_observed:
+      # Behind the faults, which leave constraints alone, and before the delay, which does not.
       x = np.concatenate((x, constraints), axis=1)
     x = dummies(self._observation_delay(x, self._draws), it.dummy_observations, self._draws)
     if it.multiobj_observed:

@@ -31,12 +31,14 @@ def load(domain: str, seed: int) -> control.Environment:
 
 def _start_upright(task: Any, physics: Any) -> None:
   """Places the quadruped: turned about the vertical at random, raised by 1 cm until it is clear."""
+  # dm_control's own start has any orientation, the suite's stands upright.
   azimuth = task.random.uniform(0, 2 * np.pi)
   height, touching = 0.0, True
   while touching:
     try:
       with physics.reset_context():
         root = physics.named.data.qpos["root"]
+        # The free joint: x, y, z, and a quaternion with its real part first.
         root[:] = 0, 0, height, np.cos(azimuth / 2), 0, 0, np.sin(azimuth / 2)
     except control.PhysicsError:
       pass  # too many contacts to hold
@@ -91,6 +93,7 @@ class Perturbation:
       self._value, self._sign = next_value(
         self._scheduler, self._parameter, self._value, self._sign, random
       )
+      # Each change sets the same attributes of the one tree, so nothing is left of the last.
       for path, attribute, value in self._edits(float(self._value)):
         for element in self._root.findall(path):
           element.set(attribute, value)
@@ -113,6 +116,7 @@ def next_value(
 
   'saw_wave' takes the change for the value, as the suite does.
   """
+  # Drawn for every scheduler, used or not: the stream of random numbers is then the suite's.
   change = random.normal(scale=p.std)
   if scheduler == "random_walk":
     value += change
@@ -128,6 +132,7 @@ def next_value(
   if (scheduler == "cyclic_pos" and value >= p.max) or (
     scheduler == "cyclic_neg" and value <= p.min
   ):
+    # A cycle begins anew once it has come to its end.
     value = p.start
   return float(np.clip(value, p.min, p.max)), sign
 
@@ -148,10 +153,12 @@ _THIGHS = ("right_thigh", "left_thigh")
 _LEGS = ("right_leg", "left_leg")
 _ANKLES = ("ankle_front_left", "ankle_front_right", "ankle_back_right", "ankle_back_left")
 
+# Domain -> parameter -> its value p -> the edits by which the suite sets it.
 EDITS: dict[str, dict[str, Callable[[float], list[Edit]]]] = {
   "cartpole": {
     "pole_length": lambda p: [
       *_class("geom", "pole", "fromto", f"0 0 0 0 0 {p}"),
+      # A longer pole of the same thickness is heavier: 0.1 kg a metre.
       *_class("geom", "pole", "mass", f"{p / 10}"),
     ],
     "pole_mass": lambda p: _class("geom", "pole", "mass", f"{p}"),
@@ -160,6 +167,8 @@ EDITS: dict[str, dict[str, Callable[[float], list[Edit]]]] = {
   },
   "walker": {
     "thigh_length": lambda p: [
+      # A capsule's size is half its length: the thigh's middle is p below the hip and the knee 2 p;
+      # the middle of the leg is 0.25 below the knee.
       *_named("geom", _THIGHS, "pos", f"0 0 {-p}"),
       *_named("geom", _THIGHS, "size", f"0.05 {p}"),
       *_named("body", _LEGS, "pos", f"0 0 {-0.25 - 2 * p}"),

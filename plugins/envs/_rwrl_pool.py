@@ -53,16 +53,20 @@ class Pool:
         (len(spec.action_minimum),), float, spec.action_minimum, spec.action_maximum
       ),
     )
+    # All blocks have so many rows, but the last may have fewer environments.
     self._rows = math.ceil(self.num_envs / min(num_workers or cores(), self.num_envs))
     blocks = [seeds[i : i + self._rows] for i in range(0, self.num_envs, self._rows)]
+    # The server imports these once; workers are forked with them loaded.
     multiprocessing.get_context("forkserver").set_forkserver_preload(_WORKER_MODULES)
     n = len(blocks)
+    # Block i is i / n of an episode ahead where `reset` staggers.
     make = [
       functools.partial(Block, domain, challenges, block, self._rows, i * EPISODE // n)
       for i, block in enumerate(blocks)
     ]
     try:
       with _variables(_WORKER_VARIABLES), _deaf(), _short_paths():
+        # copy=False gives views of memory that the workers share; `_timestep` copies what it keeps.
         self._blocks = async_vector_env.AsyncVectorEnv(
           make, copy=False, context="forkserver", worker=run
         )
@@ -84,6 +88,7 @@ class Pool:
     """
     reset = functools.partial(self._blocks.reset, options={"stagger": stagger})
     observation, _ = self._call(reset)
+    # `reset` comes once, before any block has ended: every row is FIRST.
     return self._timestep(observation, ~self._ended)
 
   def send(self, actions: Array) -> None:
@@ -95,6 +100,7 @@ class Pool:
 
   def recv(self) -> TimeStep:
     """Waits for the step of all workers; its timesteps, [B, ...]; raises as `reset`."""
+    # In the step after an end Gymnasium's worker resets its block instead: FIRST, as we want it.
     first = self._ended
     observation, _, _, self._ended, _ = self._call(self._blocks.step_wait)
     return self._timestep(observation, first)
@@ -115,6 +121,7 @@ class Pool:
     except Exception as error:
       died = []
       for process in self._blocks.processes:
+        # A broken pipe is seen before the exit code of the worker that died is.
         process.join(0.5 if isinstance(error, (EOFError, OSError)) else 0)
         if process.exitcode:
           died.append(f"worker {process.pid} {_fate(process.exitcode)}")
@@ -131,7 +138,7 @@ class Pool:
 
 
 def _kill(blocks: async_vector_env.AsyncVectorEnv) -> None:
-  """Ends the workers of the blocks, those too that have ended."""
+  """Ends all workers and waits for them; those that have died already are waited for alone."""
   blocks.closed = True  # its own way waits for replies, also of workers that have died
   for process in blocks.processes:
     process.kill()

@@ -25,7 +25,8 @@ Limits = Mapping[str, Any]
 
 def _cartpole(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
   """Returns which of slider_pos, slider_accel and balance_velocity hold."""
-  # The limit on velocity is for a pole near the top: it has to be fast to get there.
+  # The limit on velocity is for a pole near the top: it has to be fast to get there. A lower c
+  # widens that zone, by (1 - c) / 0.5 radians as in the suite; near is where the cosine is great.
   near_top = physics.pole_angle_cosine()[0] > np.cos((1 - c) / 0.5 + limit["balance_angle"])
   fast = abs(physics.angular_vel()[0]) > limit["balance_velocity"] * c
   return (
@@ -44,6 +45,7 @@ def _walker(physics: Any, limit: Limits, c: float) -> tuple[bool, ...]:
   low, high = (c * np.deg2rad(limit[f"joint_angle_{end}_deg"]) for end in ("low", "high"))
   return (
     (angles > low).any() and (angles < high).any(),
+    # Behind the root's three joints: up, forwards, and pitch.
     np.abs(physics.data.qvel[3:]).max() < limit["joint_velocity"] * c,
     -data.xmat["torso", "zx"] > limit["torso_forwards"] * c,
     physics.torso_upright() > 1 - c,

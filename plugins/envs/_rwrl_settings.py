@@ -111,7 +111,9 @@ def domains() -> Mapping[str, Domain]:
   for name, entry in data["domains"].items():
     levels = {"none": NO_CHALLENGES}
     for level, perturbation in entry["levels"].items():
+      # A level sets the same in every domain, but for the parameter of the physics that changes.
       fields = {**data["levels"][level], **perturbation}
+      # JSON has no tuples, and a list is not equal to the tuple that a user writes.
       pairs = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
       levels[level] = Challenges(**{**fields, **pairs})
     found[name] = Domain(

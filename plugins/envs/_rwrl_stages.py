@@ -53,6 +53,7 @@ class Delay:
   def __call__(self, x: np.ndarray, draws: Draws) -> np.ndarray:
     """Takes the newest input [K, n]; returns that of `steps` calls ago, [K, n]."""
     del draws
+    # The first input fills the queue, for there is nothing older to put out.
     self._queue.extend([x] if self._queue else [x] * (self._queue.maxlen or 1))
     return self._queue[0]
 
@@ -127,6 +128,7 @@ class Repetition:
     # Unlike the faults of entries, only a free environment draws, as in the suite.
     begins = draws.bernoulli_of(free, self._probability)
     self._held = np.where(free[:, None], x, self._held)
+    # This step is the first of those that the action is held for.
     self._left = np.where(begins, self._steps - 1, np.maximum(self._left - 1, 0))
     return self._held
 

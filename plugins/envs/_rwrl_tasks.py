@@ -37,6 +37,7 @@ class Sensors:
 
   def attach(self) -> None:
     """Looks MuJoCo's memory up; to be called when models may have been reloaded, which moves it."""
+    # Each name gets columns of one array, so that reading an environment is a single copy.
     views = [self._task.views(environment.physics) for environment in self._environments]
     sizes = [view.size for view in views[0].values()]
     ends = np.cumsum(sizes)
@@ -73,6 +74,7 @@ def _cartpole_reward(it: Readings) -> np.ndarray:
 def _walker_views(physics: Any) -> Views:
   data, torso = physics.data, _body(physics, "torso")
   return {
+    # Body 0 is the world. Slices, even of one number, are views; an index would copy the number.
     "bodies": data.xmat[1:].reshape(-1),
     "height": data.xpos[torso, 2:],
     "velocity": data.qvel,
@@ -107,12 +109,15 @@ def _quadruped_views(physics: Any) -> Views:
     "activation": data.act,
     "torso_velocity": _sensor(physics, "velocimeter", 3),
     "upright": data.xmat[_body(physics, "torso"), _ZZ:],
+    # The accelerometer, and the gyro that follows it.
     "imu": _sensor(physics, "imu_accel", 6),
+    # The forces of four toes, and then their torques, three numbers each.
     "force_torque": _sensor(physics, "force_toe_front_left", 24),
   }
 
 
 def _quadruped_observation(it: Readings) -> np.ndarray:
+  # The views lie in the observation's order; forces and torques are squashed as in dm_control.
   *same, force_torque = it.values()
   return np.concatenate((*same, np.arcsinh(force_torque)), axis=1)
 
@@ -148,6 +153,7 @@ def _humanoid_views(physics: Any) -> Views:
 def _humanoid_observation(it: Readings) -> np.ndarray:
   frame = it["frame"].reshape(-1, 3, 3)
   limbs = np.stack([it[limb] - it["torso"] for limb in _LIMBS], axis=1)  # [K, 4, 3]
+  # v R, row by row, is R^T v: from the world's axes to the torso's.
   extremities = np.matmul(limbs, frame).reshape(len(frame), -1)
   vertical = it["frame"][:, _ZX:]
   return np.concatenate(

@@ -104,5 +104,6 @@ def _until_life_lost(
   terminated: np.ndarray, info_tm1: _pool.Info, info_t: _pool.Info
 ) -> np.ndarray:
   """Computes discounts [B]: 0 where the game is over or a life was lost, else 1."""
+  # EnvPool tells how many lives are left; that one was lost shows in two steps only.
   lost = info_t["lives"] < info_tm1["lives"]
   return _until_game_over(terminated | lost, info_tm1, info_t)

@@ -47,6 +47,7 @@ class Brax(_device.OnDevice):
     with _device.making("brax"):
       env = self._made()
     observe = functools.partial(_device.flat, "brax")
+    # A picture takes positions alone, so MuJoCo draws them whichever backend moves the robot.
     robots = _pictures.Robots(env.sys.mj_model)
 
     def draw(state: Any) -> Array:
@@ -61,6 +62,7 @@ class Brax(_device.OnDevice):
     known = envs._envs  # brax has no public list of them
     if self.name not in known:
       raise UserError(unknown("brax.name", self.name, known))
+    # Not given where it is None: each environment has a default of its own.
     backend = {} if self.backend is None else {"backend": self.backend}
     try:
       return envs.get_environment(self.name, **backend, **self.kwargs)

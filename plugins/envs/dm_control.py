@@ -120,6 +120,7 @@ class DMControl:
       raise UserError(
         f"dm_control.camera = {self.camera} must be the number of a camera, from 0, or -1."
       )
+    # A setting that would do nothing is refused, for whoever wrote it expects that it does.
     defaults = {field.name: field.default for field in dataclasses.fields(self)}
     for name in ("height", "width", "frame_stack"):
       if self.observation == "features" and getattr(self, name) != defaults[name]:
@@ -157,10 +158,12 @@ class DMControl:
     size = {"render_height": VIDEO_SIZE, "render_width": VIDEO_SIZE}
     camera = {"render_camera_id": self.camera}
     _rendering.check("a video", self._id, {"from_pixels": True, **size, **camera})
+    # EnvPool reads the models while the pool is made, and the copy is gone after.
     with _rendering.fast_models(self._id) as base_path:
       return self._features(seeds, {**_pool.DRAWN, **size, **camera, "base_path": base_path})
 
   def _features(self, seeds: tuple[int, ...], drawn: Mapping[str, Any]) -> _pool.Pool:
+    # By name, in dm_control's order: EnvPool's observation has more fields, see _KEYS.
     keys = observation_keys()[self.domain][self.task]
     raw = _pool.envpool().make_spec(self._id).observation_spec()
     size = sum(math.prod(getattr(raw, key).shape) for key in keys)
@@ -192,6 +195,7 @@ class DMControl:
         observation=specs.Array((self.height, self.width, 3 * self.frame_stack), np.uint8),
         observe=_pool.channels_last,
         episode_length=EPISODE_LENGTH,
+        # Mesa, which draws on a CPU, ends the process where several threads draw, see InTurn.
         num_threads=1,
         options=options,
         draw=lambda observation: observation[..., -3:],

@@ -27,7 +27,7 @@ from .mountain_car import State as Car
 
 TILINGS, TILES = 16, 10
 INFORMATIVE = TILINGS * TILES**2
-FAR = 2**30  # draws; within int32 when a step's are added
+FAR = 2**30  # the longest gap drawn at once; with the draws of a step it fits an int32
 
 
 class State(NamedTuple):
@@ -35,8 +35,8 @@ class State(NamedTuple):
 
   car: Car
   signs: Array  # [INFORMATIVE] float32, 1 or -1
-  until: Array  # [] int32, draws of a feature until one flips,
-  flips: Array  # [] bool, or until there is nothing but to draw on: it is far
+  until: Array  # [] int32, draws, one a feature and step, that come before the one that matters
+  flips: Array  # [] bool: that one flips its feature; else the gap was FAR, and one draws on there
   key: Array
 
 

@@ -13,6 +13,7 @@ from . import _pool
 
 _FAMILIES = ("envpool.classic_control", "envpool.toy_text", "envpool.box2d")
 _UNLIMITED = 2**31 - 1  # the tasks with this default do not look at the limit
+# EnvPool's options that are the pool's, not the task's, or have a field of their own here.
 _NOT_OPTIONS = {
   "num_envs",
   "batch_size",
@@ -63,11 +64,13 @@ class EnvPool:
       if option not in defaults or option in _NOT_OPTIONS:
         known = defaults.keys() - _NOT_OPTIONS
         raise UserError(_pool.unknown(f"envpool.options of {self.task}: name", option, known))
+      # Types are to be equal: isinstance would take True for a number.
       if type(value) is not type(defaults[option]):
         raise UserError(
           f"envpool.options of {self.task}: {option!r} must be of type "
           f"{type(defaults[option]).__name__}, such as {defaults[option]!r}; got {value!r}."
         )
+    # Tried here: such options would otherwise fail only when a pool is made.
     try:
       fits = all(self._raw_observation().shape)
     except ValueError:
@@ -135,7 +138,9 @@ def _view(raw: specs.Array) -> tuple[specs.Array, _pool.Observe]:
     # As they come: EnvPool's arrays are fresh at each call.
     return specs.Array(raw.shape, raw.dtype), lambda x: x
   assert isinstance(raw, specs.BoundedArray), raw
+  # One range for all numbers of an observation, though Blackjack's three would do with less.
   low, high = int(np.min(raw.minimum)), int(np.max(raw.maximum))
   one_hot = np.eye(high - low + 1, dtype=np.float32)
+  # A row of `one_hot` for each number, laid end to end.
   size = math.prod(raw.shape) * len(one_hot)
   return specs.Array((size,), np.float32), lambda x: one_hot[x - low].reshape(len(x), size)

@@ -54,6 +54,7 @@ class Gymnax(_device.OnDevice):
 
     def step(key: Array, inner: Any, action: Array) -> _device.Stepped:
       observation, inner, reward, terminated, _ = env.step_env(key, inner, action, params)
+      # `terminated` leaves the time limit out; `is_truncated` is that alone.
       terminated = jnp.asarray(terminated, bool)
       done = terminated | env.is_truncated(inner, params)
       return _device.Stepped(inner, observed(observation), reward, ~terminated, done)
@@ -63,6 +64,7 @@ class Gymnax(_device.OnDevice):
       with _pictures.unseen():
         drawing = visualizer(env, params, [inner])
         drawing.init()
+        # `init` sets `im` for the environments that it can draw, and not for others.
         if not hasattr(drawing, "im"):
           raise UserError(f"gymnax has no pictures of {self.name}.")
         return _pictures.of_figure(drawing.fig)
@@ -78,6 +80,7 @@ class Gymnax(_device.OnDevice):
       env, params = gymnax.make(self.name, **self.kwargs)
     except TypeError as error:
       raise UserError(f"gymnax.kwargs of {self.name}: {error}.") from error
+    # Looked up here, so that the message can say which parameters there are.
     known = [field.name for field in dataclasses.fields(params)]
     for name in self.params:
       if name not in known:

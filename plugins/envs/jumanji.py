@@ -63,6 +63,7 @@ class Jumanji(_device.OnDevice):
       import matplotlib.pyplot as plt
 
       with _pictures.unseen():
+        # Jumanji draws with pyplot, into whatever figure is current.
         env.render(inner)
         return _pictures.of_figure(plt.gcf())
 

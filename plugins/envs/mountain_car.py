@@ -101,6 +101,7 @@ def move(position: Array, velocity: Array, action: Array) -> tuple[Array, Array]
   Returns:
     The next position and velocity, [...] each.
   """
+  # 0.001 is the push of the engine, 0.0025 the pull of the hill, whose slope goes with cos(3 x).
   velocity += 0.001 * (action - 1).astype(velocity.dtype) - 0.0025 * jnp.cos(3 * position)
   velocity = jnp.clip(velocity, -MAX_SPEED, MAX_SPEED)
   position = jnp.clip(position + velocity, LEAST, GREATEST)

@@ -59,6 +59,7 @@ class Playground(_device.OnDevice):
     robots = _pictures.Robots(env.mj_model)
 
     def draw(state: Any) -> Array:
+      # mocap: bodies that the task places itself, such as targets.
       fields = ("qpos", "mocap_pos", "mocap_quat")
       return robots.draw(**{name: getattr(state.data, name) for name in fields})
 
@@ -77,6 +78,7 @@ class Playground(_device.OnDevice):
       if name.partition(".")[0] not in config:  # which would be added, and read by nobody
         raise UserError(f"playground.config of {self.name}: {unknown('config', name, config)}")
     if "impl" in config:
+      # Not every configuration has it, and one that the user gives in `config` counts more.
       overrides.setdefault("impl", self.impl)
     try:
       config.update_from_flattened_dict(overrides)

@@ -23,8 +23,8 @@ class Rwrl:
   episode, so its first rewards belong to the one before. A random policy scores about 500 on
   quadruped (263 at hard), 26 to 67 on cartpole, 33 to 62 on walker, 1 to 2 on humanoid.
 
-  Environments step in `num_workers` processes; None for one a core, at most one an
-  environment; so in every pool.
+  The environments of a pool step in `num_workers` processes: None for one a core, and never more
+  than there are environments.
 
   Raises:
     UserError: no such domain, level or parameter; a level and challenges; or a number makes no
@@ -75,6 +75,7 @@ def _changed(challenges: Challenges) -> list[str]:
 
 def _check(domain: str, it: Challenges) -> None:
   """Raises UserError for what makes no sense in this domain."""
+  # Only what was changed is judged, and what would do nothing is refused, not ignored.
   changed = _changed(it)
   parameters = domains()[domain].parameters
   if it.perturb is not None and it.perturb not in parameters:

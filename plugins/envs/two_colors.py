@@ -67,6 +67,7 @@ class TwoColors:
     first = state.first
     steps = state.steps + ~first
     agent = self._moved(state.cells[0], action)
+    # [2]: which object, if any, the agent has walked onto.
     taken = agent == state.cells[1:]
     draw = jax.random.fold_in(state.key, steps)
     free = jax.random.randint(draw, (), 0, self.size**2 - 2)
@@ -99,5 +100,6 @@ class TwoColors:
 def _free_cell(number: Array, agent: Array, others: Array) -> Array:
   """Returns the free cell [2] of a number [], where the agent is on one and `others` [2] are."""
   low, high = jnp.minimum(agent, others), jnp.maximum(agent, others)
+  # `number` counts free cells alone: it skips the lower one that is taken, then the higher one.
   cell = number + (number >= low)
   return cell + (cell >= high)

@@ -20,5 +20,6 @@ class Gae:
 
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
     """Computes Targets [T, B] from one head's inputs, [T, B]; it has no metrics."""
+    # The sum of (gamma lambda)^k delta_{t+k} telescopes to the lambda-return less V(x_t).
     targets, _ = LambdaReturn(self.gamma, self.lambda_)(x)
     return targets._replace(advantage=targets.value - x.value[:-1]), {}

@@ -31,9 +31,12 @@ class LambdaReturn:
     # bootstraps from that. RLax has no mask.
     valid = x.mask > 0
     steps = (jnp.where(valid, x.reward, value_tm1), jnp.where(valid, discount, 0), value_t)
+    # RLax asserts that lambda is a float, which a configured 1 need not be.
     lambda_ = jnp.asarray(self.lambda_, x.value.dtype)
     sequences = [step.reshape(len(step), -1) for step in steps]  # [T, N] of [T, ...]
+    # RLax takes a single sequence [T], so it is mapped over axis 1, of arguments and result.
     one = lambda reward, discount, value: rlax.lambda_returns(reward, discount, value, lambda_)
     target = jnp.reshape(jax.vmap(one, 1, 1)(*sequences), x.reward.shape)
+    # The advantage bootstraps from the lambda-return: Algorithm 1 of STAC, line 20, with rho = 1.
     target_t = jnp.concatenate([target[1:], x.value[-1:]])
     return Targets(target, x.reward + discount * target_t - value_tm1), {}

@@ -47,6 +47,8 @@ class LeakyVTrace:
     rho_bar, c_bar = self.truncation * self.rho_bar, self.truncation * self.c_bar
     alpha_rho, alpha_c = self.alpha * self.alpha_rho, self.alpha * self.alpha_c
     # Eq. 5: what exceeds the bound leaks through in part, for less bias and more variance.
+    # The derivative by alpha is minus what is clipped off: where no ratio exceeds its bound, as on
+    # policy, alpha has no metagradient.
     rho = (1 - alpha_rho) * ratio + alpha_rho * jnp.minimum(rho_bar, ratio)
     c = (1 - alpha_c) * ratio + alpha_c * jnp.minimum(c_bar, ratio)
     clipped = clipped_by(ratio, rho_bar)

@@ -18,5 +18,6 @@ class PolicyKL:
 
   def __call__(self, x: LossInputs) -> tuple[Array, Metrics]:
     """Computes g_kl KL and the KL in nats, [T, B] each, from policies [T, B, A]."""
+    # No gradient goes to the reference: the actor recorded it, or it was made before the update.
     kl = x.distribution.kl(x.policy, x.reference)
     return self.cost * kl, {"kl": kl}

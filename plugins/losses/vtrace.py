@@ -31,6 +31,7 @@ class VTrace:
   def __call__(self, x: CorrectorInputs) -> tuple[Targets, Metrics]:
     """Computes Targets [T, B] from one head's inputs, [T, B], and where rho was clipped, [T, B]."""
     ratio = jnp.exp(x.log_is)
+    # rho_bar decides which policy's value is learned, c_bar only how fast (IMPALA, section 4.1).
     rho, c = jnp.minimum(self.rho_bar, ratio), jnp.minimum(self.c_bar, ratio)
     clipped = clipped_by(ratio, self.rho_bar)
     targets = corrected_targets(x, self.gamma, self.lambda_, rho, c)

@@ -22,6 +22,7 @@ def held_out(batch: Trajectory, every: int) -> tuple[Trajectory, Trajectory]:
     ValueError: `every` does not divide the batch, or nothing would be left to learn from.
   """
   size = batch.action.shape[1]
+  # NumPy, so that the numbers are constants of the trace: shapes must not depend on traced values.
   out = np.arange(every - 1, size, every)
   rest = np.delete(np.arange(size), out)
   if size % every or not rest.size:
@@ -40,7 +41,9 @@ def drawn(state: LearnerState, past: Sequence[Trajectory], batch: Trajectory) ->
     past: the last batches, newest first, [T+1, B] each; as many are there as updates were made.
     batch: the new one, [T+1, B].
   """
+  # Slots that no update has filled yet hold zeros; only the first `there` are drawn from.
   there = jnp.minimum(state.step, len(past))
+  # The draw follows from the state alone, so that `_cycle` can repeat it.
   key = jax.random.fold_in(state.key, state.step)
   which = jax.random.randint(key, (), 0, jnp.maximum(there, 1))
   one = lambda now, *past: jnp.where(there > 0, jnp.stack(past)[which], now)
@@ -49,5 +52,6 @@ def drawn(state: LearnerState, past: Sequence[Trajectory], batch: Trajectory) ->
 
 def _some(batch: Trajectory, which: np.ndarray) -> Trajectory:
   """Returns some trajectories [B'] of a batch, [T+1, B', ...]."""
+  # The batch axis is 1 where there is time, and 0 of the recurrent state: see BATCH_AXES.
   take = lambda axis: lambda x: jnp.take(x, which, axis=axis)
   return Trajectory(*(jax.tree.map(take(n), x) for n, x in zip(BATCH_AXES, batch, strict=True)))

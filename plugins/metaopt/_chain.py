@@ -33,7 +33,7 @@ class Update(NamedTuple):
   grads: PyTree  # g_k
   batch: Trajectory  # [T+1, B]
   etas: Etas  # [P] or [1] each
-  recent: Array | tuple[()]  # statistics that eta follows from, where it does
+  recent: Array | tuple[()]  # [S] statistics that a context has made eta from; () without one
 
 
 class Updated(NamedTuple):

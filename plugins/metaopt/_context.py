@@ -26,7 +26,7 @@ class Context:
 
   Attributes:
     statistics: means over a batch of the raw reward, of the one-step TD error, and of the value.
-    batches: how many of the last ones are seen.
+    batches: of how many of the last batches the network sees the statistics.
     hidden: units of its one layer.
   """
 
@@ -67,6 +67,7 @@ class Context:
       etas: eta_0, by name, [P] or [1].
     """
     hidden = jnp.tanh(recent @ weights["w1"] + weights["b1"])
+    # All N outputs lie in one row; each name takes the next `size` of them.
     offsets, start = hidden @ weights["w2"], 0
     moved = {}
     for name, eta in etas.items():
@@ -91,6 +92,7 @@ class Context:
       out = fns.outer_heads(params, gamma, trajectory)
       step_t = trajectory.timestep
       value = jnp.mean(out.value, 0)  # over the Po heads, [T+1, B]
+      # m_{t+1}: a transition into FIRST is the auto-reset's and is not counted.
       mask = 1 - step_t.first[1:].astype(value.dtype)
       after = gamma[0] * step_t.discount[1:] * value[1:]
       of = {

@@ -1,4 +1,4 @@
-"""What a cycle of metagradients is made of, for who compares its derivative with differences."""
+"""What a cycle of metagradients is made of, for `selftune check` to differentiate numerically."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +24,7 @@ def cycle(
   k, mode = metaopt.inner_updates, metaopt.outer_batch
   # With 'next' the first batch of a cycle judges the one before, and eta moves before it learns.
   meta = states[mode == "next"].meta_state
+  # As 'same' has it; the other modes differ in what follows.
   inner, outer, judged = list(batches[:k]), batches[k - 1], k - 1
   match mode:
     case "next" | "fresh":
@@ -32,6 +33,7 @@ def cycle(
       inner = [held_out(batch, metaopt.held_out)[0] for batch in inner]
       outer = held_out(outer, metaopt.held_out)[1]
     case "replayed":
+      # The draw of `Metagradient._learn` once more: it depends on the state before the batch alone.
       inner = [drawn(s, s.meta_state.replay, b) for s, b in zip(states, inner, strict=False)]
   more, used = (), None
   if metaopt.context is not None:

@@ -16,11 +16,13 @@ def first(fns: AgentFns, tuned: Tuned, eta_init: float, given: Mapping[str, floa
   Args:
     fns: know the shapes.
     tuned: what is tuned.
-    eta_init: where a domain takes its start from it.
-    given: by pattern, in place of that.
+    eta_init: the first eta, in domains that start from it (UNIT and SCALE).
+    given: first etas by pattern, in place of what the domain says.
   """
   start = {name: t.domain.initial(eta_init, t.value) for name, t in tuned.items()}
+  # What is given by pattern replaces what the domain says.
   start |= starts(tuned, given)
+  # float, for a whole number that is configured would make integers, which have no gradient.
   return {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
 
 
@@ -37,7 +39,7 @@ def starts(tuned: Tuned, given: Mapping[str, float]) -> dict[str, float]:
 
 
 def check_bounds(tuned: Tuned, given: Mapping[str, tuple[float, float]]) -> None:
-  """Checks `bounds` against configured values, which are numbers before there are runs of them.
+  """Checks `bounds` against the configured values, which are plain numbers here, not traced ones.
 
   Raises:
     ValueError: a pattern matches nothing, the first bound is not less than the second, or the
@@ -67,6 +69,7 @@ def bounds(
   ends = {}
   for pattern, (least, greatest) in given.items():
     for name, t in tunables.select(tuned, (pattern,), "bounds").items():
+      # Bounds are on what plugins see and eta is unconstrained; every domain's map is increasing.
       low, high = (jnp.asarray(t.domain.inverse(x, t.value)) for x in (least, greatest))
       # NaN: a bound beyond the domain, within which every eta lies anyway.
       nowhere = lambda x, end: jnp.where(jnp.isnan(x), end, x)

@@ -68,6 +68,7 @@ def outer_gradient(
     grads, metrics = grad(params, gamma, reference, trajectory)
     return grads, metrics, ()
 
+  # The batch is split as it was when `reference` was made, so slice k is of micro-batch k.
   grads, metrics, _ = fns.accumulate(one, batch, reference)
   return grads, metrics
 
@@ -100,11 +101,13 @@ def matching_gradient(
     v, a tree like `params`; metrics [].
   """
   target, gamma = params, fns.gamma(tunables.transform(etas, tuned))
+  # From theta' on the target learns as the agent does, and last takes a step down the outer loss.
   for _ in range(bootstrap.steps - 1):
     updated = inner_update(fns, tuned, target, opt_state, step, etas, batch)
     target, opt_state, step = updated.params, updated.opt_state, step + 1
   grads, metrics = outer_gradient(fns, target, gamma, batch, reference)
   if bootstrap.learning_rate is None:
+    # {}: a learning rate that is tuned has its configured value here, as all of the outer loss.
     target, _ = fns.optimizer_step(target, grads, opt_state, step, {})
   else:
     target = jax.tree.map(lambda x, g: x - bootstrap.learning_rate * g, target, grads)
@@ -114,6 +117,7 @@ def matching_gradient(
     wanted, found = (fns.outer_heads(x, gamma, trajectory) for x in (target, params))
     mask = 1 - trajectory.timestep.first[1:].astype(found.value.dtype)
     # Means over the Po heads, sums over valid transitions: as the losses are.
+    # Timestep T, the last one, begins no transition.
     kl = fns.distribution.kl(wanted.policy[:, :-1], found.policy[:, :-1])
     apart = (wanted.value[:, :-1] - found.value[:, :-1]) ** 2
     summed = lambda x: jnp.mean(jnp.sum(x * mask[None], (1, 2)))

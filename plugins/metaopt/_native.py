@@ -35,6 +35,8 @@ HEADERS = (
   *(HERE.parent / "tuners" / name for name in ("_rules.h", "_rules_each.h")),
   Path(native.__file__).parent / "native.h",
 )
+# Plugins are template arguments, so that the compiler inlines them; what runs differ in, their
+# settings, comes in tables.
 SOURCE = """
 #include "{here}/_advance.h"
 #include "{env.header}"
@@ -60,10 +62,12 @@ def natively(fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
     return "Actions are not discrete."
   if len(fns.gamma({})) != 1:
     return "The agent has several heads."
+  # The C++ has one generator, and draws what JAX draws to the bit.
   config: Any = jax.config
   threefry = config.jax_default_prng_impl == "threefry2x32"
   if not (threefry and config.jax_threefry_partitionable):
     return "Random numbers are not those of threefry2x32."
+  # A rule that wants the last trace undecayed divides by gamma lambda (AutoTIDBD).
   if any(x.metaopt.gamma * x.metaopt.lambda_ == 0 for x in runs):
     return "Traces end at once (gamma lambda = 0)."
   return _advance(fns, runs, *forms)
@@ -77,6 +81,7 @@ def _advance(
   library = native.library(source, (*HEADERS, env.header, network.header, tuner.header))
   if isinstance(library, str):
     return library
+  # In the order that `Runs` of _run.h ends with: AC(lambda), network, environment, tuner.
   settings = [
     _table((x.metaopt.gamma, x.metaopt.lambda_, x.metaopt.entropy, _most(x)) for x in runs),
     *(_table(_settings(getattr(x, part)) for x in runs) for part in ("network", "env")),
@@ -99,8 +104,10 @@ def _advance(
       *map(_own, (states.key, learner.step, learner.failure, states.finished, states.env_steps)),
       *map(_own, (states.returns, states.lengths, *timestep)),
     ]
+    # [R, steps, 1]: a run has one environment.
     ends = Ends(*(np.zeros((count, steps, 1), t) for t in (np.bool_, np.float32, np.int32)))
     arrays, rule, finish = _learner(learner)
+    # In the order of `Sizes` of _run.h, where the environment's settings come before the network's.
     sizes = np.array(
       [
         *(
@@ -114,10 +121,12 @@ def _advance(
       ],
       np.int64,
     )
+    # One table of pointers for each parameter of `advance`: the runs, their environments, learners.
     library.advance(
       *(_pointers(x) for x in ((*run, *ends, *settings), leaves, arrays)),
       sizes.ctypes.data_as(ctypes.c_void_p),
     )
+    # Keys are only read: what is drawn at a step is hashed of key and step.
     _, step, failure, finished, made, returns, lengths, *seen = run
     states = states._replace(
       learner=finish(learner)._replace(step=step, failure=failure),
@@ -163,6 +172,7 @@ def _learner(
     meta = online._replace(trace=trace, tuner=jax.tree.unflatten(structure, leaves))
     return learner._replace(params={"value": value, "policy": policy}, meta_state=meta)
 
+  # The scalars are changed in place; the rest is read from `old` and written to `new`.
   return [rule, *old, *new], len(scalars), finish
 
 
@@ -189,13 +199,13 @@ def _own(x: Any) -> np.ndarray:
 
 
 def _like(old: Any, new: Any) -> Any:
-  """Returns words as the keys that they are of, where there were keys before."""
+  """Makes words [..., 2] keys again where there were keys before; returns all else as it is."""
   if jnp.issubdtype(old.dtype, jax.dtypes.prng_key):
     return jax.random.wrap_key_data(new, impl=jax.random.key_impl(old))
   return new
 
 
 def _pointers(arrays: Iterable[Any]) -> Any:
-  """Returns where arrays lie, for C: void**."""
+  """Returns the addresses of arrays [...], as C's void**."""
   found = [x.ctypes.data for x in arrays]
   return (ctypes.c_void_p * len(found))(*found)

@@ -199,6 +199,7 @@ def step(
   failure = jnp.where(transition, failure, -1)
   keep = transition & (failure < 0)
   learned = jax.tree.map(lambda new, old: jnp.where(keep, new, old), learned, carry)
+  # A reset counts as an update, as in `guarded_step`: the keys of the block rely on it.
   made = (failure < 0).astype(jnp.int32)
   learner = run.learner._replace(step=run.learner.step + made, failure=failure)
   run, ends = count(run, timestep)
@@ -295,6 +296,7 @@ def written_out(span: Span, start: tuple[Array, Array, Array]) -> tuple[Array, A
   """
   w_0, z_0, h_0 = start
   k = span.met.shape[1]
+  # Group by group, [T, K, 1] against [1, K, F / K]: feature f lies in group f // (F / K).
   tile = jnp.arange(w_0.shape[1], dtype=span.met.dtype).reshape(1, k, -1)
   phi = (span.met[:, :, None] == tile).astype(w_0.dtype).reshape(STEPS, -1)
   # HIGHEST: TF32 would round w, z and h, where the same steps made one by one do not.

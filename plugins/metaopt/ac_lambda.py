@@ -147,6 +147,7 @@ class AcLambda:
       The iteration; None where the network has no binary features, the tuner more than one step
       size, or the agent more than one head.
     """
+    # `gamma` has one entry a head; which numbers they are does not matter.
     one_head = len(fns.gamma({})) == 1
     sparse = isinstance(fns.network, SparseNetwork) and isinstance(self.tuner, ScalarTuner)
     if not (sparse and one_head):
@@ -169,6 +170,7 @@ class AcLambda:
     Returns:
       The TD error and its gradients, vectors [N].
     """
+    # S and S', each still a sequence [1, 1, ...]: networks know nothing else.
     step_t, step_tp1 = (jax.tree.map(lambda x, i=i: x[i : i + 1], batch.timestep) for i in range(2))
     heads = jnp.zeros(1)  # discounts [P] of one head; without an objective they are of no use
 
@@ -185,6 +187,7 @@ class AcLambda:
 
     next_value, pull_next = jax.vjp(then, params)
     one, none = jnp.ones_like(value), jnp.zeros_like(policy)
+    # Derivatives by the distribution's parameters; the pullback carries these on to the weights.
     d_log_prob = jax.grad(fns.distribution.log_prob)(policy, batch.action[0, 0])
     d_entropy = jax.grad(fns.distribution.entropy)(policy)
 
@@ -194,6 +197,7 @@ class AcLambda:
     reward = clipped(step_tp1.reward[0, 0], self.max_abs_reward)
     discount = self.gamma * step_tp1.discount[0, 0].astype(value.dtype)  # 0: V of an end is 0
     running = continues(step_t.first, step_t.discount)[0, 0].astype(value.dtype)
+    # Line 6: U = V + 1/2 log pi, so the value's cotangent is 1 and the policy's has the 1/2.
     grad_u = gradient(one, d_log_prob / 2)
     decay = self.gamma * self.lambda_ * running
     return TunerInputs(

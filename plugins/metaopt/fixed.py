@@ -29,6 +29,7 @@ class Fixed:
     self, fns: AgentFns, state: LearnerState, batch: Trajectory
   ) -> tuple[LearnerState, Metrics]:
     """Takes one optimiser step on the inner loss of a batch [T+1, B]; metrics are []."""
+    # {}: no values are tuned, so every plugin has its configured ones.
     grads, metrics, _ = inner_gradient(fns, state.params, {}, batch)
     params, opt_state = fns.optimizer_step(state.params, grads, state.opt_state, state.step, {})
     metrics["grad_norm"] = optax.tree.norm(grads)

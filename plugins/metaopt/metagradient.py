@@ -159,7 +159,9 @@ class Metagradient:
       metrics["grad_norm"] = optax.tree.norm(grads)
       return state._replace(params=params, opt_state=opt_state), metrics
     meta: MetaState = state.meta_state
+    # What this phase does not compute is logged as it was last: all phases log the same names.
     metrics = dict(meta.last)
+    # The judge comes before the update, so that this batch is learned from with the eta it leaves.
     judged_later = self.outer_batch in ("next", "fresh")
     if judged_later and phase == (self.inner_updates if self.outer_batch == "fresh" else 0):
       # theta_K has acted by now, unless actors lag: this batch judges what led to it.
@@ -173,9 +175,12 @@ class Metagradient:
         window = (*meta.window[:phase], update, *meta.window[phase + 1 :])
         meta = meta._replace(window=window)
       else:
+        # The last update of a cycle, which is judged by its own batch, or by what was kept from it.
         _, outer = self._split(batch)
+        # 'same' has the reference already: the inner gradient's forward pass was on the same batch.
         if self.outer_batch != "same":
           reference = self._reference(fns, tuned, update, outer)
+        # Core counts this update when the step is over; the judge wants the count by theta_K.
         after = state._replace(step=state.step + 1)
         updates = (*meta.window, update)
         meta, judged = self._judge(fns, tuned, after, meta, updates, outer, reference)
@@ -246,6 +251,7 @@ class Metagradient:
       at = (state.params, state.opt_state, state.step, etas)
       v, metrics = matching_gradient(fns, tuned, self.bootstrap, *at, batch, reference)
     of_updates = derivative(fns, tuned, updates, state.step - len(updates), v)
+    # K updates share one eta (with a context, one eta_0), so their derivatives add up.
     gradient = jax.tree.map(lambda *x: sum(x[1:], x[0]), *of_updates)
     # Before the first updates there is nothing to judge: the window holds zeros.
     begun = state.step >= len(updates)
@@ -265,6 +271,7 @@ class Metagradient:
     context = self.context
     assert context is not None
 
+    # eta_0 is a constant here: it has the derivative that `of_updates` sum to.
     def etas(weights):
       return [context.applied(weights, update.recent, meta.etas) for update in updates]
 
@@ -281,6 +288,7 @@ class Metagradient:
     if isinstance(self.anchor, float | int) and not self.anchor:  # that of a run may be traced
       return gradient
     first = self._first(fns, tuned)
+    # The anchor is not part of the norm that is bounded: it pulls however large the metagradient.
     pull = {name: self.anchor * (eta - first[name]) for name, eta in meta.etas.items()}
     if self.context is None:
       return jax.tree.map(jnp.add, gradient, pull)
@@ -294,6 +302,7 @@ class Metagradient:
       updates, opt_state = self._adam().update(gradient, meta.opt_state)
       learned = optax.apply_updates(learned, updates)
     else:
+      # Progress 0 for good: the rate of eta does not decay as training goes on.
       start = jnp.zeros(())
       learned, opt_state = self.optimizer.update(gradient, meta.opt_state, learned, start)
     moved: Any = learned
@@ -301,6 +310,7 @@ class Metagradient:
       meta = meta._replace(etas=moved)
     else:
       meta = meta._replace(etas=moved[0], context=meta.context._replace(weights=moved[1]))
+    # Bounds are no part of the optimiser: each step of it is followed by a projection.
     within = {
       name: jnp.clip(meta.etas[name], *ends)
       for name, ends in _eta.bounds(tuned, self.bounds).items()
@@ -331,6 +341,7 @@ class Metagradient:
     """Returns zeros by the names of all metrics: what phases log before any has computed them."""
     values = self.values(fns, meta)
     inner, outer = self._split(batch)
+    # Names and shapes come from tracing: no loss is computed here.
     _, (heads, _) = jax.eval_shape(fns.inner_loss, state.params, values, inner)
     gamma = fns.gamma(values)
     policies = lambda *x: fns.outer_heads(*x).policy[:, :-1]

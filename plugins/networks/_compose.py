@@ -90,6 +90,7 @@ def compose(
     dtype = working_dtype(params, compute_dtype)
     cast = lambda tree: jax.tree.map(lambda x: x.astype(dtype), tree)
     time_batch = timestep.first.shape
+    # [T, B, ...] -> [T B, ...]; the core, and heads at the end, get both axes back.
     x = as_input(timestep.observation.reshape(-1, *timestep.observation.shape[2:]), dtype)
     value_x = torso_fn.apply(cast(params["value_torso"]), x) if separate else None
     x = torso_fn.apply(cast(params["torso"]), x)
@@ -106,6 +107,7 @@ def compose(
     return out, core_state
 
   def heads_alone(params: PyTree) -> PyTree:
+    # Of the two dicts the right one counts: the heads keep their gradient, all else is a constant.
     return jax.lax.stop_gradient(params) | {"heads": params["heads"]}
 
   return Network(init, initial_state, unroll, heads_alone)

@@ -12,7 +12,7 @@ from ...core.api import HeadOut
 
 GammaEmbedding = Literal["none", "shared", "per_head"]
 Init = Callable[[float], hk.initializers.Initializer]
-EMBEDDING = 16
+EMBEDDING = 16  # numbers that stand for a discount, as in Xu et al. (2018)
 
 
 class Style(NamedTuple):
@@ -73,6 +73,7 @@ def heads(
     def independent(shape, dtype):
       return jnp.stack([init(shape[1:], dtype) for _ in range(shape[0])])
 
+    # Always of all heads, whichever are evaluated: parameters have one shape.
     return hk.get_parameter(name, (total, *shape), jnp.float32, independent)[:count]
 
   def linear(x: Array, name: str, out: int, scale: float = 1.0) -> Array:
@@ -86,6 +87,7 @@ def heads(
   def embedded(name: str, hidden: int) -> Array | float:
     if gamma_embedding == "none":
       return 0.0
+    # `embedding` is [1, EMBEDDING] where shared, else a row a head: linear in gamma, without bias.
     e = gamma[:, None] * embedding  # [P, EMBEDDING]
     w = parameter(f"{name}_gamma_w", (EMBEDDING, hidden), hk.initializers.VarianceScaling())
     return jnp.einsum("pe,peh->ph", e, w)[:, None, :]  # the same for all N

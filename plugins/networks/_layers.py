@@ -21,15 +21,18 @@ def conv2d(
   `hk.Conv2D`.
   """
   c = x.shape[-1]
+  # hk.Conv2D's own: a standard deviation of one over the root of the fan-in.
   init = hk.initializers.TruncatedNormal((size * size * c) ** -0.5)
   w = hk.get_parameter(f"{name}_w", (size, size, c, channels), x.dtype, init)
   b = hk.get_parameter(f"{name}_b", (channels,), x.dtype, jnp.zeros)
   if not for_cpu():
     y = plain(x, w, stride, padding)
+  # Pairing takes rows of whole pairs, and pays only while so few channels fill no register.
   elif size == 3 and stride == 1 and padding == "SAME" and c < FEW and x.shape[2] % 2 == 0:
     y = _paired(x, w)
   else:
     y = convolve(x, w, stride, padding)
+  # Ranks are equal by hand, here and elsewhere: the tests forbid JAX to promote them.
   return y + b.reshape(1, 1, 1, -1)
 
 

@@ -27,6 +27,7 @@ def linear_network(
 
   def init(key: Array) -> PyTree:
     del key
+    # Zeros, as in the Metatrace paper: no value at first, and the uniform policy.
     shapes = {"value": (heads, size), "policy": (heads, policy_size, size)}
     return {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
 
@@ -36,6 +37,7 @@ def linear_network(
     value, policy = (params[name][: len(gamma)] for name in ("value", "policy"))
     x = features(timestep.observation, value.dtype)
     exact = jax.lax.Precision.HIGHEST  # TF32 would differ from sums over active features
+    # t, b: time and batch; f: features; p: heads; a: parameters of the distribution.
     return HeadOut(
       policy=jnp.einsum("tbf,paf->ptba", x, policy, precision=exact),
       value=jnp.einsum("tbf,pf->ptb", x, value, precision=exact),

@@ -79,6 +79,7 @@ class GridCnn:
       x = as_input(timestep.observation.reshape(math.prod(lead), *shape), dtype)
       policy = towers["policy"].apply(params["policy"], x).reshape(*lead, heads, policy_size)
       value = towers["value"].apply(params["value"], x).reshape(*lead, heads)
+      # [T, B, heads, ...] -> [heads, T, B, ...], of which the first len(gamma) were asked for.
       out = HeadOut(jnp.moveaxis(policy, -2, 0), jnp.moveaxis(value, -1, 0))
       return jax.tree.map(lambda y: y[: len(gamma)], out), core_state
 

@@ -37,6 +37,7 @@ class ImpalaResnet:
   def build(self, spec: EnvSpec, policy_size: int, heads: int) -> Network:
     """Builds the network for images [H, W, C]; its pooling halves them in each block."""
     check_image(spec, "impala_resnet", smallest=1)
+    # With 'stride' the block's first convolution halves the image, so nothing is left to pool.
     pool = {"fast": max_pool, "xla": _xla_max_pool, "stride": lambda x: x}[self.pooling]
     stride = 2 if self.pooling == "stride" else 1
 
@@ -55,4 +56,5 @@ class ImpalaResnet:
 
 
 def _xla_max_pool(x: Array) -> Array:
+  # Windows and strides of [N, H, W, C].
   return hk.max_pool(x, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")

@@ -32,6 +32,7 @@ class MinAtarCnn:
     check_image(spec, "minatar_cnn", smallest=3)
 
     def torso(x: Array) -> Array:
+      # Without padding, as in the paper: MinAtar's 10 x 10 becomes 8 x 8.
       x = jax.nn.relu(conv2d(x, "conv", self.channels, 3, padding="VALID"))
       return jax.nn.relu(hk.Linear(self.dense)(x.reshape(x.shape[0], -1)))
 

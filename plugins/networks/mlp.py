@@ -41,13 +41,16 @@ class Mlp:
     """Builds the network for observations of any shape [...], flattened."""
     activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[self.activation]
     orthogonal, gain = self.init == "orthogonal", math.sqrt(2)
+    # sqrt(2) makes up for the half of the second moment that a ReLU takes (He et al. 2015).
     style = Style(self.head_hidden, activation)
     if orthogonal:
       style = style._replace(init=Orthogonal, gain=gain)
 
     def torso(x: Array) -> Array:
       x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+      # None is Haiku's default: truncated normal, one over the root of the fan-in.
       w_init = Orthogonal(gain) if orthogonal else None
+      # The last layer is activated, too: without `head_hidden` heads are linear in what it gives.
       return hk.nets.MLP(self.hidden, w_init, activation=activation, activate_final=True)(x)
 
     return compose(

@@ -29,6 +29,7 @@ class NatureCnn:
     check_image(spec, "nature_cnn", smallest=36)  # 36 leaves one pixel after the third
 
     def torso(x: Array) -> Array:
+      # 84 x 84 becomes 20 x 20, 9 x 9 and 7 x 7: 3136 numbers for the dense layer.
       for i, (channels, size, stride) in enumerate(((32, 8, 4), (64, 4, 2), (64, 3, 1))):
         x = jax.nn.relu(conv2d(x, f"conv_{i}", channels, size, stride, padding="VALID"))
       return jax.nn.relu(hk.Linear(512)(x.reshape(x.shape[0], -1)))

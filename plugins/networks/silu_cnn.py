@@ -49,6 +49,7 @@ class SiluCnn:
       time_batch = timestep.first.shape
       observation = timestep.observation.reshape(-1, *spec.observation.shape)
       x = as_input(observation, jax.tree.leaves(params)[0].dtype)
+      # [N, heads, 1 + A] -> [heads, N, 1 + A]; the first number of a head is its value.
       out = jnp.moveaxis(transformed.apply(params, x), 1, 0)[: len(gamma)]
       out = out.reshape(len(gamma), *time_batch, 1 + policy_size)
       return HeadOut(policy=out[..., 1:], value=out[..., 0]), core_state

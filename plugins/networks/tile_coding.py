@@ -54,6 +54,7 @@ class TileCoding:
 
     def active(observation: Array) -> Array:
       axes = (1,) * (observation.ndim - 1)
+      # Bounds as [1, ..., D], of the observation's rank: JAX may be set not to promote it.
       low, high = (jnp.asarray(x, jnp.float32).reshape(*axes, -1) for x in (self.low, self.high))
       # In float32 whatever the parameters' dtype: the tile of a point must not depend on it.
       x = jnp.clip((jnp.asarray(observation, jnp.float32) - low) / (high - low), 0, 1)
@@ -62,6 +63,7 @@ class TileCoding:
     def features(observation: Array, dtype: jnp.dtype) -> Array:
       return binary_features(active(observation), self.tilings, tiles_each, dtype)
 
+    # Dense features serve every runtime; `active` is what the sparse form of `ac_lambda` takes.
     network = linear_network(features, self.tilings * tiles_each, policy_size, heads)
     return SparseNetwork(network.init, network.initial_state, network.unroll, active)
 

@@ -34,14 +34,17 @@ class Optax:
   kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
+    # Made once for what it raises: a wrong name is to be told when it is configured.
     self._transformation()
 
   def _transformation(self) -> optax.GradientTransformation:
     """Makes the optimiser at rate 1: its updates are scaled by the rate, which may be traced."""
+    # Optax has many functions; those that take a learning rate are its optimisers.
     make: Any = getattr(optax, self.name, None)
     parameters = inspect.signature(make).parameters if inspect.isfunction(make) else {}
     if "learning_rate" not in parameters:
       raise ValueError(f"optax.name = {self.name!r}: Optax has no optimiser of that name.")
+    # The derivative of sqrt(nu) is infinite at nu = 0, where a parameter has had no gradient.
     finite = {"eps_root": 1e-8} if "eps_root" in parameters else {}
     try:
       return make(learning_rate=1.0, **(finite | dict(self.kwargs)))
@@ -58,5 +61,6 @@ class Optax:
     """Takes one step; arguments and results are those of `api.Optimizer`, trees of [...]."""
     del progress
     updates, opt_state = self._transformation().update(grads, opt_state, params)
+    # Not negated: Optax's updates at rate 1 point downhill already.
     updates = jax.tree.map(lambda x: self.learning_rate * x, updates)
     return optax.apply_updates(params, updates), opt_state

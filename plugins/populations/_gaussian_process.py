@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+# The grid of `fitted`: 80 kernels, for each of which the N gains are factored once.
 LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6)  # in units of a cube of side 1
 EPSILONS = (0.0, 0.05, 0.2, 0.5)
 NOISES = (0.01, 0.1, 0.5, 1.0)  # of observations whose variance is 1
@@ -72,6 +73,7 @@ def log_likelihood(kernel: Kernel, data: Data) -> float:
   """Computes the log density of the observations, without its constant -N/2 log(2 pi)."""
   factor = _factor(kernel, data)
   solved = np.linalg.solve(factor, data.y)
+  # log |K + noise I| is twice the sum of the logs of L's diagonal.
   return float(-0.5 * solved @ solved - np.sum(np.log(np.diag(factor))))
 
 

@@ -31,11 +31,11 @@ class PB2:
   kernel is the likeliest one of a grid.
 
   Attributes:
-    memory: of so many intervals, the last ones.
-    gains: that the process knows at most, the newest; it takes their cube of time.
+    memory: how many of the last intervals gains are taken from.
+    gains: how many of the newest gains the process knows; its time grows with their cube.
     candidates: settings that are looked at for each copy, drawn evenly.
-    c_1: how much what is not known is worth.
-    c_2: how that grows with what is.
+    c_1: weight of what is not known, in beta.
+    c_2: how fast beta grows with the number of gains.
   """
 
   memory: Count = 10
@@ -60,11 +60,13 @@ class PB2:
     data = known(x, self.gains)
     kernel = fitted(data)
     copies = x.parents != np.arange(len(x.parents))
+    # The rows of copies are replaced one by one below; all others are kept.
     points = to_cube(x.numbers, x.history[-1].settings)  # [R, D]
     busy = points[~copies]
     beta = self.c_1 * math.log(max(self.c_2 * len(data.y), math.e))
     for run in np.flatnonzero(copies):
       points[run] = _argmax(rng, kernel, data, busy, now, math.sqrt(beta), self.candidates)
+      # The next copy is to know what this one will try.
       busy = np.concatenate([busy, points[run][None]])
     return from_cube(x.numbers, points)
 
@@ -81,10 +83,13 @@ def known(x: ExploreInputs, most: int) -> Data:
   finite = y[np.isfinite(y)]
   if not len(finite):
     return Data(np.zeros((0, at.shape[1])), np.zeros(0), np.zeros(0))
+  # -inf has no mean: a run that diverged counts as the worst that was finite.
   y = np.where(np.isneginf(y), finite.min(), y)
+  # Intervals lie oldest first, so the last ones are the newest.
   kept = np.flatnonzero(~np.isnan(y))[-most:]
   y = y[kept] - y[kept].mean()
   deviation = y.std()
+  # Unit variance is what the kernel assumes of y; one outlier is not to flatten the rest.
   y = np.clip(y / (deviation if deviation > 0 else 1), -CLIP, CLIP)
   return Data(at[kept], numbers[kept], y)
 
@@ -95,6 +100,7 @@ def to_cube(numbers: Mapping[str, Number], settings: Mapping[str, np.ndarray]) -
   for name, number in numbers.items():
     low, high = number.coordinate(np.array([number.low, number.high]))
     columns.append((number.coordinate(settings[name]) - low) / (high - low))
+  # Rounding may put a value at a bound just beyond it.
   return np.clip(np.stack(columns, axis=1), 0, 1)
 
 
@@ -117,6 +123,7 @@ def _argmax(
   candidates: int,
 ) -> np.ndarray:
   """Finds the point [D] of the greatest mu + kappa sigma: of candidates, then around the best."""
+  # Busy points are of the interval that begins now, of which no gain is known yet.
   intervals = np.concatenate([data.i, np.full(len(busy), float(now))])
   # What is observed at points that are busy does not matter to sigma.
   all_of_them = Data(np.concatenate([data.x, busy]), intervals, np.zeros(len(intervals)))
@@ -130,6 +137,7 @@ def _argmax(
   best = points[np.argmax(bound(points))]
   for step in STEPS:
     near = np.clip(best + step * rng.normal(size=(candidates // 10 + 1, len(best))), 0, 1)
+    # The best so far is among them, so no search ends lower than it began.
     points = np.concatenate([best[None], near])
     best = points[np.argmax(bound(points))]
   return best

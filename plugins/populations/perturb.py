@@ -35,9 +35,11 @@ class Perturb:
     runs, parents = len(x.parents), x.parents
     chosen = {}
     for name, number in x.numbers.items():
+      # All runs draw, copies or not: what one draws does not depend on which others are copies.
       factors = np.asarray(self.factors)[rng.integers(len(self.factors), size=runs)]
       anew = x.first[name][rng.integers(runs, size=runs)]
       resampled = rng.random(runs) < self.resample
+      # The parent's settings in the interval that ends now, from which the copy departs.
       value = x.history[-1].settings[name][parents]
       if number.scale == "odds":
         # f o / (1 + f o) of o = x / (1 - x), without the division by 0 at 1.

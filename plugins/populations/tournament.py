@@ -20,6 +20,8 @@ class Tournament:
     """Chooses parents, int [R], by scores [R]: NaN takes no part, -inf diverged."""
     parents = np.arange(len(scores))
     known = np.flatnonzero(~np.isnan(scores))
+    # Who wins is decided by scores from before, and copied are states from before: a run that is
+    # replaced can be the parent of another.
     for place, run in enumerate(known if len(known) > 1 else ()):
       met = int(rng.integers(len(known) - 1))
       other = known[met + (met >= place)]  # any but itself

@@ -28,8 +28,10 @@ class Truncation:
     known = np.flatnonzero(~np.isnan(scores))
     ranked = known[np.argsort(scores[known], kind="stable")]  # worst first; ties by number
     n = max(1, int(self.quantile * len(ranked) + 1e-9))  # 0.29 x 100 is 28.999... in floats
+    # With many diverged runs the best n may hold some of them, which nobody is to copy.
     best = ranked[-n:]
     best = best[np.isfinite(scores[best])]
+    # -inf ranks lowest: all that diverged are among the worst, though they be more than n.
     worst = ranked[: max(n, int(np.isneginf(scores[known]).sum()))]
     for run in worst:
       # Drawn for every one of them, used or not: how many draws there are tells nothing else.

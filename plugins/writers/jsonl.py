@@ -40,6 +40,7 @@ class Jsonl:
       jsonl.truncate(workdir / name, run.resumed_at or -1)
     opened = _Files(workdir)
     for name in (METRICS, EPISODES):
+      # Files of no row are made as well: readers take a missing one for a mistake.
       opened.append(name, "")
     return opened
 

@@ -95,6 +95,7 @@ class Checkpointer:
     if hosts.first_says(step in self.all_steps()):
       return
     what = packed(state, host)
+    # Noted before it is written: a failure that `wait` meets later is told as this update's.
     self._last = step
     with self._failures_explained(step):
       # Orbax copies NumPy arrays before it returns, so views of the device's memory are safe here.
@@ -112,7 +113,8 @@ class Checkpointer:
       like: gives structure, shapes [...], dtypes and shardings: concrete arrays, or
         `jax.ShapeDtypeStruct`.
       step: the update; None for the newest whole one.
-      only: of arrays whose path does not begin with this, those of `like` are returned.
+      only: arrays whose path begins with this are read; in place of the others, those of `like` are
+        returned.
 
     Returns:
       The checkpoint; None if there are none at all.
@@ -120,6 +122,7 @@ class Checkpointer:
     Raises:
       UserError: every checkpoint is damaged; there is none of `step`; or it is of another agent.
     """
+    # What is still being written comes first: it may be the newest whole one.
     self.close()
     steps = self.all_steps()
     if step is not None and step not in steps:
@@ -200,6 +203,7 @@ class Checkpointer:
       every = ocp.checkpoint_managers.EveryNSteps(self._keep_every, exact_interval=False)
       kept = ocp.checkpoint_managers.AnyPreservationPolicy([kept, every])
     with self._failures_explained(step):
+      # The folder is shared: what one process removes is gone for all.
       for old in newer if hosts.is_first() else ():
         shutil.rmtree(self.directory / str(old))
       self._writer = ocp.CheckpointManager(

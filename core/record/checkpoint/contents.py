@@ -63,6 +63,7 @@ def packed(state: PyTree, host: Mapping[str, Any]) -> Any:
   arrays, entries = _to_host(state)
   described = {name: entry._asdict() for name, entry in entries.items()}
   document = {"host": host, "arrays": described}
+  # Counters have no sum but this: a digit that changed on the disk would still be JSON.
   document["crc32"] = _document_crc32(document)
   ocp = orbax()
   return ocp.args.Composite(
@@ -143,6 +144,7 @@ def _is_key(leaf: Any) -> bool:
 
 def _read(directory: Path, step: int, **items: Any) -> Any:
   ocp = orbax()
+  # Read-only: an evaluation reads a folder that a run writes to, and must change nothing in it.
   options = ocp.CheckpointManagerOptions(read_only=True)
   with contextlib.closing(ocp.CheckpointManager(directory, options=options)) as reader:
     return reader.restore(step, args=ocp.args.Composite(**items))

@@ -45,14 +45,16 @@ def figure(method: str, time: str, beside: Sequence[str] = ()) -> Figure:
 
   Args:
     method: a key of `METHODS`.
-    time: that the figure takes, measured.
+    time: how long the figure takes, as measured.
     beside: methods that are trained too and not drawn: the claims compare with them.
   """
   methods = dict.fromkeys(("none", method, *beside))
   cells = tuple(cell(m, MUS.get(m, ())) for m in methods)
+  # Twelve alpha_0 of ten repeats, for each mu; no tuning counts as one mu.
   runs = 120 * sum(max(1, len(MUS.get(m, ()))) for m in methods)
   return Figure(
     f"mountain car: return for twelve initial step sizes, {METHODS[method][2]}",
+    # 500 episodes of 200 steps, and their resets.
     Cost(runs, 100_500, f"{time} after the figures before it, on two busy cores", "CPU"),
     cells,
     tuple(cell(m, MUS.get(m, ()), alphas=QUICK_ALPHAS, more=QUICK) for m in methods),
@@ -81,6 +83,7 @@ def draw(method: str, results: list[Result]) -> Any:
     shade(axes, len(alphas))
     for alpha, returns in alphas.items():
       curve(axes, returns, 20, formula("alpha_0", alpha))
+    # -200 is the least return there is: an episode of 200 steps without the goal.
     axes.set(title=title(result), xlabel="training episodes", ylabel="return", ylim=(-205, -95))
   made.legend(*grid.flat[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
   return made
@@ -108,6 +111,7 @@ def claims(method: str, results: list[Result]) -> list[str]:
       f"{power(result.cell.columns['mu'])}: spread {spread(result):.1f}, mean return "
       f"{mean_return(result):.1f} (no tuning {mean_return(baseline):.1f}), {largest(result)}"
     )
+  # Powers are negated, so the first is of the greatest mu; results come in that order, too.
   greatest = 2.0 ** -SHOWN[method][0]
   shown = [r for r in tuned if 2.0 ** -SHOWN[method][-1] <= r.cell.columns["mu"] <= greatest]
   better = sum(spread(result) < spread(baseline) for result in shown)

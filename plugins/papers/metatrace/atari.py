@@ -25,6 +25,7 @@ LAST = 100  # episodes that say which alpha_0 is best
 def cell(method: str, game: str, alphas: tuple[float, ...], repeats: int) -> Cell:
   """Returns the cell of one method in one game: a run each alpha_0 and seed, all in one pool."""
   tuner = METHODS[method][0]
+  # One mu for all, so it is bound; only alpha_0 is a setting of runs.
   mu = () if method == "none" else (f"{tuner}.mu = {MU}",)
   bindings = (
     f"tuner = @{tuner}()",
@@ -68,12 +69,14 @@ def curve(result: Result, alpha: float) -> tuple[np.ndarray, np.ndarray]:
   runs = [
     (np.cumsum(lengths), smooth(returns, SMOOTHED)) for returns, lengths in played(result, alpha)
   ]
+  # Runs end their last episode at different steps; beyond it np.interp holds the last return.
   steps = np.linspace(0, max(ends[-1] for ends, _ in runs), 200)
   return steps, np.mean([np.interp(steps, *run) for run in runs], 0)
 
 
 def final(result: Result, alpha: float) -> float:
   """Returns the mean return of the last episodes of the runs of an alpha_0."""
+  # Run by run: each has played another number of episodes, so columns of returns do not compare.
   return float(np.mean([returns[-LAST:].mean() for returns, _ in played(result, alpha)]))
 
 
@@ -114,11 +117,13 @@ def figure(about: str, runs: int, cells: list[Cell]) -> Figure:
 
 FIG8 = figure(
   "Atari seaquest: return for eight initial step sizes, each Metatrace and none",
+  # Four methods, one seed.
   4 * len(SWEEP),
   [cell(m, "seaquest", SWEEP, 1) for m in ("none", "scalar", "mixed", "vector")],
 )
 FIG9 = figure(
   "five Atari games: return for three initial step sizes, mixed Metatrace and none",
+  # Two methods, five seeds.
   2 * len(GAMES) * len(BEST) * 5,
   [cell(m, game, BEST, 5) for game in GAMES for m in ("none", "mixed")],
 )

@@ -29,7 +29,7 @@ def cell(
   alphas: Sequence[float] = ALPHAS,
   more: Sequence[str] = (),
 ) -> Cell:
-  """Returns a cell: a run each mu = 2^-power, alpha_0 of mountain car, and repeat, as one program.
+  """Returns a cell, one program: a run for each mu = 2^-power, alpha_0 of mountain car and repeat.
 
   Args:
     method: a key of `METHODS`.
@@ -40,6 +40,7 @@ def cell(
   """
   tuner, normalised, _ = METHODS[method]
   name, bindings = method, [f"tuner = @{tuner}()"]
+  # A cell holds many mu, so its column stays empty; `by_mu` fills it.
   columns: dict[str, Any] = {"tuner": method, "mu": ""}
   settings: dict[str, tuple[float, ...]] = {}
   if powers:
@@ -54,6 +55,7 @@ def cell(
     name += f"_drift{drift:g}"
     columns["drift"] = drift
     bindings.append(f"drifting_mountain_car.drift = {drift!r}")
+  # Every combination of the settings is a run, in each of the repeats that the experiment has.
   bindings += [f"runs.settings = {settings!r}", *more]
   return Cell(name, columns, CAR if drift is None else DRIFTING, tuple(bindings))
 
@@ -68,6 +70,7 @@ def by_mu(results: Iterable[Result]) -> Iterator[Result]:
     if name not in result.settings[0]:
       yield result
       continue
+    # Settings are text, as runs.csv has them.
     mus = np.array([float(row[name]) for row in result.settings])
     for mu in dict.fromkeys(mus.tolist()):
       rows = np.flatnonzero(mus == mu)

@@ -64,6 +64,7 @@ def claim_drifts(results: list[Result]) -> list[str]:
   lines, late_of = [], {}
   for drift in DRIFTS:
     returns = {method: best(results, method, drift).returns for method in SHOWN}
+    # `final` is of the last 100 of what it is given: of all, or of the first EARLY episodes.
     early, late = ({m: final(r[:, :end]) for m, r in returns.items()} for end in (EARLY, None))
     late_of[drift] = early, late, {m: smooth(r, 100).mean(0).max() for m, r in returns.items()}
     lines.append(
@@ -122,6 +123,7 @@ def claim_sweeps(results: list[Result]) -> list[str]:
   lines = []
   results = list(by_mu(results))
   for method in SHOWN[1:]:
+    # The paper finds the pattern similar for a broad range of mu: how many are close to the best?
     ends = {r.cell.columns["mu"]: final(r.returns) for r in of_method(results, method)}
     close = sum(end > max(ends.values()) - CLOSE for end in ends.values())
     lines.append(
@@ -153,6 +155,7 @@ def figure(
 FIG6 = figure(
   "drifting mountain car: the best mu of no tuning, scalar, vector and mixed, at four drifts",
   cells(DRIFTS, SHOWN),
+  # 20 repeats; no tuning has no mu, each of three tuners has six.
   20 * len(DRIFTS) * (1 + 3 * len(MUS)),
   draw_drifts,
   claim_drifts,

@@ -7,11 +7,13 @@ import numpy as np
 from ....core.api import Cell, Cost, Figure, Result, bound
 
 EXPERIMENT, SEEDS, ENV_STEPS = "experiments/snake_outer_critic", 10, 75_000_000
+# As metrics are named: tuned/<component>.<field>/<head>.
 GAMMA = "tuned/gae.gamma/0"
 AGENTS = {  # name -> what is bound, colour
   "gamma 0.8 fixed": (
     (
       "metagradient.tune = ()",
+      # Nothing is tuned here, and a pattern that matches nothing tuned is an error.
       "metagradient.eta_init_of = {}",
       "gae.gamma = 0.8",
       "outer.critic = 'none'",
@@ -24,6 +26,7 @@ AGENTS = {  # name -> what is bound, colour
     (
       "outer.critic = 'none'",
       "metagradient.bootstrap = @bootstrap()",
+      # The paper's rate for BMG, twice that of metagradients.
       "metagradient.learning_rate = 6e-3",
     ),
     "tab:orange",
@@ -49,6 +52,7 @@ def cells(seeds: int, agents: tuple[str, ...] = tuple(AGENTS)) -> tuple[Cell, ..
       name.replace(" ", "_").replace("+", "and"),
       {"agent": name},
       EXPERIMENT,
+      # All seeds of an agent are one program, whose rows are means over them.
       (*AGENTS[name][0], f"runs.repeats = {seeds}"),
     )
     for name in agents
@@ -91,14 +95,16 @@ def claims(results: list[Result]) -> list[str]:
 
 def at(result: Result, env_steps: int, name: str) -> float:
   """Returns a metric's mean over runs when each had made so many env steps, or at the end."""
+  # Rows count the env steps of all runs together.
   steps = result.metrics["env_steps"] / len(result.settings)
   return float(np.interp(env_steps, steps, result.metrics[name]))
 
 
 def table(results: list[Result]) -> list[dict[str, Any]]:
-  """Returns a row a logged row of every agent."""
+  """Returns a row for each that an agent has logged: runs, env steps, return and discount."""
   rows = []
   for result in results:
+    # Not of episodes, as other figures': there are millions. A fixed discount is in no metric.
     gammas = result.metrics.get(GAMMA, np.full(len(result.metrics["env_steps"]), np.nan))
     columns = (result.metrics["env_steps"], result.metrics["episode_return"], gammas)
     for steps, score, gamma in zip(*columns, strict=True):

@@ -13,6 +13,7 @@ from .variants import VARIANTS
 AGENTS = ("stac", "stacx", "impala_aux", "impala")
 SEEDS = (0, 1, 2)
 ENV_STEPS = 30_000_000
+# Of the quick forms: few environments, and windows that still overlap, as the suites' do.
 SMALL = (
   "train.num_envs = 4",
   "train.unroll_length = 20",
@@ -62,8 +63,8 @@ class Suite(NamedTuple):
   """A panel of Figure 3."""
 
   about: str
-  experiments: str  # what the names of its four begin with
-  fields: tuple[str, str]  # that choose a task of two words
+  experiments: str  # how the names of its four experiments begin
+  fields: tuple[str, str]  # what the two words of a task are bound to
   tasks: tuple[str, ...]
   quick: tuple[str, tuple[str, ...]]  # task, bindings
   time: str
@@ -113,6 +114,7 @@ SUITES = {
 
 def cell(key: str, agent: str, task: str, seed: int) -> Cell:
   """Returns the run of an agent on a task of a suite."""
+  # A task is two words, one for each of the suite's fields: a domain, and a task or a level.
   suite, variant, words = SUITES[key], VARIANTS[agent], task.split()
   chosen = (f"{field} = {word!r}" for field, word in zip(suite.fields, words, strict=True))
   return Cell(
@@ -123,6 +125,7 @@ def cell(key: str, agent: str, task: str, seed: int) -> Cell:
   )
 
 
+# Returns of both suites lie in [0, 1000] by themselves, so they are averaged as they are.
 SCALE = scores.Scale("mean return", lambda task, returns: returns, np.mean, {})
 
 

@@ -42,6 +42,7 @@ def table(scale: Scale, results: list[Result]) -> list[Mapping[str, Any]]:
 
 def aggregate(scale: Scale, tasks: Mapping[str, list[Result]]) -> float:
   """Aggregates the scores of an agent's tasks, each the mean over its seeds."""
+  # Over seeds first, then over tasks: the paper's order (section 4.1).
   of_tasks = [
     np.mean([scale.score(t, final(r.returns)) for r in runs]) for t, runs in tasks.items()
   ]
@@ -57,6 +58,7 @@ def curve(scale: Scale, tasks: Mapping[str, list[Result]]) -> tuple[np.ndarray, 
   every = [one for runs in series.values() for one in runs]
   if min(len(steps) for steps, _ in every) == 0:
     return np.empty(0), np.empty(0)
+  # Env steps that every run has: beyond a run's own np.interp would hold its curve constant.
   begin, end = max(steps[0] for steps, _ in every), min(steps[-1] for steps, _ in every)
   steps = np.linspace(begin, end, POINTS if begin <= end else 0)
   of_tasks = [
@@ -69,6 +71,7 @@ def curve(scale: Scale, tasks: Mapping[str, list[Result]]) -> tuple[np.ndarray, 
 def logged_returns(result: Result) -> tuple[np.ndarray, np.ndarray]:
   """Returns env steps and mean raw return of the last 100 episodes, [N] each, where logged."""
   returns = result.metrics.get("episode_return", np.empty(0))
+  # A log without a finished episode has no such column; then both are empty.
   steps = result.metrics["env_steps"][: len(returns)]
   return steps[~np.isnan(returns)], returns[~np.isnan(returns)]
 
@@ -103,5 +106,6 @@ def claims(scale: Scale, said: str, results: list[Result]) -> list[str]:
       f"{VARIANTS[name].title}: {value:.1f}{beside}, {scale.unit}, "
       f"{tasks} task{'s' * (tasks > 1)}, {seeds} seed{'s' * (seeds > 1)}"
     )
+  # NaN of an agent that lacks scores would leave the order to chance.
   order = sorted((n for n in scores if not np.isnan(scores[n])), key=lambda n: -scores[n])
   return [*lines, "here, from the best: " + "; ".join(VARIANTS[name].title for name in order)]

@@ -42,6 +42,7 @@ def values(result: Result) -> dict[str, list[np.ndarray]]:
   found: dict[str, list[np.ndarray]] = {}
   heads = sorted(key for key in result.metrics if key.startswith(TUNED))  # fewer than ten heads
   for key in heads:
+    # Costs are logged as plugins see them; the paper's figure divides them by their outer values.
     found.setdefault(key.removeprefix(TUNED).rpartition("/")[0], []).append(result.metrics[key])
   return found
 
@@ -55,6 +56,7 @@ def draw(results: list[Result]) -> Any:
   rows = -(-(len(tuned) + 1) // COLUMNS)
   page = Page(figsize=(3.4 * COLUMNS, 2.6 * rows), layout="constrained")
   panels = iter(page.subplots(rows, COLUMNS, squeeze=False).flat)
+  # Numbers first: zip then ends before it takes a panel, and the return's is the next.
   for (name, heads), axes in zip(tuned.items(), panels, strict=False):
     for head, (line, colour) in enumerate(zip(heads, COLOURS, strict=False)):
       axes.plot(steps, line, color=colour, lw=1.2, label=f"head {head}")
@@ -78,7 +80,7 @@ def claims(said: str, results: list[Result]) -> list[str]:
 
 
 def table(results: list[Result]) -> list[dict[str, Any]]:
-  """Returns a row a logged row: env steps, return, and every tuned number."""
+  """Returns a row for each that was logged: env steps, return, and every tuned number."""
   metrics = results[0].metrics
   names = ["env_steps", "episode_return", *(name for name in metrics if name.startswith(TUNED))]
   there = [name for name in names if name in metrics]

@@ -37,6 +37,7 @@ def name(value: float) -> str:
 
 
 BOTH = tune(GAMMA, LAMBDA)
+# '*.cost' are g_v, g_p and g_e: the KL's cost is of the outer loss alone, which nothing tunes.
 WITHOUT_ALPHA = tune(GAMMA, LAMBDA, "*.cost")
 VARIANTS = {
   "impala": Variant("IMPALA", "impala", score=243.0),
@@ -70,6 +71,7 @@ VARIANTS = {
     (
       *BOTH,
       embedded("shared"),
+      # Their outer loss is on the batch after the one that was learned from, and has no KL term.
       "metagradient.outer_batch = 'next'",
       "outer.losses = ()",
     ),
@@ -86,6 +88,7 @@ VARIANTS = {
     "STACX, average logits act", "stacx", ("agent.behaviour = 'average'",)
   ),
 }
+# Each of these sweeps one number, of which the packaged value is `stacx` itself.
 VARIANTS |= {
   f"stacx_{p}_heads": Variant(f"STACX, {p} heads", "stacx", (f"agent.heads = {p}",))
   for p in (2, 5, 8)
