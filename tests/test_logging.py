@@ -96,6 +96,24 @@ def test_failure_of_a_required_writer_surfaces_at_the_next_log(tmp_path):
   assert bystander.closed == [True]
 
 
+def test_flush_tells_of_what_failed_while_it_waited(tmp_path):
+  let_go = threading.Event()
+
+  def slow():
+    let_go.wait()
+    fail()
+
+  log = Logger({"disk": Fake(slow, required=True)}, run_info(tmp_path))
+  log.log({}, 1)
+  threading.Timer(0.2, let_go.set).start()
+  begun = time.monotonic()
+  with pytest.raises(OSError, match="No space left"):
+    log.flush(timeout=20.0)
+  assert time.monotonic() - begun < 10
+  with pytest.raises(OSError, match="No space left"):
+    log.close()
+
+
 def test_failure_surfaces_at_close_but_hides_no_other_exception(tmp_path, caplog):
   with pytest.raises(OSError, match="No space left"):
     with Logger({"disk": Fake(fail, required=True)}, run_info(tmp_path)) as log:

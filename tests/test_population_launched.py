@@ -293,6 +293,14 @@ def test_a_macro_is_varied_wherever_it_is_read(file, config, tmp_path, monkeypat
   assert all(0.01 <= row["entropy.cost"] <= 0.5 for row in rows)
 
 
+def test_a_macro_may_be_0(file, tmp_path, monkeypatch):
+  monkeypatch.setattr(population, "Processes", Members())
+  macro = ["--bind=cost = 0.1", "--bind=entropy.cost = %cost"]
+  rate = {"rmsprop.learning_rate": {"values": [0.01, 0.02, 0.03, 0.04]}}
+  assert start(file({**rate, "cost": {"values": [0.0] * 4}}, macro)) == 0
+  assert {row["entropy.cost"] for row in fakes.rows(tmp_path / "out", "lineage")} == {0.0}
+
+
 # What a member trains.
 
 

@@ -284,6 +284,25 @@ def test_a_pool_goes_on_with_other_settings_and_learners_without_compiling():
     np.testing.assert_allclose(pool._values["ac_lambda.alpha"], [0.5, 0.02, 0.03])
 
 
+def test_a_run_of_a_pool_that_stood_still_goes_on_from_where_its_environments_are():
+  members = Members(online(Metatrace()), (5, 6), {"ac_lambda.alpha": (0.01, 0.02)})
+  with contextlib.closing(PoolRuns(members, SHORT, jax.devices()[:1])) as pool:
+    states, _ = pool.advance(pool.init(), 3)
+    failed = states.learner._replace(failure=jnp.array([-1, 0]))
+    before = host(states := states._replace(learner=failed))
+    states, ends = pool.advance(states, 10)
+    after = host(states)
+    assert after.env_steps[1] == before.env_steps[1] < after.env_steps[0]
+    assert not ends.ended[1].any() and ends.ended[0].any()
+    still = lambda tree: jax.tree.map(lambda x: x[1], tree.learner.params)
+    jax.tree.map(np.testing.assert_array_equal, still(after), still(before))
+    # Episodes of both end by their limit: how far they are is equal.
+    of_episode = (after.timestep.first, after.returns, after.lengths)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), of_episode)
+    assert after.lengths[1] != before.lengths[1]
+    assert (after.timestep.observation[1] != before.timestep.observation[1]).any()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(native.compiler() is None, reason="there is no C++ compiler")
 def test_machine_code_goes_on_with_other_settings():

@@ -80,6 +80,13 @@ def test_settings_of_an_agent_lists_and_nothing(write):
   assert found["c"].settings == [{"value.cost": 0.1}, {"value.cost": 0.3}]
 
 
+def test_draws_lie_within_their_range(write):
+  high = 0.99999996  # 1 in six digits
+  narrow = {"x.y": {"min": 0.99999995, "max": high}}
+  (setting, *_) = file.read(write(settings=narrow, draw=1)).cells[0].settings
+  assert 0.99999995 <= setting["x.y"] <= high
+
+
 def test_settings_are_drawn(write):
   ranges = {
     "x.rate": {"min": 1e-4, "max": 1.0, "log": True},
@@ -107,6 +114,8 @@ WRONG = {
   "list": ({"environments": ["catch"]}, "write environments: {NAME: [BINDINGS]}"),
   "binding": ({"bind": [3]}, "bind: write a list of bindings"),
   "seeds": ({"seeds": 0}, "seeds: 0: write how many, as 5, or which"),
+  "a seed": ({"seeds": [0, 2**32]}, "a seed is int from 0 to 2^32 - 1"),
+  "no seed": ({"seeds": [False]}, "seeds: [False]: write how many"),
   "seeds twice": ({"seeds": [1, 1]}, "seeds: [1, 1]: write how many"),
   "seed": ({"settings": {"train.seed": [1]}}, "train.seed is no setting: write seeds: [0, 1, 2]"),
   "score": ({"score": {"last": 2}}, "score: {'last': 2}: write {last: 0.1}"),

@@ -33,6 +33,7 @@ from selftune.core.sweeps import bar, document, launch, sweep
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps.file import Outcome, Points, bindings
 from selftune.core.sweeps.library import LIMITS
+from selftune.core.sweeps.point import DIVERGED
 from selftune.core.sweeps.results import draw, ranked
 from selftune.core.sweeps.sweep import apart_because
 
@@ -82,8 +83,8 @@ def trained(monkeypatch):
     calls.append((workdir.name, values))
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / "log.txt").write_text("Traceback ...\nRunError: no luck\n")
-    if values["value.cost"] == "0.3":
-      return 1
+    if values["value.cost"] in ENDS:
+      return ENDS[values["value.cost"]]
     rows = [{"env_steps": 1, "episode_return": 0.0}, {"env_steps": 2, "wall_time": 7.0}]
     rows[1]["episode_return"] = -((float(values["value.cost"]) - 0.5) ** 2)
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -94,6 +95,7 @@ def trained(monkeypatch):
   return calls
 
 
+ENDS = {"0.3": 1, "0.2": DIVERGED}  # exit codes
 COSTS = {"value.cost": {"values": [0.1, 0.3, 0.4]}}
 
 
@@ -235,6 +237,19 @@ def test_a_point_that_fails_stops_no_other_and_is_tried_again(file, trained, tmp
   other = file("experiments/catch_stacx", parameters={"value.cost": {"values": [0.1]}})
   assert cli.main(["sweep", other, "--out", str(out)]) == 2
   assert "holds another sweep" in capsys.readouterr().err
+
+
+def test_a_point_that_diverges_has_not_failed(file, trained, tmp_path, capsys):
+  parameters = {"value.cost": {"values": [0.1, 0.2]}}
+  name, out = file("experiments/catch_stacx", parameters=parameters), tmp_path / "out"
+  assert cli.main(["sweep", name, "--out", str(out), "--workers", "2"]) == 0
+  assert "point 1 (value.cost=0.2) diverged" in capsys.readouterr().err
+  assert [row["status"] for row in table(out)] == ["finished", "diverged"]
+
+
+def test_no_option_of_training_is_dropped():
+  with pytest.raises(UserError, match="not --process-id"):
+    experiment_of(["train", "experiments/catch_stacx", "--process-id", "0"])
 
 
 @pytest.mark.slow

@@ -224,10 +224,11 @@ def _agree(pairs: Sequence[tuple[float, float]], least: float) -> Found:
   Raises:
     Failed: they do not.
   """
-  errors = [abs(a - x) / max(abs(x), least) for a, x in pairs]
-  error = max(errors)
+  errors = np.array([abs(a - x) / max(abs(x), least) for a, x in pairs])
+  worst = int(np.argmax(errors))  # of NumPy's, which counts NaN as the greatest
+  error = float(errors[worst])
   if not error <= TOLERANCE:
-    a, x = pairs[errors.index(error) if error == error else 0]
+    a, x = pairs[worst]
     raise Failed(f"it is logged as {a:.4g}, and by central differences {x:.4g}", error)
   moves = max(abs(x) for _, x in pairs) > least
   return Found(error, "relative error" if moves else "it moves nothing that the outer loss sees")

@@ -61,7 +61,7 @@ def summary(target: str, rows: Sequence[Row]) -> str:
     skipped = sum(row.verdict == SKIPPED for row in rows)
     left = f", {skipped} not made" if skipped else ""
     return f"{target}: {len(rows) - skipped} checks hold{left}."
-  number = "" if failed.number is None else f" (relative error {_number(failed.number)})"
+  number = "" if failed.number is None else f" ({_number(failed.number)})"
   return f"{target}: {failed.part}, {failed.check}: {failed.note}{number}"
 
 

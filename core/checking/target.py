@@ -17,14 +17,15 @@ from ..experiment import Train
 from . import agents, environments, inputs, networks, others, populations, steps, terms
 from .rows import Check, NotChecked
 
-# Where a plugin is put that is checked alone: packaged configurations, with a macro a kind.
+# Where a plugin is put that is checked alone: packaged configurations, with a macro a kind. Where
+# there are several, the first that holds the plugin already, or else the first.
 ALONE = {
-  "metaopt": "checks/agent",
-  "tuner": "checks/online",
-  "exploit": "checks/population",
-  "explore": "checks/population",
+  "metaopt": ("checks/agent", "checks/online"),  # with a loss to minimise, and without one
+  "tuner": ("checks/stepped",),
+  "exploit": ("checks/population",),
+  "explore": ("checks/population",),
 }
-OTHERWISE = "checks/tuned"
+OTHERWISE = ("checks/tuned",)
 NO_AGENT = ("env", "writer", "exploit", "explore")  # kinds that take no part in an update
 
 
@@ -151,15 +152,16 @@ def _plugin(name: str, bindings: Sequence[str]) -> list[Check]:
 
 def _small(kind: str, name: str, bindings: Sequence[str]) -> Train:
   """Loads the small configuration of a kind with this plugin in its place."""
-  folder = ALONE.get(kind, OTHERWISE)
-  own = []
-  # These files have a macro named after each kind. A plugin that stands there already is left where
-  # it is: a loss term may appear only once.
-  if name not in [registry.name_of(x.plugin) for x in _placed(config.load(folder).root, "")]:
-    own.append(f"{kind} = @{name}()")
+  packaged = ALONE.get(kind, OTHERWISE)
+  holds = lambda file: any(
+    registry.name_of(x.plugin) == name for x in _placed(config.load(file).root, "")
+  )
+  there = next(filter(holds, packaged), None)
+  # Where it stands already it is left: a loss term may appear only once.
+  own = [] if there else [f"{kind} = @{name}()"]
   if kind == "metaopt" and "tune" in config.fields(name):
     own.append(f"{name}.tune = ('*',)")
-  return config.load(folder, (*own, *bindings)).root
+  return config.load(there or packaged[0], (*own, *bindings)).root
 
 
 def _served(kind: str, plugin: Any) -> EnvSpec:
@@ -170,7 +172,9 @@ def _served(kind: str, plugin: Any) -> EnvSpec:
       Placed(kind, plugin, ""), checks.who(plugin), lambda spec=spec: (spec,), 2, True
     )
     try:
-      next(iter(trial)).run()
+      # A meta-optimiser has no checks of its own, and is not asked what it serves.
+      if (first := next(trial, None)) is not None:
+        first.run()
       return spec
     except Exception:  # the plugin's own row says what it was
       continue

@@ -93,8 +93,9 @@ def experiment_of(words: Sequence[str]) -> tuple[str, list[str]]:
     UserError: they are no such command, or set what each point has of its own.
   """
   given = parse(words, (train,))
-  # An option that was not given is None, False or empty.
-  set_there = {name for name, value in vars(given).items() if value}
+  # An option that was not given is None, False or empty; 0 was given.
+  absent = lambda value: value is None or value is False or value == []
+  set_there = {name for name, value in vars(given).items() if not absent(value)}
   if others := set_there - {"command", "run", "config", "bind", "bindings"}:
     raise UserError(
       "selftune sweep takes an experiment and bindings of the command, and not "

@@ -150,6 +150,9 @@ class Logger:
         _LOG.warning("the log could not be closed: %r", error)
 
 
+Task = Callable[[Any], object] | threading.Event  # of the writer; or what is set when it is reached
+
+
 class _Lane:
   """One writer, with the queue and the only thread that calls it."""
 
@@ -159,12 +162,12 @@ class _Lane:
     self._name, self.required = name, plugin.required
     self._failure: Exception | None = None
     self._warned: set[str] = set()
-    self._queue: queue.Queue[Callable[[Any], object] | None] = queue.Queue(QUEUE_SIZE)
+    self._queue: queue.Queue[Task | None] = queue.Queue(QUEUE_SIZE)
     # A daemon: a writer that hangs must not keep the process from ending.
     self._thread = threading.Thread(target=self._drain, name=f"log-{name}", daemon=True)
     self._thread.start()
 
-  def submit(self, task: Callable[[Any], object]) -> None:
+  def submit(self, task: Task) -> None:
     """Queues a task for the writer's thread; raises what a required writer has failed with."""
     if self._failure is not None:
       raise self._failure
@@ -179,13 +182,17 @@ class _Lane:
     """Waits until the writer has done all that was queued before.
 
     Raises:
+      Exception: whatever it failed with.
       TimeoutError: it has not, within so many seconds.
     """
     done = threading.Event()
-    # Tasks are done in order, so this one is done when all before it are.
-    self.submit(lambda _: done.set())
+    # Tasks are taken in order, so this one is taken when all before it have been.
+    self.submit(done)
     if not done.wait(timeout) and self._failure is None:
       raise self._stuck(timeout)
+    # One of those before it may have failed only now.
+    if self._failure is not None:
+      raise self._failure
 
   def finish(self, deadline: float) -> Exception | None:
     """Closes the writer; returns what a required one failed with."""
@@ -212,7 +219,9 @@ class _Lane:
       except Exception as error:
         self._warn_once("closed", f"did not open, going on without it: {error}")
     while (task := self._queue.get()) is not None:
-      if self._failure is None:  # after a failure the queue is only emptied
+      if isinstance(task, threading.Event):
+        task.set()
+      elif self._failure is None:  # after a failure the queue is only emptied
         self._guard(task)
     self._guard(lambda writer: writer.close())
 

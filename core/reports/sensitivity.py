@@ -61,7 +61,7 @@ def percentiles(scores: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def normalised(scores: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-  """Computes Gamma of scores [..., E, H]; 0 where all scores of an environment are equal.
+  """Computes Gamma of scores [..., E, H]; where p5 equals p95 it is the distance to these.
 
   Args:
     scores: of an agent, [..., E, H].

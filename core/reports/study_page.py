@@ -225,9 +225,11 @@ def _matching(found: Found) -> str:
   agents = list(found.worth)
   rows = [["tries of", *(f"to match {agent} untuned" for agent in agents)]]
   for b in agents:
-    tries = (found.tries[a, b] for a in agents)
     most = len(found.results.settings[b])
-    rows.append([b, *(f"more than {most}" if n is None else str(n) for n in tries)])
+    # An agent that no setting of has a score everywhere has nothing to match.
+    of = {a: "—" if np.isnan(found.worth[a].common[0]) else f"more than {most}" for a in agents}
+    tries = {a: found.tries[a, b] for a in agents}
+    rows.append([b, *(of[a] if n is None else str(n) for a, n in tries.items())])
   said = (
     "How many settings a random search tries in each environment, on average, to be as good as "
   )

@@ -218,9 +218,14 @@ class PoolRuns:
     batch = trajectory(state, timesteps, samples, mus)
     fns = self._built(values)
     learner, metrics = guarded_step(fns, acted.learner, batch, phase=phase)
-    last = jax.tree.map(lambda x: x[-1], timesteps)
-    new = learned(fns, acted, learner)._replace(timestep=last, core_state=core_state)
     # Asked of the state before the update: one that diverges in it still made it.
     going = self.members.active(state)
     metrics = {name: jnp.where(going, x, jnp.nan) for name, x in metrics.items()}
-    return *unless_ended(going, (new, ends), state), metrics
+    new, ends = unless_ended(going, (learned(fns, acted, learner), ends), state)
+    # The pool also steps the environments of a run that stands still. A population may make it a
+    # copy that goes on: from where they are then, amid the episode that is under way.
+    last = jax.tree.map(lambda x: x[-1], timesteps)
+    new = new._replace(
+      timestep=last, core_state=core_state, returns=acted.returns, lengths=acted.lengths
+    )
+    return new, ends, metrics

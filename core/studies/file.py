@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..api.errors import UserError, did_you_mean
+from ..api.ranges import Seed
+from ..config.values import describe, fits
 from ..sweeps import document
 from ..sweeps.library import MOST, Point
 
@@ -130,9 +132,11 @@ def _bindings(where: str, found: Any) -> tuple[str, ...]:
 
 def _seeds(found: Any) -> list[int]:
   seeds = list(range(found)) if _is_count(found) and found <= MOST else found
-  whole = isinstance(seeds, list) and all(_is_count(seed) or seed == 0 for seed in seeds)
+  whole = isinstance(seeds, list) and all(fits(seed, Seed) for seed in seeds)
   if not whole or not seeds or len(set(seeds)) < len(seeds):
-    raise UserError(f"seeds: {found!r}: write how many, as 5, or which, as [0, 1, 2].")
+    raise UserError(
+      f"seeds: {found!r}: write how many, as 5, or which, as [0, 1, 2]; a seed is {describe(Seed)}."
+    )
   return seeds
 
 
@@ -221,7 +225,8 @@ def _drawn(found: Mapping[str, Any], draw: int) -> list[Point]:
       value = math.exp(random.uniform(math.log(low), math.log(high)))
     else:
       value = random.uniform(low, high)
-    return float(f"{value:.6g}")
+    # Rounded, a number next to an end may lie beyond it.
+    return min(max(float(f"{value:.6g}"), low), high)
 
   # Values of a few lists may be drawn twice, and a setting is tried once. The tries are limited:
   # lists may have fewer combinations than are asked for.

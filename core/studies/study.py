@@ -29,7 +29,7 @@ from ..sweeps.launch import Launcher, Processes, Ray, Task, each, import_ray
 from ..sweeps.library import Outcome, Point
 from ..sweeps.point import DIVERGED
 from ..sweeps.program import Fields, apart_because, bindings_of_all, fields_of, together
-from ..sweeps.sweep import MANY, alone, say
+from ..sweeps.sweep import MANY, alone, say, status_of
 from .file import SEED, Cell, Study
 from .measure import measure
 
@@ -257,8 +257,9 @@ def _processes(plans: Sequence[Plan], out: Path, runner: Launcher, codes: dict[P
   def one_ended(k: int, code: int) -> None:
     plan, number = tasks[k]
     codes[workdirs[k]] = code
-    status = {0: "finished", DIVERGED: "diverged"}.get(code, "failed")
-    outcomes[k] = outcomes[k]._replace(status=status)
+    # A process that a signal stopped ends with 0, too: the disk has it as pending.
+    done = "finished" if Workdir(workdirs[k]).done.exists() else "pending"
+    outcomes[k] = outcomes[k]._replace(status=done if code == 0 else status_of(code))
     point = shortened(", ".join(bindings(plan.cell.points[number])))
     log = workdirs[k] / "log.txt"
     display.print(bar.ended(f"{plan.name} ({point})", outcomes[k], log, "score"))

@@ -166,6 +166,8 @@ def _show(found: Crowd, out: Path, at: Barrier, reached: list[Reached]) -> None:
   best = barrier.counted(out, at).best(diverged)
   # The best first, then the others by return, diverged ones last. Columns are counted from the end,
   # as those of settings are in the middle.
-  results.print_table(columns, sorted(rows, key=lambda row: (row[0] != best, row[-1], -row[-3])))
+  # NaN, where no episode ended, would leave the others unsorted.
+  worth = lambda row: -math.inf if math.isnan(row[-3]) else row[-3]
+  results.print_table(columns, sorted(rows, key=lambda row: (row[0] != best, row[-1], -worth(row))))
   plotting.plot([out], out / "curves.png")
   print(f"{out / 'runs.csv'} and {out / 'curves.png'}; the best is {folder(out, best)}")

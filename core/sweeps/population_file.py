@@ -116,7 +116,7 @@ def _read(path: Path, found: Mapping[str, Any], parse: Parse) -> Crowd:
     raise UserError("scores are read from logs: put @jsonl() among train.writers.")
   # Of each parameter these are its values and bounds, and the fields that it sets.
   read = {name: _parameter(name, spec, members) for name, spec in parameters.items()}
-  fields = {name: _fields(experiment, bindings, name, max(it.values)) for name, it in read.items()}
+  fields = {name: _fields(experiment, bindings, name, it) for name, it in read.items()}
   first = {fields[name][0]: it.values for name, it in read.items()}
   bounds = {fields[name][0]: it.bounds for name, it in read.items() if it.bounds}
   # Environments on the host may be varied as well: every segment makes them anew.
@@ -161,7 +161,9 @@ def _are_given(parameters: Mapping[str, _Parameter]) -> bool:
   return bool(given)
 
 
-def _fields(experiment: str, bindings: tuple[str, ...], name: str, value: float) -> tuple[str, ...]:
+def _fields(
+  experiment: str, bindings: tuple[str, ...], name: str, parameter: _Parameter
+) -> tuple[str, ...]:
   """What a name in the file sets: itself or, of a macro, the fields that hold it.
 
   Raises:
@@ -170,7 +172,10 @@ def _fields(experiment: str, bindings: tuple[str, ...], name: str, value: float)
   if "." in name:
     return (name,)
   # A flat configuration has no macros: the fields of one are those that change when it does.
-  flats = [config.load(experiment, (*bindings, f"{name}={x!r}")).flat for x in (value, value / 2)]
+  low, high = parameter.bounds or (min(parameter.values), max(parameter.values))
+  # Both of them values that it may have, if the file has two.
+  differing = (low, high) if low < high else (high, high / 2 if high else 1.0)
+  flats = [config.load(experiment, (*bindings, f"{name}={x!r}")).flat for x in differing]
   found = [key.split("/")[-1] for key, set_there in flats[0].items() if set_there != flats[1][key]]
   if not found:
     raise UserError(f"{name} is no number of the experiment.")

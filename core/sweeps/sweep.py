@@ -22,6 +22,7 @@ from . import bar
 from . import results as sweep_results
 from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
+from .point import DIVERGED
 from .program import apart_because, together
 
 MANY = 500  # points; reading the configurations of more takes seconds, and is announced
@@ -132,7 +133,7 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
   def ended(number: int, code: int) -> None:
     outcome = outcome_of(folder(out, number), points.asked[number], found.metric)
     # A process that a signal stopped ends with 0, too: the disk has it as pending.
-    outcomes[number] = outcome if code == 0 else outcome._replace(status="failed")
+    outcomes[number] = outcome if code == 0 else outcome._replace(status=status_of(code))
     log = folder(out, number) / "log.txt"
     what = f"point {number} ({shortened(', '.join(bindings(points.asked[number])))})"
     display.print(bar.ended(what, outcomes[number], log, found.metric))
@@ -168,6 +169,11 @@ def outcome_of(workdir: Path, point: Point, metric: str) -> Outcome:
   status = "diverged" if last.get("runs/diverged") else "finished"
   steps, seconds = last.get("env_steps", 0), last.get("wall_time", 0.0)
   return Outcome(point, status, last.get(metric), steps, seconds)
+
+
+def status_of(code: int) -> str:
+  """How a point ended whose process left an exit code other than 0."""
+  return "diverged" if code == DIVERGED else "failed"
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import optax
 
 from ...core.api import SCALE, Array, NotNegative, PyTree, register, tunable
@@ -22,7 +21,7 @@ class Optax:
 
   Attributes:
     name: of the function in Optax that makes it.
-    learning_rate: multiplies its updates.
+    learning_rate: its argument of that name.
     kwargs: its other arguments.
 
   Raises:
@@ -38,7 +37,7 @@ class Optax:
     self._transformation()
 
   def _transformation(self) -> optax.GradientTransformation:
-    """Makes the optimiser at rate 1: its updates are scaled by the rate, which may be traced."""
+    """Makes the optimiser at its rate, which may be traced: of some it is no mere factor."""
     # Optax has many functions; those that take a learning rate are its optimisers.
     make: Any = getattr(optax, self.name, None)
     parameters = inspect.signature(make).parameters if inspect.isfunction(make) else {}
@@ -47,7 +46,7 @@ class Optax:
     # The derivative of sqrt(nu) is infinite at nu = 0, where a parameter has had no gradient.
     finite = {"eps_root": 1e-8} if "eps_root" in parameters else {}
     try:
-      return make(learning_rate=1.0, **(finite | dict(self.kwargs)))
+      return make(learning_rate=self.learning_rate, **(finite | dict(self.kwargs)))
     except TypeError as error:
       raise ValueError(f"optax.kwargs of {self.name}: {error}.") from error
 
@@ -61,6 +60,4 @@ class Optax:
     """Takes one step; arguments and results are those of `api.Optimizer`, trees of [...]."""
     del progress
     updates, opt_state = self._transformation().update(grads, opt_state, params)
-    # Not negated: Optax's updates at rate 1 point downhill already.
-    updates = jax.tree.map(lambda x: self.learning_rate * x, updates)
     return optax.apply_updates(params, updates), opt_state

@@ -69,25 +69,33 @@ def curve(result: Result, alpha: float) -> tuple[np.ndarray, np.ndarray]:
   runs = [
     (np.cumsum(lengths), smooth(returns, SMOOTHED)) for returns, lengths in played(result, alpha)
   ]
+  if not runs:
+    return np.empty(0), np.empty(0)
   # Runs end their last episode at different steps; beyond it np.interp holds the last return.
   steps = np.linspace(0, max(ends[-1] for ends, _ in runs), 200)
   return steps, np.mean([np.interp(steps, *run) for run in runs], 0)
 
 
 def final(result: Result, alpha: float) -> float:
-  """Returns the mean return of the last episodes of the runs of an alpha_0."""
+  """Returns the mean return of the last episodes of the runs of an alpha_0; NaN without any."""
   # Run by run: each has played another number of episodes, so columns of returns do not compare.
-  return float(np.mean([returns[-LAST:].mean() for returns, _ in played(result, alpha)]))
+  ends = [returns[-LAST:].mean() for returns, _ in played(result, alpha)]
+  return float(np.mean(ends)) if ends else np.nan
 
 
 def played(result: Result, alpha: float) -> list[tuple[np.ndarray, np.ndarray]]:
   """Selects returns [E] and lengths [E] of each run of an alpha_0; E differs between runs.
 
-  A diverged run ends in as many episodes as it missed, each of one step.
+  Runs without an episode are left out: a short form may end within the first. A diverged run ends
+  in as many episodes as it missed, each of one step.
   """
   rows = [i for i, row in enumerate(result.settings) if float(row["ac_lambda.alpha"]) == alpha]
   scored = ~np.isnan(result.returns)
-  return [(result.returns[i, scored[i]], np.maximum(result.lengths[i, scored[i]], 1)) for i in rows]
+  return [
+    (result.returns[i, scored[i]], np.maximum(result.lengths[i, scored[i]], 1))
+    for i in rows
+    if scored[i].any()
+  ]
 
 
 def claims(results: list[Result]) -> list[str]:
