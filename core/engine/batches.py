@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from ..api.errors import UserError
-from ..api.types import BATCH_AXES, PyTree, Trajectory
+from ..api.types import BATCH_AXES, Array, PyTree, Trajectory
 
 AXIS = "learners"
 
@@ -55,16 +55,12 @@ def state_specs(state: PyTree, over: str = AXIS, leading: tuple[str, ...] = ()) 
   )
 
 
-def split(trajectory: Trajectory, micro_batches: int) -> Trajectory:
-  """Splits a trajectory into K micro-batches: arrays [..., B, ...] -> [K, ..., B/K, ...]."""
+def part(trajectory: Trajectory, number: Array | int, size: int) -> Trajectory:
+  """Returns `size` trajectories of a batch [T+1, B], the `number`th so many: [T+1, size]."""
 
   def one(axis, subtree):
-    def reshape(x):
-      # [..., B, ...] -> [..., K, B/K, ...]; then K comes first, for `scan` to go over.
-      shape = (*x.shape[:axis], micro_batches, -1, *x.shape[axis + 1 :])
-      return jnp.moveaxis(x.reshape(shape), axis, 0)
-
-    return jax.tree.map(reshape, subtree)
+    take = lambda x: jax.lax.dynamic_slice_in_dim(x, number * size, size, axis)
+    return jax.tree.map(take, subtree)
 
   return Trajectory(*map(one, BATCH_AXES, trajectory))
 
@@ -116,20 +112,22 @@ def accumulate(f, batch: Trajectory, *stacked, micro_batch: int, axis: str | Non
     sums, means, out = f(batch, *[jax.tree.map(lambda x: x[0], x) for x in stacked])
     out = jax.tree.map(lambda x: x[None], out)
   else:
-    slices = (split(batch, micro_batches), *stacked)
-    first = jax.tree.map(lambda x: x[0], slices)
+    # Parts are cut out one by one: an array of all of them, in their order, would be a copy of the
+    # batch for every derivative that is taken of it.
+    size = batch.action.shape[1] // micro_batches
+    taken = lambda number, stacked: f(part(batch, number, size), *stacked)
     # Totals have the shapes that `f` gives, which only tracing it tells.
-    sums, means, _ = jax.eval_shape(f, *first)
+    sums, means, _ = jax.eval_shape(taken, 0, jax.tree.map(lambda x: x[0], stacked))
     full = lambda number: lambda x: jnp.full(x.shape, number, x.dtype)
     # A maximum begins at -inf: at 0 it would hide that all parts have given less.
     nothing = jax.tree.map(full(0), sums), _where_greatest(full(-jnp.inf), full(0), means)
 
-    def body(totals, slices):
-      sums, means, out = f(*slices)
+    def body(totals, of_part):
+      sums, means, out = taken(*of_part)
       sums = jax.tree.map(jnp.add, totals[0], sums)
       return (sums, _where_greatest(jnp.maximum, jnp.add, totals[1], means)), out
 
-    (sums, means), out = jax.lax.scan(body, nothing, slices)
+    (sums, means), out = jax.lax.scan(body, nothing, (jnp.arange(micro_batches), stacked))
     means = _where_greatest(lambda x: x, lambda x: x / micro_batches, means)
   if axis is None:
     return sums, means, out
