@@ -63,8 +63,9 @@ def prepare(name: str, bindings: Sequence[str]) -> Update:
   loaded = config.load(f"experiments/{name}", bindings).root
   platform.prepare(loaded.learner_devices, loaded.runtime.actor_devices)
   spec = EnvSpec(specs.Array((84, 84, 4), np.uint8), specs.DiscreteArray(ACTIONS))
-  learner = single.make_learner(loaded, Functions(loaded.agent, spec, loaded.total_updates))
-  batch = random_batch(loaded.unroll_length, loaded.num_envs)
+  fns = Functions(loaded.agent, spec, loaded.total_updates)
+  learner = single.make_learner(loaded, fns)
+  batch = random_batch(fns, loaded.unroll_length, loaded.num_envs)
   state = learner.init(jax.random.key(0), jax.tree.map(lambda x: x[0], batch.timestep))
   jax.block_until_ready(learner.put(batch))  # the first makes room for it
   start = time.perf_counter()
@@ -83,8 +84,8 @@ def cycle(update: Update) -> Update:
   return update._replace(state=jax.block_until_ready(state))
 
 
-def random_batch(t: int, b: int) -> Trajectory:
-  """Random pictures, rewards and actions of a random policy."""
+def random_batch(fns: Functions, t: int, b: int) -> Trajectory:
+  """Random pictures, rewards and actions of a random policy, as an agent's batch [T+1, B]."""
   rng = np.random.default_rng(0)
   step = TimeStep(
     rng.integers(0, 256, (t + 1, b, 84, 84, 4), np.uint8),
@@ -94,7 +95,8 @@ def random_batch(t: int, b: int) -> Trajectory:
   )
   mu = rng.normal(size=(t, b, ACTIONS)).astype(np.float32)
   action = rng.integers(0, ACTIONS, (t, b)).astype(np.int32)
-  return Trajectory(step, action, mu, (), np.zeros((t, b), np.int32))
+  core_state = jax.tree.map(np.asarray, fns.network.initial_state(b))
+  return Trajectory(step, action, mu, core_state, np.zeros((t, b), np.int32))
 
 
 def measure(

@@ -163,6 +163,15 @@ def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
   assert plotting.labels(runs[1:2]) == ["sizes gamma = 0.5, net = @mlp()"]
 
 
+@pytest.mark.parametrize(
+  "name, text", [("runs.csv", "run,a.b\n0,1.0\n"), ("points.jsonl", '{"a.b": 1.0}\n')]
+)
+def test_a_run_that_the_table_lacks_has_the_name_of_its_folder(tmp_path, name, text):
+  (tmp_path / name).write_text(text)
+  found = plotting.labels([tmp_path / "runs" / "000", tmp_path / "runs" / "001"])
+  assert found == [f"{tmp_path.name} a.b = 1", "001"]
+
+
 def test_many_lines_have_colours_of_their_own_and_a_legend_below(tmp_path):
   runs = [write_rows(tmp_path / f"run{i}", stacx_rows(offset=i)) for i in range(13)]
   page = plotting.figure(runs)

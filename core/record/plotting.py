@@ -144,13 +144,15 @@ def _setting(workdir: Path) -> str:
     return f"{whole.name} run {path.name}"  # its settings were others now and then
   if path.parent.name != "runs" or not path.name.isdecimal():
     return ""
+  # By number; either file may lack a run whose folder is there, as one of another sweep or a torn one.
+  of_runs: dict[int, dict[str, Any]] = {}
   if points.is_file():
-    settings = list(jsonl.read(points))[int(path.name)]
+    of_runs = dict(enumerate(jsonl.read(points)))
   elif table.is_file():
-    rows = csv.DictReader(files.read(table).splitlines())
-    row = next(row for row in rows if int(row["run"]) == int(path.name))
-    settings = {name: float(value) for name, value in row.items() if "." in name}
-  else:
+    for row in csv.DictReader(files.read(table).splitlines()):
+      of_runs[int(row["run"])] = {k: float(value) for k, value in row.items() if "." in k}
+  settings = of_runs.get(int(path.name))
+  if settings is None:
     return ""
   told = (f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in settings.items())
   return f"{whole.name} {', '.join(told)}".strip()
