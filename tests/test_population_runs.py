@@ -38,7 +38,10 @@ LENGTH = 3  # transitions of an episode
 
 @dataclasses.dataclass(frozen=True)
 class Paid:
-  """Every step is paid alike: a run's score is LENGTH times its setting."""
+  """Every step is paid alike: a run's score is LENGTH times its setting.
+
+  Its state has an array without an element, as those of MJX do.
+  """
 
   pay: NotNegative = 1.0
   bad_from: float = 1e9  # the reward is not finite if pay exceeds this
@@ -49,13 +52,14 @@ class Paid:
 
   def init(self, key):
     del key
-    return jnp.int32(0), self._timestep(jnp.int32(0), 0.0)
+    return (jnp.int32(0), jnp.zeros((0, 2))), self._timestep(jnp.int32(0), 0.0)
 
   def step(self, state, action):
     del action
+    state, empty = state
     state = jnp.where(state == LENGTH, 0, state + 1)
     pay = jnp.where(self.pay > self.bad_from, jnp.nan, self.pay)
-    return state, self._timestep(state, jnp.where(state == 0, 0.0, pay))
+    return (state, empty), self._timestep(state, jnp.where(state == 0, 0.0, pay))
 
   def _timestep(self, state, reward):
     seen = jnp.stack([state, 1 - state]).astype(jnp.float32)

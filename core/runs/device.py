@@ -72,6 +72,17 @@ def specs(states: RunState) -> RunState:
   )
 
 
+def chunked(rows: PyTree, size: int) -> PyTree:
+  """Puts rows of runs, [N, ...], into chunks, [N / size, size, ...]."""
+  # No axis is left to be found out: an environment's state may hold arrays without an element.
+  return jax.tree.map(lambda x: x.reshape(len(x) // size, size, *x.shape[1:]), rows)
+
+
+def merged(chunks: PyTree) -> PyTree:
+  """Puts chunks of runs, [N / size, size, ...], into rows, [N, ...]."""
+  return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), chunks)
+
+
 class Runs:
   """R independent runs of one agent in a functional environment."""
 
@@ -232,10 +243,8 @@ class Runs:
       return of_run(*self._built(values), seed, *trees)
 
     def of_device(*rows: PyTree) -> PyTree:
-      # [R' / groups, ...] -> [chunks, chunk, ...]: one chunk after another, as in `_advance`.
-      chunks = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), rows)
-      out = jax.lax.map(lambda chunk: jax.vmap(one)(*chunk), chunks)
-      return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out)
+      # One chunk after another, as in `_advance`.
+      return merged(jax.lax.map(lambda chunk: jax.vmap(one)(*chunk), chunked(rows, self._chunk)))
 
     # `check_vma` is off: an environment that resets itself within a loop puts constants, the same
     # on all devices, in place of a state that varies, and the check refuses such a carry.
@@ -339,16 +348,12 @@ class Runs:
       rest = lambda carry: (carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
       return jax.lax.cond(jnp.any(self.members.active(states)), scan, rest, (states, none))
 
-    # [R' / groups, ...] -> [chunks, chunk, ...].
-    rows = jax.tree.map(lambda x: x.reshape(-1, self._chunk, *x.shape[1:]), (states, settings))
     # A loop and not a vmap: its `cond` then skips a chunk whose runs have all ended.
-    (states, metrics), ends = jax.lax.map(one_chunk, rows)
-    merge = lambda x: x.reshape(-1, *x.shape[2:])
-    # [chunks, iterations, chunk, T, B] -> [R, iterations * T, B]
-    ends = jax.tree.map(
-      lambda x: merge(jnp.moveaxis(x, 1, 2)).reshape(-1, iterations * x.shape[3], x.shape[4]), ends
-    )
-    return jax.tree.map(merge, states), ends, jax.tree.map(merge, metrics)
+    (states, metrics), ends = jax.lax.map(one_chunk, chunked((states, settings), self._chunk))
+    # [chunks, iterations, chunk, T, B] -> [R, iterations, T, B] -> [R, iterations * T, B]
+    ends = merged(jax.tree.map(lambda x: jnp.moveaxis(x, 1, 2), ends))
+    ends = jax.tree.map(lambda x: x.reshape(len(x), -1, x.shape[3]), ends)
+    return merged(states), ends, merged(metrics)
 
   def _iteration(self, fns: Functions, env: FunctionalEnvironment) -> Iteration:
     # A fused form acts by what was learned last, in all environments of a run: no lag, no sharing.
