@@ -144,7 +144,7 @@ def _setting(workdir: Path) -> str:
     return f"{whole.name} run {path.name}"  # its settings were others now and then
   if path.parent.name != "runs" or not path.name.isdecimal():
     return ""
-  # By number; either file may lack a run whose folder is there, as one of another sweep or a torn one.
+  # By number; either file may lack a run whose folder is there, as that of another sweep.
   of_runs: dict[int, dict[str, Any]] = {}
   if points.is_file():
     of_runs = dict(enumerate(jsonl.read(points)))
