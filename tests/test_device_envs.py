@@ -1,5 +1,6 @@
 """Environments of other libraries on the device: step for step as in the libraries' own loops."""
 
+import dataclasses
 import sys
 
 import jax
@@ -11,6 +12,7 @@ from selftune.core.api import UserError
 from selftune.core.commands.cli import main
 from selftune.core.engine import environments
 from selftune.plugins.envs.brax import Brax
+from selftune.plugins.envs.craftax import Craftax
 from selftune.plugins.envs.gymnax import Gymnax
 from selftune.plugins.envs.jumanji import Jumanji
 from selftune.plugins.envs.playground import Playground
@@ -171,6 +173,29 @@ def test_playground_equals_the_wrapper_of_brax(promotion):
   assert ended.sum() > 190 and timesteps.discount.all()  # the task never terminates
 
 
+@pytest.mark.long
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Craftax-Classic-Symbolic-v1", "Craftax-Symbolic-v1"])
+def test_craftax_equals_its_own_loop(name):
+  env = pytest.importorskip("craftax.craftax_env").make_craftax_env_from_name(name, False)
+  params = dataclasses.replace(env.default_params, max_timesteps=60)
+
+  @jax.jit
+  def step(key, state, action):
+    observation, state, reward, done, _ = env.step_env(key, state, action, params)
+    cut = state.timestep >= 60
+    terminated = done & ~cut | (state.player_health <= 0)
+    return state, observation, reward, terminated, cut
+
+  reset = jax.jit(lambda key: env.reset_env(key, params)[::-1])
+  plugin = Craftax(name, {"max_timesteps": 60})
+  timesteps, ended = check(plugin, reset, step, 1000)
+  assert ended.sum() >= 16 and timesteps.discount[ended].any() and timesteps.reward.sum() > 0
+  pool = plugin.make_drawn((1,))
+  pool.reset()
+  assert pool.draw().shape[-1] == 3 and pool.draw().dtype == np.uint8
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   "name, observe, plugin",
@@ -197,7 +222,7 @@ def test_what_is_observed():
   assert Jumanji(observation="grid").spec.observation.shape == (12, 12, 5)
 
 
-@pytest.mark.parametrize("name", ["gymnax", "jumanji", "brax", "playground"])
+@pytest.mark.parametrize("name", ["gymnax", "jumanji", "brax", "playground", "craftax"])
 def test_a_missing_library_is_one_line_with_what_to_type(name, monkeypatch, capsys):
   module = {"playground": "mujoco_playground"}.get(name, name)
   monkeypatch.setitem(sys.modules, module, None)  # as Python marks what cannot be imported

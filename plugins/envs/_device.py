@@ -1,6 +1,7 @@
 """What environments of other libraries share on the device: one stream of timesteps for all."""
 
 import contextlib
+import dataclasses
 import importlib
 import importlib.util
 import math
@@ -24,6 +25,7 @@ from ...core.api import (
   UserError,
 )
 from . import _pictures
+from ._pool import unknown
 
 Action = specs.DiscreteArray | specs.BoundedArray
 
@@ -130,6 +132,19 @@ def library(
       return np.asarray(draw(inner))
 
   return Library(EnvSpec(spec, action), reset, step, drawn)
+
+
+def with_params(what: str, params: Any, given: Mapping[str, Any]) -> Any:
+  """Returns parameters of a library's environment, a dataclass, with those given in their place.
+
+  Raises:
+    UserError: `what` has none of such a name.
+  """
+  known = [field.name for field in dataclasses.fields(params)]
+  for name in given:
+    if name not in known:
+      raise UserError(unknown(f"{what}: name", name, known))
+  return dataclasses.replace(params, **given)
 
 
 def _reset(library: Library, key: Array) -> tuple[PyTree, Array]:

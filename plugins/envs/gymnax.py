@@ -80,12 +80,7 @@ class Gymnax(_device.OnDevice):
       env, params = gymnax.make(self.name, **self.kwargs)
     except TypeError as error:
       raise UserError(f"gymnax.kwargs of {self.name}: {error}.") from error
-    # Looked up here, so that the message can say which parameters there are.
-    known = [field.name for field in dataclasses.fields(params)]
-    for name in self.params:
-      if name not in known:
-        raise UserError(unknown(f"gymnax.params of {self.name}: name", name, known))
-    return env, params.replace(**self.params)
+    return env, _device.with_params(f"gymnax.params of {self.name}", params, self.params)
 
 
 def _action(space: Any) -> specs.DiscreteArray | specs.BoundedArray:

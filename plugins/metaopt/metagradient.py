@@ -283,7 +283,7 @@ class Metagradient:
     """Returns the metagradient scaled down to `max_norm`, with the pull of the anchor."""
     if self.max_norm is not None:
       # The divisor is never 0, so that a metagradient of 0 stays 0 and does not become NaN.
-      scale = jnp.minimum(1.0, self.max_norm / jnp.maximum(norm, self.max_norm))
+      scale = self.max_norm / jnp.maximum(norm, self.max_norm)
       gradient = jax.tree.map(lambda x: scale * x, gradient)
     if isinstance(self.anchor, float | int) and not self.anchor:  # that of a run may be traced
       return gradient

@@ -77,7 +77,7 @@ def claim_drifts(results: list[Result]) -> list[str]:
     "scalar is ahead of vector early": lambda early, late, peak: early["scalar"] > early["vector"],
     "vector ends above scalar": lambda early, late, peak: late["vector"] > late["scalar"],
     "scalar ends by 5 or more below its peak": lambda early, late, peak: (
-      late["scalar"] < peak["scalar"] - 5
+      late["scalar"] <= peak["scalar"] - 5
     ),
   }
   for claim, holds in saying.items():
