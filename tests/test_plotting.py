@@ -158,9 +158,20 @@ def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
   first, other = "sizes ac.alpha = 0.125, m.mu = 0.007812", "sizes ac.alpha = 0.5, m.mu = 0.01"
   assert plotting.labels(runs) == [first, first, other]
   assert plotting.labels([runs[0].parent.parent]) == ["sizes"]
-  points = [{"gamma": 0.123456, "net": "@mlp()"}, {"gamma": 0.5, "net": "@mlp()"}]
+  points = [
+    {"gamma": 0.123456, "net": "@mlp()", "train.seed": 0},
+    {"gamma": 0.5, "net": "@mlp()", "train.seed": 0},
+    {"gamma": 0.5, "net": "@mlp()", "train.seed": 1},
+  ]
   (tmp_path / "sizes" / "points.jsonl").write_text("".join(map(jsonl.encode, points)))
-  assert plotting.labels(runs[1:2]) == ["sizes gamma = 0.5, net = @mlp()"]
+  assert plotting.labels(runs[1:]) == ["sizes gamma = 0.5, net = @mlp()"] * 2
+
+
+def test_runs_of_a_study_are_named_by_agent_and_environment(tmp_path):
+  cell = tmp_path / "cells" / "stac" / "snake"
+  runs = [write_rows(cell / "runs" / f"{k:03}", stacx_rows()) for k in range(2)]
+  (cell / "points.jsonl").write_text('{"train.seed": 0}\n{"train.seed": 1}\n')
+  assert plotting.labels(runs) == ["stac snake"] * 2
 
 
 @pytest.mark.parametrize(

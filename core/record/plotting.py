@@ -154,8 +154,14 @@ def _setting(workdir: Path) -> str:
   settings = of_runs.get(int(path.name))
   if settings is None:
     return ""
-  told = (f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in settings.items())
-  return f"{whole.name} {', '.join(told)}".strip()
+  # Of a study it is cells/<agent>/<environment>. Seeds are no setting: they are averaged.
+  name = f"{whole.parent.name} {whole.name}" if whole.parent.parent.name == "cells" else whole.name
+  told = (
+    f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}"
+    for k, v in settings.items()
+    if k != "train.seed"
+  )
+  return f"{name} {', '.join(told)}".strip()
 
 
 def stem(workdir: Path) -> str:
