@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -343,3 +344,14 @@ def processes(train):
       return Ended(train(task.workdir, values))
 
   return Fake
+
+
+# Extras that tests do not ask for, by what names of experiments begin with.
+LIBRARIES = {"brax": "brax", "playground": "mujoco_playground", "craftax": "craftax"}
+
+
+def skip_without_library(experiment):
+  """Skips a test of an experiment whose environments are in an extra that is not installed."""
+  library = LIBRARIES.get(experiment.removeprefix("experiments/").partition("_")[0])
+  if library is not None and importlib.util.find_spec(library) is None:
+    pytest.skip(f"{library} is not installed")

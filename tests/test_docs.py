@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 
@@ -179,5 +180,6 @@ def test_commands_that_are_shown_can_be_run(command):
   words = shlex.split(command)
   found = cli.parse(list(itertools.takewhile(lambda w: w not in (">", "&&", "|"), words)))
   experiment = getattr(found, "config", "")
+  fakes.skip_without_library(experiment)
   if experiment.startswith("experiments/") and "$" not in command:
     config.load(experiment, found.bind)

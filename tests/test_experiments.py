@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 
+import fakes
 import jax
 import pytest
 
@@ -30,8 +31,7 @@ def tuned(train):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_load_and_take_the_common_bindings(name):
-  if "brax" in name:  # an extra that tests do not ask for
-    pytest.importorskip("brax")
+  fakes.skip_without_library(name)
   game = ("atari.game = 'space_invaders'",) if "atari" in name else ()
   train = config.load(name, (*COMMON, *game)).root
   assert isinstance(train, experiment.Train)
@@ -42,23 +42,23 @@ def test_experiments_load_and_take_the_common_bindings(name):
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_experiments_pass_what_training_checks_first(name):
-  if "brax" in name:
-    pytest.importorskip("brax")
-  with jax.numpy_rank_promotion("allow"):  # of brax
+  fakes.skip_without_library(name)
+  with jax.numpy_rank_promotion("allow"):  # of libraries
     training.check(config.load(name).root)
 
 
 ON_THE_DEVICE = [
-  name for name in EXPERIMENTS if name.split("/")[1].startswith(("minatar", "snake", "brax", "two"))
+  name
+  for name in EXPERIMENTS
+  if name.split("/")[1].startswith(("minatar", "snake", "brax", "playground", "craftax", "two"))
 ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_THE_DEVICE)
 def test_agents_on_the_device_go_with_their_environments(name):
-  if "brax" in name:
-    pytest.importorskip("brax")
-  with jax.numpy_rank_promotion("allow"):  # of brax
+  fakes.skip_without_library(name)
+  with jax.numpy_rank_promotion("allow"):  # of libraries
     training.rehearse(config.load(name).root)
 
 
