@@ -15,11 +15,11 @@ class Metatrace:
   def figures(self) -> Mapping[str, Figure]:
     """Returns the figures of the paper by name, 'metatrace/...'."""
     return {
-      "metatrace/fig1": alphas.figure("none", "6 minutes"),
-      "metatrace/fig2": alphas.figure("scalar", "21 minutes", ("vector",)),
-      "metatrace/fig3": alphas.figure("scalar_raw", "8 minutes", ("scalar",)),
-      "metatrace/fig4": alphas.figure("sid", "6 minutes", ("scalar_raw",)),
-      "metatrace/fig5": alphas.figure("nosid", "about 5 minutes", ("scalar",)),
+      "metatrace/fig1": alphas.figure("none", "8 seconds"),
+      "metatrace/fig2": alphas.figure("scalar", "a minute", ("vector",)),
+      "metatrace/fig3": alphas.figure("scalar_raw", "30 seconds", ("scalar",)),
+      "metatrace/fig4": alphas.figure("sid", "20 seconds", ("scalar_raw",)),
+      "metatrace/fig5": alphas.figure("nosid", "40 seconds", ("scalar",)),
       "metatrace/fig6": drifts.FIG6,
       "metatrace/fig7": drifts.FIG7,
       "metatrace/fig8": atari.FIG8,

@@ -55,7 +55,7 @@ def figure(method: str, time: str, beside: Sequence[str] = ()) -> Figure:
   return Figure(
     f"mountain car: return for twelve initial step sizes, {METHODS[method][2]}",
     # 500 episodes of 200 steps, and their resets.
-    Cost(runs, 100_500, f"{time} after the figures before it, on two busy cores", "CPU"),
+    Cost(runs, 100_500, f"{time} after the figures before it, on two cores in machine code", "CPU"),
     cells,
     tuple(cell(m, MUS.get(m, ()), alphas=QUICK_ALPHAS, more=QUICK) for m in methods),
     functools.partial(draw, method),
