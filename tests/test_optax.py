@@ -29,6 +29,11 @@ def test_it_is_the_optimiser_of_that_name(name):
     np.testing.assert_allclose(got["w"], want["w"], rtol=1e-5, atol=1e-7)
 
 
+def test_what_asks_for_more_than_gradients_is_refused():
+  with pytest.raises(ValueError, match="'lbfgs' takes more than gradients"):
+    Optax("lbfgs")
+
+
 def test_the_derivative_by_the_rate():
   params, grads = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 0.25])}
   moved = lambda rate: Optax("sgd", rate).update(grads, Optax("sgd").init(params), params, 0.0)

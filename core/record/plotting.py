@@ -11,6 +11,7 @@ WORKDIR/runs/<number>, is labelled with its settings, and those of equal setting
 """
 
 import csv
+import functools
 import logging
 import re
 import warnings
@@ -129,29 +130,36 @@ def labels(workdirs: Sequence[Path]) -> list[str]:
   shares is kept whole. Of `sweep/runs/007` it is `sweep` and the settings of that run.
   """
   stems = [stem(workdir) for workdir in workdirs]
+  # Read once, however many runs of it are drawn.
+  settings_of = functools.cache(_settings)
+  shared = lambda name, workdir: name if stems.count(name) > 1 else Path(workdir).absolute().name
   return [
-    _setting(workdir) or (name if stems.count(name) > 1 else Path(workdir).absolute().name)
+    _setting(workdir, settings_of) or shared(name, workdir)
     for name, workdir in zip(stems, workdirs, strict=True)
   ]
 
 
-def _setting(workdir: Path) -> str:
+def _settings(whole: Path) -> dict[int, dict[str, Any]]:
+  """Reads the settings of the runs in a folder by number, from either of its tables.
+
+  It may lack a run whose folder is there, as that of another sweep.
+  """
+  points, table = whole / "points.jsonl", whole / "runs.csv"
+  if points.is_file():
+    return dict(enumerate(jsonl.read(points)))
+  rows = csv.DictReader(files.read(table).splitlines()) if table.is_file() else ()
+  return {int(row["run"]): {k: float(x) for k, x in row.items() if "." in k} for row in rows}
+
+
+def _setting(workdir: Path, settings_of: Callable[[Path], dict[int, dict[str, Any]]]) -> str:
   """Labels one of many runs, a point of a sweep or of `@runs()`, by its settings; '' for others."""
   path = Path(workdir).absolute()
   whole = path.parent.parent  # of /x it is /, too
-  points, table = whole / "points.jsonl", whole / "runs.csv"
   if (whole / lineage.FILE).is_file() and path.parent.name == "runs":
     return f"{whole.name} run {path.name}"  # its settings were others now and then
   if path.parent.name != "runs" or not path.name.isdecimal():
     return ""
-  # By number; either file may lack a run whose folder is there, as that of another sweep.
-  of_runs: dict[int, dict[str, Any]] = {}
-  if points.is_file():
-    of_runs = dict(enumerate(jsonl.read(points)))
-  elif table.is_file():
-    for row in csv.DictReader(files.read(table).splitlines()):
-      of_runs[int(row["run"])] = {k: float(value) for k, value in row.items() if "." in k}
-  settings = of_runs.get(int(path.name))
+  settings = settings_of(whole).get(int(path.name))
   if settings is None:
     return ""
   # Of a study it is cells/<agent>/<environment>. Seeds are no setting: they are averaged.

@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
 from ...core.api import SCALE, Array, NotNegative, PyTree, register, tunable
@@ -25,7 +27,8 @@ class Optax:
     kwargs: its other arguments.
 
   Raises:
-    ValueError: Optax has no such optimiser, or it does not take these arguments.
+    ValueError: Optax has no such optimiser, it does not take these arguments, or its steps take
+      more than gradients and parameters, as those of lbfgs do.
   """
 
   name: str = "adam"
@@ -33,8 +36,13 @@ class Optax:
   kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
   def __post_init__(self):
-    # Made once for what it raises: a wrong name is to be told when it is configured.
-    self._transformation()
+    # Traced once for what it raises: a wrong name is to be told when it is configured. That starts
+    # no device, of which the configuration has yet to say how many there are.
+    some, progress = (jax.ShapeDtypeStruct(shape, np.float32) for shape in ((2, 2), ()))
+    try:
+      jax.eval_shape(lambda x, t: self.update(x, self.init(x), x, t), some, progress)
+    except TypeError as error:
+      raise ValueError(f"optax.name = {self.name!r} takes more than gradients: {error}.") from error
 
   def _transformation(self) -> optax.GradientTransformation:
     """Makes the optimiser at its rate, which may be traced: of some it is no mere factor."""
