@@ -320,7 +320,7 @@ def test_what_a_plugin_lacks(bad, tmp_path, monkeypatch, capsys):
     2,
     [
       "selftune: test_checks.Incomplete, registered as metaopt @incomplete(), lacks step: see "
-      "selftune.core.api.contracts.agents.MetaOptimizer."
+      "selftune.core.api.contracts.metaoptimizers.MetaOptimizer."
     ],
   )
 

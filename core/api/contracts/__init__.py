@@ -6,19 +6,12 @@ here say what each kind must do. Shapes use the notation of `core.api.types`.
 """
 
 from .agents import (
-  AgentFns,
-  ChecksComponents,
   Corrector,
-  Cyclic,
-  DescribesState,
   Distribution,
   LossTerm,
-  MetaOptimizer,
   Network,
   NetworkPlugin,
   Optimizer,
-  TunesValues,
-  phases_of,
 )
 from .cycles import Cycle, HasCycle, Target
 from .environments import (
@@ -28,6 +21,15 @@ from .environments import (
   EnvPlugin,
   FunctionalEnvironment,
   ScoredPlugin,
+)
+from .metaoptimizers import (
+  AgentFns,
+  ChecksComponents,
+  Cyclic,
+  DescribesState,
+  MetaOptimizer,
+  TunesValues,
+  phases_of,
 )
 from .populations import Exploit, Explore, ExploreInputs, Interval, Number
 from .writers import (

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from ..tunables import Components
 from ..types import Array, LearnerState, PyTree, Trajectory
-from .agents import AgentFns
+from .metaoptimizers import AgentFns
 
 
 class Target(NamedTuple):
