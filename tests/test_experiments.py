@@ -16,7 +16,7 @@ from selftune.core import train as training
 from selftune.core.api import tunables
 from selftune.core.api.errors import ConfigError
 from selftune.core.api.registry import name_of
-from selftune.core.config import loading
+from selftune.core.config import reading
 from selftune.plugins.papers.stac.variants import VARIANTS
 
 EXPERIMENTS = config.experiments()
@@ -97,7 +97,7 @@ def test_what_the_variants_tune(variant, expected):
   assert tuned(config.load(f"experiments/atari_{it.agent}", it.bindings).root) == expected.split()
 
 
-NOW = json.loads(loading.RENAMED.read_text())
+NOW = json.loads(reading.RENAMED.read_text())
 RENAMED = [name for name in NOW if name.startswith("experiments/")]
 
 

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from selftune.core.api import jsonl
 from selftune.core.api.errors import RunError, UserError
-from selftune.core.record import metrics, plotting
+from selftune.core.record import drawing, labels, metrics, plotting
 
 
 def write_rows(workdir, rows):
@@ -136,7 +136,7 @@ def test_curves_average_where_all_runs_have_been():
 
 
 @pytest.mark.parametrize(
-  ("names", "labels"),
+  ("names", "wanted"),
   [
     (["r/x_seed0", "r/x_seed12", "r/x"], ["x", "x", "x"]),
     (["r/x_seed0", "r/y"], ["x_seed0", "y"]),  # alone: the whole name
@@ -144,9 +144,9 @@ def test_curves_average_where_all_runs_have_been():
     (["r/stacx_p2", "r/stacx_p8"], ["stacx_p2", "stacx_p8"]),  # variants are no seeds
   ],
 )
-def test_labels(names, labels):
-  assert plotting.labels([Path("/run")]) == ["run"]
-  assert plotting.labels([Path(name) for name in names]) == labels
+def test_labels(names, wanted):
+  assert labels.labels([Path("/run")]) == ["run"]
+  assert labels.labels([Path(name) for name in names]) == wanted
 
 
 def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
@@ -156,22 +156,22 @@ def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
     "0,0,0.125,0.0078125,9,99,False\n1,1,0.125,0.0078125,9,99,False\n2,0,0.5,0.01,9,99,True\n"
   )
   first, other = "sizes ac.alpha = 0.125, m.mu = 0.007812", "sizes ac.alpha = 0.5, m.mu = 0.01"
-  assert plotting.labels(runs) == [first, first, other]
-  assert plotting.labels([runs[0].parent.parent]) == ["sizes"]
+  assert labels.labels(runs) == [first, first, other]
+  assert labels.labels([runs[0].parent.parent]) == ["sizes"]
   points = [
     {"gamma": 0.123456, "net": "@mlp()", "train.seed": 0},
     {"gamma": 0.5, "net": "@mlp()", "train.seed": 0},
     {"gamma": 0.5, "net": "@mlp()", "train.seed": 1},
   ]
   (tmp_path / "sizes" / "points.jsonl").write_text("".join(map(jsonl.encode, points)))
-  assert plotting.labels(runs[1:]) == ["sizes gamma = 0.5, net = @mlp()"] * 2
+  assert labels.labels(runs[1:]) == ["sizes gamma = 0.5, net = @mlp()"] * 2
 
 
 def test_runs_of_a_study_are_named_by_agent_and_environment(tmp_path):
   cell = tmp_path / "cells" / "stac" / "snake"
   runs = [write_rows(cell / "runs" / f"{k:03}", stacx_rows()) for k in range(2)]
   (cell / "points.jsonl").write_text('{"train.seed": 0}\n{"train.seed": 1}\n')
-  assert plotting.labels(runs) == ["stac snake"] * 2
+  assert labels.labels(runs) == ["stac snake"] * 2
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_runs_of_a_study_are_named_by_agent_and_environment(tmp_path):
 )
 def test_a_run_that_the_table_lacks_has_the_name_of_its_folder(tmp_path, name, text):
   (tmp_path / name).write_text(text)
-  found = plotting.labels([tmp_path / "runs" / "000", tmp_path / "runs" / "001"])
+  found = labels.labels([tmp_path / "runs" / "000", tmp_path / "runs" / "001"])
   assert found == [f"{tmp_path.name} a.b = 1", "001"]
 
 
@@ -221,7 +221,7 @@ def test_long_names_are_cut_in_the_middle_and_stand_below(tmp_path):
   page = plotting.figure([run])
   assert page.axes[0].get_legend() is None
   assert texts(page.legends[0]) == ["a" * 40 + " … " + "z" * 40]
-  assert plotting.shown("\udcff-name", 4) == "?- … me"
+  assert drawing.shown("\udcff-name", 4) == "?- … me"
 
 
 def test_lines_beyond_what_a_legend_holds_are_drawn_without_a_name(tmp_path, monkeypatch, caplog):
@@ -301,6 +301,6 @@ def test_import_loads_neither_jax_nor_matplotlib():
 def test_folders_that_hold_no_run_are_left_out(tmp_path, caplog):
   run = write_rows(tmp_path / "run", [{"env_steps": 1}])
   other = tmp_path / "sweeps"
-  assert plotting.holding([run, other], "metrics.jsonl") == [run]
+  assert labels.holding([run, other], "metrics.jsonl") == [run]
   assert f"left out, for want of a metrics.jsonl: {other}" in caplog.text
-  assert plotting.holding([other], "metrics.jsonl") == [other]  # the mistake is told of it
+  assert labels.holding([other], "metrics.jsonl") == [other]  # the mistake is told of it

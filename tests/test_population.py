@@ -14,7 +14,7 @@ from selftune.core.api.errors import UserError
 from selftune.core.api.ranges import Decay, Fraction, NotNegative, Positive
 from selftune.core.config import discovery
 from selftune.core.experiment import IndependentRuns, Population
-from selftune.core.record import lineage, pedigree, plotting
+from selftune.core.record import labels, lineage, pedigree, plotting
 from selftune.core.runs.population import drawn, numbers, rules_of
 from selftune.core.runs.standing import Standing
 from selftune.core.sweeps.program import apart_because
@@ -389,4 +389,4 @@ def test_the_picture_of_a_lineage(tmp_path):
   ]
   assert [text.get_text() for text in panel.get_legend().get_texts()] == ["ancestry of run 0"]
   plotting.plot([tmp_path], tmp_path / "curves.png")
-  assert plotting.labels([tmp_path / "runs" / "001"]) == [f"{tmp_path.name} run 001"]
+  assert labels.labels([tmp_path / "runs" / "001"]) == [f"{tmp_path.name} run 001"]

@@ -5,43 +5,35 @@ whole agent, whose name has no `/`, or for the mean of many numbers, `<name>/mea
 histogram `<name>` shades. Other names with a `/` are details, and not drawn. A population has
 a panel for each of its settings, see `pedigree`.
 
-A run is a workdir and is labelled with its name. Runs whose names differ only in a trailing
-`seed<number>` are one line: their mean, in a band of one standard deviation. One of many runs,
-WORKDIR/runs/<number>, is labelled with its settings, and those of equal settings are one line too.
+Runs of one label, see `labels`, are one line: their mean, in a band of one standard deviation.
 """
 
-import csv
-import functools
 import logging
 import re
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..api import files, jsonl
+from ..api import jsonl
 from ..api.errors import UserError
 from ..api.types import BINS, OF_CORE, Histogram
 from . import lineage, metrics, pedigree
+from .drawing import COLOURS, LEGEND, legend, line_colours, save, shown
 from .histograms import rebinned
+from .labels import holding, labels
 
 Runs = list[list[dict[str, Any]]]  # the rows of each run of a group
 
-DPI = 120
 GRID = 400  # points that the runs of a group are averaged on
 COLUMNS = 3
 TUNED = "tuned/"
 DECADES = 2  # that positive values span where they are drawn on a log scale
 STYLES = ("-", "--", ":", "-.")
-COLOURS = 10  # lines that Matplotlib's own colours tell apart; more have a legend below the panels
-LEGEND = 95  # characters in a row of a legend that lies outside of the panels
 NAMED = 200  # lines that the one below the panels names, at most
 BESIDE = 60  # characters of a name that a legend among the curves has room for
-LONGEST = 80  # characters of a name in a picture
 _LOG = logging.getLogger(__name__)
-_SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
 
 
 def plot(workdirs: Sequence[Path], out: Path) -> Path:
@@ -54,47 +46,6 @@ def plot(workdirs: Sequence[Path], out: Path) -> Path:
   drawn = figure(holding(workdirs, "metrics.jsonl"))
   save({out: drawn})
   return out
-
-
-def save(figures: Mapping[Path, Any]) -> None:
-  """Writes figures as PNGs; what Matplotlib warns of is told once, in one line.
-
-  Raises:
-    RunError: one cannot be written.
-  """
-  with warnings.catch_warnings(record=True) as caught:
-    warnings.simplefilter("always")
-    for out, drawn in figures.items():
-      with files.whole(out, "wb") as file:
-        drawn.savefig(file, dpi=DPI, format="png")
-  said = {str(warning.message) for warning in caught}
-  if without := sorted(message for message in said if message.startswith("Glyph ")):
-    _LOG.warning("Matplotlib's font lacks characters, which are drawn as boxes: %s", without[0])
-  for message in sorted(said.difference(without)):
-    _LOG.warning("%s: %s", ", ".join(map(str, figures)), message)
-
-
-def shown(name: str, longest: int = LONGEST) -> str:
-  """Returns a name as a picture has room for it: on one line, without the middle if it is long."""
-  # Names of folders may hold bytes that are no UTF-8; fonts would fail on their surrogates.
-  text = " ".join(name.encode("utf-8", "replace").decode().split())
-  return text if len(text) <= longest else f"{text[: longest // 2]} … {text[-longest // 2 :]}"
-
-
-def legend(owner: Any, lines: Sequence[Any], names: Sequence[str], **look: Any) -> None:
-  """Draws a legend of names as they are: `$` begins no formula, a leading `_` hides no line."""
-  drawn = owner.legend(lines, [""] * len(lines), frameon=False, **look)
-  for text, name in zip(drawn.get_texts(), names, strict=True):
-    text.set(text=shown(name), parse_math=False)
-
-
-def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:
-  """Returns the workdirs that hold a file of this name, warning of the others; all if none does."""
-  found = [workdir for workdir in workdirs if (workdir / name).is_file()]
-  if found and len(found) < len(workdirs):
-    lost = ", ".join(str(workdir) for workdir in workdirs if workdir not in found)
-    _LOG.warning("left out, for want of a %s: %s", name, lost)
-  return found or workdirs
 
 
 def figure(workdirs: Sequence[Path]) -> Any:
@@ -121,61 +72,6 @@ def _panels(names: Iterable[str]) -> dict[str, list[str]]:
   for name in (name for name in names if name.startswith(TUNED)):
     panels.setdefault(name.split("/")[1], []).append(name)
   return panels | {name: [name] for name in names if "/" not in name.removesuffix("/mean")}
-
-
-def labels(workdirs: Sequence[Path]) -> list[str]:
-  """Names the line of each run; names are equal for runs that differ only in their seed.
-
-  `runs/stacx_seed0` is a run of `stacx`, and so is `runs/stacx/seed0`; a name that no other run
-  shares is kept whole. Of `sweep/runs/007` it is `sweep` and the settings of that run.
-  """
-  stems = [stem(workdir) for workdir in workdirs]
-  # Read once, however many runs of it are drawn.
-  settings_of = functools.cache(_settings)
-  shared = lambda name, workdir: name if stems.count(name) > 1 else Path(workdir).absolute().name
-  return [
-    _setting(workdir, settings_of) or shared(name, workdir)
-    for name, workdir in zip(stems, workdirs, strict=True)
-  ]
-
-
-def _settings(whole: Path) -> dict[int, dict[str, Any]]:
-  """Reads the settings of the runs in a folder by number, from either of its tables.
-
-  It may lack a run whose folder is there, as that of another sweep.
-  """
-  points, table = whole / "points.jsonl", whole / "runs.csv"
-  if points.is_file():
-    return dict(enumerate(jsonl.read(points)))
-  rows = csv.DictReader(files.read(table).splitlines()) if table.is_file() else ()
-  return {int(row["run"]): {k: float(x) for k, x in row.items() if "." in k} for row in rows}
-
-
-def _setting(workdir: Path, settings_of: Callable[[Path], dict[int, dict[str, Any]]]) -> str:
-  """Labels one of many runs, a point of a sweep or of `@runs()`, by its settings; '' for others."""
-  path = Path(workdir).absolute()
-  whole = path.parent.parent  # of /x it is /, too
-  if (whole / lineage.FILE).is_file() and path.parent.name == "runs":
-    return f"{whole.name} run {path.name}"  # its settings were others now and then
-  if path.parent.name != "runs" or not path.name.isdecimal():
-    return ""
-  settings = settings_of(whole).get(int(path.name))
-  if settings is None:
-    return ""
-  # Of a study it is cells/<agent>/<environment>. Seeds are no setting: they are averaged.
-  name = f"{whole.parent.name} {whole.name}" if whole.parent.parent.name == "cells" else whole.name
-  told = (
-    f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}"
-    for k, v in settings.items()
-    if k != "train.seed"
-  )
-  return f"{name} {', '.join(told)}".strip()
-
-
-def stem(workdir: Path) -> str:
-  """Returns a workdir's name without its seed: stacx of `runs/stacx_seed0`, `runs/stacx/seed0`."""
-  path = Path(workdir).absolute()
-  return _SEED.sub("", path.name) or path.parent.name
 
 
 def curve(runs: Runs, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -288,15 +184,6 @@ def _draw(
   for axes in page.axes[1 + columns * (below - 1) :] or page.axes:
     axes.set_xlabel("env steps", fontsize=10)
   return page
-
-
-def line_colours(lines: int) -> list[Any]:
-  """Returns a colour a line: told apart as well as can be; of too many lines, in order."""
-  from matplotlib import colormaps
-
-  if lines <= COLOURS:
-    return [f"C{i}" for i in range(lines)]
-  return list(colormaps["viridis"](np.linspace(0, 0.95, lines)))
 
 
 def _legend_below(page: Any, lines: Sequence[Any], names: Sequence[str]) -> None:

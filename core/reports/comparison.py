@@ -18,7 +18,7 @@ from ..api.errors import UserError
 from ..api.registry import configurables, name_of
 from ..evaluation.scores import normalised
 from ..experiment import Train
-from ..record.plotting import holding, stem
+from ..record.labels import holding, stem
 from ..record.workdir import Workdir, identity
 
 POINTS = 30  # of learning curves

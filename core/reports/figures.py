@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..record.plotting import LEGEND, legend, line_colours, shown
+from ..record.drawing import LEGEND, legend, line_colours, shown
 from .statistics import PAIR, Estimates
 
 BESIDE = 28  # characters of a name that there is room for beside bars

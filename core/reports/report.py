@@ -9,7 +9,7 @@ from typing import Any
 
 from ..api import files
 from ..api.errors import UserError
-from ..record.plotting import save
+from ..record.drawing import save
 from . import markup
 from .comparison import Comparison, compare
 from .figures import bands, bars, figure

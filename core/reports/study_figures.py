@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..record.plotting import legend, line_colours, shown
+from ..record.drawing import legend, line_colours, shown
 from .figures import BESIDE, bands, figure
 from .study import Found, Place
 

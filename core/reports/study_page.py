@@ -12,7 +12,7 @@ import numpy as np
 
 from ..api import files
 from ..api.errors import UserError
-from ..record.plotting import save
+from ..record.drawing import save
 from . import markup, study_figures
 from .results import Row, arranged, described, read
 from .study import NONE, Found, Place, evaluate

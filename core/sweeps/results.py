@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..api import files
-from ..record.plotting import legend, save
+from ..record.drawing import legend, save
 from .file import Outcome, Sweep
 
 STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
