@@ -214,18 +214,7 @@ class Functions:
     trajectory: Trajectory,
     fixed: PyTree | None = None,
   ) -> tuple[Array, tuple[Metrics, Array]]:
-    """Computes (1/P) sum_p L(T, theta^p, zeta^p) (Algorithm 2, line 11 of STAC).
-
-    Args:
-      params: of the network.
-      values: tuned values by name, [P]; what is absent keeps its configured value.
-      trajectory: [T+1, B].
-      fixed: the same parameters, for IS ratios and targets; None stops these.
-
-    Returns:
-      The loss []; metrics by name, [P]; and the policies that the outer loss is about, stopped,
-      [Po, T, B, A].
-    """
+    """Computes (1/P) sum_p L(T, theta^p, zeta^p) (Algorithm 2, line 11 of STAC); see `AgentFns`."""
     objective, heads = self._objective(), self.agent.heads
     plugins = {name_of(p): p for p in (objective.corrector, *objective.losses)}
     # The optimiser's tuned values are [1], not one a head: `optimizer_step` binds those.
@@ -264,11 +253,7 @@ class Functions:
     return loss, (metrics, reference)
 
   def outer_heads(self, params: PyTree, gamma: Array, trajectory: Trajectory) -> HeadOut:
-    """Evaluates the heads that the outer loss is about; the arguments are those of `outer_loss`.
-
-    Returns:
-      Policies [Po, T+1, B, A], and values [Po, T+1, B]: the agent's own, not a critic's.
-    """
+    """Evaluates the heads that the outer loss is about; see `AgentFns`."""
     heads = self.behaviour.outer_heads
     out = self.forward(params, trajectory, jax.lax.stop_gradient(gamma[: heads.stop]))
     return jax.tree.map(lambda x: x[heads], out)
@@ -279,16 +264,7 @@ class Functions:
     """Computes the outer loss: configured values, the acting head, outer terms (STAC, Eq. 3).
 
     Its advantage is stopped (line 22 of Algorithm 1) because V and the IS ratios are, and nothing
-    else in it depends on theta'. Where there is an outer critic, V is the critic's.
-
-    Args:
-      params: theta', of the network.
-      gamma: each head's discount for networks that embed it, [P + E + C]; not differentiated.
-      reference: the policies before the update, [Po, T, B, A].
-      trajectory: [T+1, B].
-
-    Returns:
-      The loss [], and metrics [].
+    else in it depends on theta'. Where there is an outer critic, V is the critic's. See `AgentFns`.
     """
     objective, heads = self._objective(), self.behaviour.outer_heads
     # Critics are the last heads, and a network evaluates the first so many: then it has to be all.
@@ -324,18 +300,7 @@ class Functions:
     step: Array,
     values: Mapping[str, Array],
   ) -> tuple[PyTree, PyTree]:
-    """Takes one step of the optimiser, with its tuned values.
-
-    Args:
-      params: theta, a tree of arrays [...].
-      grads: a tree like it.
-      opt_state: of the optimiser.
-      step: updates made, [] int32.
-      values: tuned values by name; the optimiser's are [1], others are ignored.
-
-    Returns:
-      The new parameters and optimiser state, trees like the old ones.
-    """
+    """Takes one step of the optimiser, with its tuned values; see `AgentFns`."""
     name = name_of(self._objective().optimizer)
     # [1] -> []: all heads share one set of parameters, and so one step of the optimiser.
     own = {key: v[0] for key, v in values.items() if key.rsplit(".", 1)[0] == name}
@@ -366,18 +331,8 @@ def act(
 ) -> tuple[Array, Array, Array, PyTree]:
   """Acts as `Functions.act`, for whoever steps environments on the host; compiled once for all.
 
-  Args:
-    fns: of the agent.
-    actor: published parameters, and discounts [P + E + C].
-    timestep: [B, ...].
-    core_state: [B, ...].
-    trajectory_key: one for a whole trajectory.
-    t: index of the step in the trajectory, [].
-    greedy: take the mode instead of a sample.
-
   Returns:
-    What the environments are sent [B, ...]; sample [B, ...], behaviour parameters [B, A] and core
-    state [B, ...].
+    What the environments are sent, [B, ...], and then what `Functions.act` returns.
   """
   sample, mu, core_state = fns.act(actor, timestep, core_state, trajectory_key, t, greedy)
   return fns.distribution.to_action(sample), sample, mu, core_state

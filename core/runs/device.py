@@ -23,64 +23,14 @@ from ..api.native import Advance, AdvancesNatively, Parts
 from ..api.online import Ends, FusesIterations, Iteration, RunState, unless_ended
 from ..api.timesteps import as_specified
 from ..api.types import Array, Device, Metrics, PyTree
-from ..engine.batches import micro_batches_of, state_specs
 from ..engine.environments import functional
 from .iteration import Waited, first_run, iterate
+from .layout import AXIS, CPU_CHUNK, chunked, layout, merged, specs
 from .population import inherited
 from .settings import Members, check, rows_of, with_settings
-from .share import BATCH, Share
+from .share import BATCH
 
-AXIS = "runs"
 NATIVE_STEPS = 16  # steps of a run that one iteration of machine code makes
-CPU_CHUNK = 32  # runs whose traces stay in a CPU's cache
-
-
-def layout(devices: int, runs: int, num_envs: int, micro_batch: int | None) -> tuple[int, Share]:
-  """Lays runs out over devices: runs first, and what devices are left share the batch of each.
-
-  Returns:
-    How many parts the runs are split into, and how the batch of each is split.
-
-  Raises:
-    UserError: the share of a device is no multiple of `micro_batch`.
-  """
-  groups = min(devices, runs)
-  # The batch splits evenly or not at all: devices beyond that stay idle.
-  sharing = max(n for n in range(1, devices // groups + 1) if num_envs % n == 0)
-  # Called only for what it refuses.
-  micro_batches_of(num_envs, sharing, micro_batch)
-  return groups, Share(sharing, micro_batch)
-
-
-def specs(states: RunState) -> RunState:
-  """Returns PartitionSpecs of states [R', ...]: environments, [R', B, ...], are split by B, too."""
-  of_run: Any = P(AXIS)
-  of_env: Any = P(AXIS, BATCH)
-  # Counters and keys are whole on each device of BATCH: `Share.counted` makes the counts equal, and
-  # `own_rows` draws with the same key everywhere.
-  return RunState(
-    learner=state_specs(states.learner, BATCH, (AXIS,)),
-    env=jax.tree.map(lambda _: of_env, states.env),
-    timestep=jax.tree.map(lambda _: of_env, states.timestep),
-    core_state=jax.tree.map(lambda _: of_env, states.core_state),
-    returns=of_env,
-    lengths=of_env,
-    finished=of_run,
-    env_steps=of_run,
-    key=of_run,
-    acting=jax.tree.map(lambda _: of_run, states.acting),
-  )
-
-
-def chunked(rows: PyTree, size: int) -> PyTree:
-  """Puts rows of runs, [N, ...], into chunks, [N / size, size, ...]."""
-  # No axis is left to be found out: an environment's state may hold arrays without an element.
-  return jax.tree.map(lambda x: x.reshape(len(x) // size, size, *x.shape[1:]), rows)
-
-
-def merged(chunks: PyTree) -> PyTree:
-  """Puts chunks of runs, [N / size, size, ...], into rows, [N, ...]."""
-  return jax.tree.map(lambda x: x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]), chunks)
 
 
 class Runs:

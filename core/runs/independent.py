@@ -25,9 +25,10 @@ from ..experiment import IndependentRuns, Train
 from ..machine import hosts, platform, shortage
 from ..record import lineage
 from ..record.logging import Logger
-from .device import CPU_CHUNK, Runs, layout
+from .device import Runs
 from .exchanges import Exchanges, check_every
 from .iteration import episodes
+from .layout import CPU_CHUNK, layout
 from .logs import RunLogs
 from .pool import PoolRuns
 from .rows import how_far, summary, warn_of_failures, write_table

@@ -23,8 +23,8 @@ from ..api.timesteps import as_specified
 from ..api.types import Array, Device, Metrics, PyTree, TimeStep
 from ..engine import environments
 from ..machine.seeding import env_seeds
-from .device import AXIS
 from .iteration import Waited, act, acts, first_run, learned, trajectory
+from .layout import AXIS
 from .population import inherited
 from .settings import Members, check, rows_of, with_settings
 from .share import Share
