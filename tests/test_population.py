@@ -319,7 +319,7 @@ def test_first_values_lie_within_bounds():
 def test_points_of_a_sweep_are_no_population():
   population = Population(Truncation(), Perturb())
   runtime = IndependentRuns({"a.x": (1.0, 2.0)}, population=population)
-  why = apart_because(types.SimpleNamespace(runs=runtime), [{"a.x": 1.0}])
+  why = apart_because(types.SimpleNamespace(runs=runtime), [{"a.x": 1.0}], {"a.x": ("a.x",)})
   assert why == "runs.population varies what a point sets"
 
 

@@ -23,6 +23,7 @@ from selftune.core.record import plotting
 from selftune.core.reports import results, study_page
 from selftune.core.reports import study as statistics
 from selftune.core.reports.results import Row
+from selftune.core.runs import settings
 from selftune.core.studies import file, measure, study
 from selftune.core.sweeps import point
 from selftune.core.sweeps.point import DIVERGED
@@ -180,9 +181,9 @@ def test_a_macro_is_the_numbers_that_hold_it():
     "train.seed": ("train.seed",),
   }
   flats[1]["t/o.gamma"] = 0.9  # one scope has a value of its own, and settings count in all
-  assert fields_of(flats, points) is None
+  assert fields_of(flats, points)["gamma"] == ()
   both = [{"v.gamma": g, "v.both": (g, 1)} for g in (0.9, 0.8)]
-  assert fields_of(both, [{"gamma": g} for g in (0.9, 0.8)]) is None
+  assert fields_of(both, [{"gamma": g} for g in (0.9, 0.8)]) == {"gamma": ()}
 
 
 def test_a_macro_varies_in_one_program():
@@ -195,8 +196,20 @@ def test_a_macro_varies_in_one_program():
   loaded = [config.load(name, (*binds, f"g = {point['g']}")) for point in points]
   fields = fields_of([it.flat for it in loaded], points)
   assert set(fields["g"]) == {"ac_lambda.lambda_", "ac_lambda.gamma"}
-  assert apart_because(loaded[0].root, points, fields=fields) is None
-  assert "g is no number" in apart_because(loaded[0].root, points)
+  assert apart_because(loaded[0].root, points, fields) is None
+  assert "g is no number" in apart_because(loaded[0].root, points, {"g": ()})
+
+
+def test_what_a_scope_has_a_value_of_its_own_for_is_no_program():
+  # As a program's setting it would be of the outer critic, too: another experiment.
+  name = "experiments/snake_outer_critic"
+  points = [{"gae.lambda_": x} for x in (0.5, 0.6)]
+  loaded = [config.load(name, (f"gae.lambda_ = {point['gae.lambda_']}",)) for point in points]
+  assert loaded[0].root.agent.objective.outer_corrector.lambda_ == 1.0
+  fields = fields_of([it.flat for it in loaded], points)
+  assert "gae.lambda_ is no number" in apart_because(loaded[0].root, points, fields)
+  with pytest.raises(ValueError, match=r"differ, as gin's scopes make them: 0\.5 and 1\.0"):
+    settings.check(loaded[0].root.agent, {"gae.lambda_": [0.1]}, 1)
 
 
 def test_scores_by_a_loop():

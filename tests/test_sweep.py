@@ -213,7 +213,8 @@ def test_why_points_are_processes():
     (catch, {"entropy.cost": 0.1}, {}, "train.runtime is @lockstep()"),
   ]
   for root, point, options, why in ways:
-    found = apart_because(root, [point], **{"bayes": False, **options})
+    fields = {name: (name,) for name in point}
+    found = apart_because(root, [point], fields, **{"bayes": False, **options})
     assert found is None if why is None else found is not None and why in found
 
 

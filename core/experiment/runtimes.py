@@ -95,7 +95,7 @@ class IndependentRuns:
 
   Attributes:
     settings: values to run, by 'component.field' or 'train.seed'; every combination of them is a
-      setting.
+      setting. A component's is of all its instances: refused where gin's scopes make these differ.
     paired: the first values of all settings are one setting, the second ones another, and so on.
     repeats: runs of each setting, with the seeds train.seed, train.seed + 1, ...
     run_writers: writers that every run has for itself, in WORKDIR/runs/<its number>.

@@ -75,6 +75,12 @@ def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> N
   """Raises ValueError unless every setting is of a number of a plugin that is there, R values."""
   known = dict(numbers(plugins))
   for name, values in settings.items():
+    # A setting counts in all scopes, and where these differ it would change what is meant to stay.
+    if len(held := {value for key, _, value in _held(plugins) if key == name}) > 1:
+      raise ValueError(
+        f"setting '{name}' is of plugins that differ, as gin's scopes make them: "
+        f"{' and '.join(map(str, sorted(held)))}. Bind it for each of them, one run at a time."
+      )
     if name not in known:
       raise ValueError(
         f"setting '{name}' is no number of this agent or environment."
@@ -89,18 +95,23 @@ def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> N
 
 def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
   """Yields 'component.field' of every number that can be a setting, and its annotation."""
+  return ((name, annotation) for name, annotation, _ in _held(plugins))
+
+
+def _held(plugins: Any) -> Iterator[tuple[str, Any, float]]:
+  """Yields what `numbers` does, with the value that each instance of a component has."""
   if isinstance(plugins, tuple):
     for plugin in plugins:
-      yield from numbers(plugin)
+      yield from _held(plugin)
   elif _is_component(plugins):
     hints = annotations(type(plugins))
     for f in dataclasses.fields(plugins):
       value = getattr(plugins, f.name)
       # Settings are float32 to the program: fields that 0.5 does not fit, such as counts, are none.
       if type(value) in (int, float) and fits(0.5, hints[f.name]):
-        yield f"{registry.name_of(plugins)}.{f.name}", hints[f.name]
+        yield f"{registry.name_of(plugins)}.{f.name}", hints[f.name], value
       else:
-        yield from numbers(value)
+        yield from _held(value)
 
 
 def laid_out(

@@ -46,7 +46,7 @@ class Plan(NamedTuple):
   cell: Cell
   root: Any  # its experiment
   constant: Point  # what is equal in all its settings, which may be more than numbers
-  fields: Fields | None  # what the names of the others set
+  fields: Fields  # what the names of the others set
   apart: str | None  # why its runs are processes; None where they are one program
   crowd: bool = False  # its runs are a population
 
@@ -186,8 +186,7 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   points = _varied(cell.points, constant)
   # `fields_of` takes one point a setting, as in `loaded`: seeds of a setting lie side by side.
   fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
-  apart = "a macro is part of more than a number" if fields is None else None
-  apart = apart or apart_because(root, points, launcher=launcher, fields=fields, crowd=crowd)
+  apart = apart_because(root, points, fields, launcher=launcher, crowd=crowd)
   return Plan(cell, root, constant, fields, apart, crowd)
 
 

@@ -18,39 +18,40 @@ from .library import Point
 Fields = Mapping[str, Sequence[str]]  # name in a point -> 'component.field' that it sets
 
 
-def fields_of(flats: Sequence[Mapping[str, Any]], points: Sequence[Point]) -> Fields | None:
+def fields_of(flats: Sequence[Mapping[str, Any]], points: Sequence[Point]) -> Fields:
   """The fields that each name of the points sets: itself or, of a macro, those that hold it.
+
+  A name sets none where no settings of a program could say what it does: one that a scope has a
+  value of its own for, or a macro that is also part of something else, such as a tuple.
 
   Args:
     flats: the configuration of each point, as `config.Loaded.flat`.
     points: with equal names.
-
-  Returns:
-    None where a macro is also part of something else, such as a tuple.
   """
-  found: dict[str, tuple[str, ...]] = {name: (name,) for name in points[0] if "." in name}
   keys: dict[str, list[str]] = {}  # field -> its keys, one for each scope
   for key in flats[0]:
     keys.setdefault(key.split("/")[-1], []).append(key)
-  for name in points[0].keys() - found.keys():
+  found: dict[str, tuple[str, ...]] = {}
+  for name in points[0]:
     # A flat configuration has no macros. The fields of one are those that have its value at every
     # point, and that in every scope, as a setting of a program counts in all of them.
     wanted = [_number(point[name]) for point in points]
     holds = lambda key, wanted=wanted: wanted == [_number(flat.get(key)) for flat in flats]
-    found[name] = tuple(field for field, scoped in keys.items() if all(map(holds, scoped)))
+    may_be = (name,) if "." in name else keys
+    found[name] = tuple(field for field in may_be if all(map(holds, keys.get(field, ()))))
   known = set(itertools.chain.from_iterable(found.values()))
   # What else varies, such as a tuple that holds a macro, no setting could say. It is compared by
   # repr, as values may be lists, and as True equals 1.
   vary = {k.split("/")[-1] for k in flats[0] if len({repr(flat.get(k)) for flat in flats}) > 1}
-  return found if vary <= known else None
+  return found if vary <= known else {n: of if "." in n else () for n, of in found.items()}
 
 
 def apart_because(
   root: Any,
   points: Sequence[Point],
+  fields: Fields,
   bayes: bool = False,
   launcher: str = "auto",
-  fields: Fields | None = None,
   crowd: bool = False,
 ) -> str | None:
   """Why the points cannot be one program; None if they can.
@@ -58,9 +59,9 @@ def apart_because(
   Args:
     root: the experiment.
     points: with equal names.
+    fields: what each name of a point sets, see `fields_of`.
     bayes: whether later points depend on the results of earlier ones.
     launcher: what the user asked for.
-    fields: what each name of a point sets; None for itself alone.
     crowd: whether the points are the members of a population.
   """
   if launcher != "auto":
@@ -76,8 +77,7 @@ def apart_because(
   # A program takes these numbers as inputs; it would be compiled anew for whatever else varies.
   numbers = {"train.seed", *dict(settings.numbers(settings.varied(root)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
-    set_there = (name,) if fields is None else fields[name]
-    if not set_there or not numbers.issuperset(set_there):
+    if not fields[name] or not numbers.issuperset(fields[name]):
       return f"{name} is no number that can vary in one program"
     if _number(value) is None:
       return f"{name} is {value!r} in one of them"
@@ -90,7 +90,7 @@ def together(
   root: Any,
   points: Sequence[Point],
   out: Path,
-  fields: Fields | None = None,
+  fields: Fields,
 ) -> bool:
   """Trains all points as one program, whose workdir is `out`.
 
@@ -122,14 +122,12 @@ def together(
   return False
 
 
-def bindings_of_all(
-  root: Any, points: Sequence[Point], fields: Fields | None = None
-) -> tuple[str, ...]:
+def bindings_of_all(root: Any, points: Sequence[Point], fields: Fields) -> tuple[str, ...]:
   """Returns the bindings that make one program of all points; arguments as in `together`."""
   values = {
     field: tuple(_number(point[name]) for point in points)
     for name in points[0]
-    for field in (fields[name] if fields is not None else (name,))
+    for field in fields[name]
   }
   # A writer such as @terminal() is one for all; of the others each run has its own, as if alone.
   of_all = [writer for writer in root.writers if isinstance(writer, ForAllRuns)]

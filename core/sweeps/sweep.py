@@ -23,7 +23,7 @@ from . import results as sweep_results
 from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
 from .point import DIVERGED
-from .program import apart_because, together
+from .program import Fields, apart_because, fields_of, together
 
 MANY = 500  # points; reading the configurations of more takes seconds, and is announced
 
@@ -49,7 +49,7 @@ def sweep(
   """
   out = ready(found.path, out, workers, launcher)
   # These points are kept nowhere: a mistake in one of them is to leave no folder behind.
-  root = _check(found, Points(found).further())
+  root, fields = _check(found, Points(found).further())
   # Ray is joined before `out` is made: a cluster that does not answer leaves nothing behind.
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
@@ -61,10 +61,10 @@ def sweep(
       points.add(points.further())
     if found.config.get("early_terminate"):
       say("early_terminate is for W&B's agents: here every point runs to its end.")
-    why_not = apart_because(root, points.asked, found.bayes, launcher)
+    why_not = apart_because(root, points.asked, fields, found.bayes, launcher)
     if why_not is None:
       say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
-      stopped = together(found.experiment, found.bindings, root, points.asked, out)
+      stopped = together(found.experiment, found.bindings, root, points.asked, out, fields)
       outcomes = _outcomes(found, out, points.asked)
     else:
       runner: Launcher = ray or Processes(workers, lock)
@@ -93,8 +93,11 @@ def ready(file: Path, out: Path | None, workers: int | None, launcher: str) -> P
   return out
 
 
-def _check(found: Sweep, points: Sequence[Point]) -> Any:
-  """Loads every point's configuration, as training will; returns the experiment of the first.
+def _check(found: Sweep, points: Sequence[Point]) -> tuple[Any, Fields]:
+  """Loads every point's configuration, as training will.
+
+  Returns:
+    The experiment of the first, and the fields that each name of the points sets.
 
   Raises:
     UserError: names the first point that cannot be loaded, and why.
@@ -103,13 +106,13 @@ def _check(found: Sweep, points: Sequence[Point]) -> Any:
     raise UserError(f"{found.path} has no point.")
   if len(points) > MANY:
     say(f"reading the configurations of {len(points):,} points.")
-  roots = []
+  loaded = []
   for number, point in enumerate(points):
     try:
-      roots.append(config.load(found.experiment, (*found.bindings, *bindings(point))).root)
+      loaded.append(config.load(found.experiment, (*found.bindings, *bindings(point))))
     except UserError as error:
       raise UserError(f"{found.path}: point {number}: {shortened(str(error))}") from error
-  return roots[0]
+  return loaded[0].root, fields_of([it.flat for it in loaded], points)
 
 
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
