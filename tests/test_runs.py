@@ -367,3 +367,13 @@ def test_settings_that_are_not_there():
     make(online(Metatrace()), varied={"metatrace.nu": (1.0, 2.0, 3.0)})
   with pytest.raises(ValueError, match="has 2 values for 3 runs"):
     make(online(Metatrace()), varied={"metatrace.mu": (1.0, 2.0)})
+
+
+def test_a_plugin_looks_at_the_settings_of_each_run_once_and_not_while_they_are_traced():
+  # Bounds are compared with the configured cost, which a program of many runs would trace.
+  bounded = Metagradient(tune=("*.cost",), bounds={"entropy.cost": (0.002, 0.5)})
+  varied = {"entropy.cost": (0.01, 0.02)}
+  runs = make(small.agent(bounded, network=Mlp()), seeds=(5, 6), varied=varied, unroll_length=4)
+  runs.advance(runs.init(), 1)
+  with pytest.raises(ValueError, match="entropy.cost is tuned from 0 to 0.001, of which nothing"):
+    make(small.agent(bounded), seeds=(5, 6), varied={"entropy.cost": (0.01, 0.001)})

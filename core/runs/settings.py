@@ -4,9 +4,11 @@ A setting is any number of any plugin, by name; it is configured in one way and 
 """
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from ..api import registry
@@ -54,7 +56,8 @@ def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
     values: numbers, or traced arrays [].
   """
   if isinstance(plugins, tuple):
-    return tuple(with_settings(plugin, values) for plugin in plugins)  # type: ignore[return-value]
+    new = tuple(with_settings(plugin, values) for plugin in plugins)
+    return plugins if all(map(operator.is_, new, plugins)) else new  # type: ignore[return-value]
   if not _is_component(plugins):
     return plugins
   name = registry.name_of(plugins)
@@ -62,8 +65,16 @@ def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
   # A field is a setting itself, or may hold plugins that have some.
   new = {f: values.get(f"{name}.{f}", with_settings(value, values)) for f, value in fields.items()}
   # By identity: of traced values nobody can tell whether they are equal.
-  changed = {f: value for f, value in new.items() if value is not fields[f]}
-  return dataclasses.replace(plugins, **changed) if changed else plugins  # type: ignore
+  if all(value is fields[f] for f, value in new.items()):
+    return plugins
+  if not any(isinstance(value, jax.Array) for value in values.values()):
+    return dataclasses.replace(plugins, **new)  # type: ignore
+  # A plugin that looks at its fields when it is made could not compare them while they are traced:
+  # `check` has had it look at those of every run.
+  made = object.__new__(type(plugins))
+  for field, value in new.items():
+    object.__setattr__(made, field, value)  # they are frozen
+  return made
 
 
 def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
@@ -72,7 +83,10 @@ def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
 
 def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> None:
-  """Raises ValueError unless every setting is of a number of a plugin that is there, R values."""
+  """Raises ValueError unless every setting is of a number of a plugin that is there, R values.
+
+  Plugins are made with each run's own, so that they refuse what is no value of theirs.
+  """
   known = dict(numbers(plugins))
   for name, values in settings.items():
     # A setting counts in all scopes, and where these differ it would change what is meant to stay.
@@ -91,6 +105,8 @@ def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> N
     for value in values:
       if not fits(float(value), known[name]):
         raise ValueError(f"setting '{name}' takes {describe(known[name])}, not {value!r}.")
+  for row in dict.fromkeys(zip(*settings.values(), strict=True)):
+    with_settings(plugins, dict(zip(settings, map(float, row), strict=True)))
 
 
 def numbers(plugins: Any) -> Iterator[tuple[str, Any]]:
