@@ -456,8 +456,9 @@ def test_a_table_comes_back(tmp_path):
   [
     ("agent,environment,score\na,x,1", "there is no column seed."),
     ("agent,enviroment,seed,score\na,x,0,1", "no column environment. Did you mean 'enviroment'?"),
-    ("agent,environment,seed,score\na,x,0,high", "line 2: score is 'high': write a number"),
+    ("agent,environment,seed,score\na,x,0,high", "line 2: score is 'high': write a number up to"),
     ("agent,environment,seed,score\na,x,0,inf", "line 2: score is 'inf'"),
+    ("agent,environment,seed,score\na,x,0,-1e305", "line 2: score is '-1e305'"),
     ("agent,environment,seed,score\na,x,0", "line 2: 3 cells for 4 columns"),
     ("agent,environment,seed,score\n,x,0,1", "line 2: agent is empty"),
     (
@@ -579,6 +580,16 @@ def test_an_agent_without_settings_and_columns_of_others(tmp_path, capsys):
   assert "columns that mean nothing here: note" in told.err and str(out / "index.html") in told.out
   assert re.search(r"^\$a_ +1 +2 ", told.out, re.M)
   assert not (out / "dimension.png").exists() and not (out / "moved.png").exists()
+
+
+def test_a_study_whose_every_setting_lacks_a_run_has_a_page(tmp_path):
+  rows = [row("a", "x", 1.0), row("a", "x", math.nan, 1, "failed: no luck")]
+  text = study_page.report(rows, tmp_path, resamples=5)
+  assert re.search(r"^a +1 +2 ", text, re.M)
+  numbers = json.loads((tmp_path / "study.json").read_text())
+  assert numbers["profiles"] == {} and numbers["thresholds"] == []
+  page = (tmp_path / "index.html").read_text()
+  assert "Left out: 1 settings that lack a run." in page and "failed: no luck" in page
 
 
 def test_no_score_is_a_mistake():

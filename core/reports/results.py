@@ -22,6 +22,7 @@ NEEDED = ("agent", "environment", "seed", "score")
 NUMBERS = ("score", "auc", "env_steps", "wall_time")
 COLUMNS = ("agent", "environment", "seed", "status", *NUMBERS)
 SETTING, FIRST, LAST = "setting:", "first:", "last:"
+HUGE = 1e300  # far enough below the greatest float that differences and sums of scores are finite
 
 Setting = tuple[tuple[str, Any], ...]  # name and value of what varies, in order of the columns
 
@@ -134,8 +135,8 @@ def _row(cells: Mapping[str, str], where: str) -> Row:
     except ValueError:
       value = math.inf
     # Also for what is no number at all: NaN is kept for what is not known.
-    if math.isinf(value):
-      raise UserError(f"{where}: {name} is '{text}': write a number, or nothing.")
+    if abs(value) > HUGE:
+      raise UserError(f"{where}: {name} is '{text}': write a number up to {HUGE:g}, or nothing.")
     return value
 
   for name in ("agent", "environment", "seed"):
