@@ -155,7 +155,7 @@ def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
     "run,seed,ac.alpha,m.mu,episodes,env_steps,diverged\n"
     "0,0,0.125,0.0078125,9,99,False\n1,1,0.125,0.0078125,9,99,False\n2,0,0.5,0.01,9,99,True\n"
   )
-  first, other = "sizes ac.alpha = 0.125, m.mu = 0.007812", "sizes ac.alpha = 0.5, m.mu = 0.01"
+  first, other = "sizes ac.alpha = 0.125, m.mu = 0.0078125", "sizes ac.alpha = 0.5, m.mu = 0.01"
   assert labels.labels(runs) == [first, first, other]
   assert labels.labels([runs[0].parent.parent]) == ["sizes"]
   points = [
@@ -165,6 +165,15 @@ def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
   ]
   (tmp_path / "sizes" / "points.jsonl").write_text("".join(map(jsonl.encode, points)))
   assert labels.labels(runs[1:]) == ["sizes gamma = 0.5, net = @mlp()"] * 2
+
+
+def test_settings_that_differ_in_late_digits_are_lines_of_their_own(tmp_path):
+  runs = [write_rows(tmp_path / "s" / "runs" / f"{k:03}", stacx_rows()) for k in range(3)]
+  points = "".join(f'{{"a.b": {value}}}\n' for value in (0.99999, 0.999992, 12345.0))
+  (tmp_path / "s" / "points.jsonl").write_text(points)
+  wanted = ["s a.b = 0.99999", "s a.b = 0.999992", "s a.b = 12345"]
+  assert labels.labels(runs) == wanted
+  assert texts(plotting.figure(runs).axes[0].get_legend()) == wanted
 
 
 def test_runs_of_a_study_are_named_by_agent_and_environment(tmp_path):

@@ -592,6 +592,12 @@ def test_a_study_whose_every_setting_lacks_a_run_has_a_page(tmp_path):
   assert "Left out: 1 settings that lack a run." in page and "failed: no luck" in page
 
 
+def test_settings_read_as_they_are():
+  assert results.described((("g", 0.99999), ("n", 12345.0), ("t", "@x()"))) == (
+    "g = 0.99999, n = 12345, t = @x()"
+  )
+
+
 def test_no_score_is_a_mistake():
   with pytest.raises(UserError, match="no run has a score yet"):
     results.arranged([row("a", "x", math.nan)])

@@ -34,7 +34,7 @@ from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps.file import Outcome, Points, bindings
 from selftune.core.sweeps.library import LIMITS
 from selftune.core.sweeps.point import DIVERGED
-from selftune.core.sweeps.results import draw, ranked
+from selftune.core.sweeps.results import draw, print_table, ranked
 from selftune.core.sweeps.sweep import apart_because
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
@@ -317,6 +317,20 @@ def test_plots():
   odd = [Outcome({"a.r": value}, "finished", 1.0) for value in (1.0, None, [1, 2], [1, 2])]
   (axes,) = draw(found, odd).axes
   assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1.0", "None", "[1, 2]"]
+
+
+def test_values_are_shown_with_the_digits_that_tell_them_apart(capsys):
+  found = sweep_file.Sweep(Path(), {"metric": {"name": "m"}}, "", ())
+  values = (0.99999, 0.999992, 12345.0)
+  outcomes = [Outcome({"a.x": x, "a.y": y}, "finished", x) for x in values for y in (1, 2)]
+  wanted = ["0.99999", "0.999992", "12345"]
+  drawn = draw(found, outcomes).axes
+  assert [tick.get_text() for tick in drawn[0].get_xticklabels()] == wanted
+  assert [text.get_text() for text in drawn[1].get_legend().get_texts()] == [
+    f"a.x = {x}" for x in wanted
+  ]
+  print_table(["a.x"], [[x] for x in (*values, None)])
+  assert capsys.readouterr().out.split() == ["a.x", *wanted]
 
 
 WRONG = {

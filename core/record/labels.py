@@ -8,7 +8,7 @@ import csv
 import functools
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,12 +60,17 @@ def _setting(workdir: Path, settings_of: Callable[[Path], dict[int, dict[str, An
     return ""
   # Of a study it is cells/<agent>/<environment>. Seeds are no setting: they are averaged.
   name = f"{whole.parent.name} {whole.name}" if whole.parent.parent.name == "cells" else whole.name
-  told = (
-    f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}"
-    for k, v in settings.items()
-    if k != "train.seed"
-  )
-  return f"{name} {', '.join(told)}".strip()
+  return f"{name} {told({k: v for k, v in settings.items() if k != 'train.seed'})}".strip()
+
+
+def told(settings: Mapping[str, Any]) -> str:
+  """Tells settings in words: `a.b = 0.1, c.d = @e()`."""
+  return ", ".join(f"{name} = {digits(value)}" for name, value in settings.items())
+
+
+def digits(value: Any) -> str:
+  """Writes a value; of a float the 7 digits that float32 has, as fewer would make two one."""
+  return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 def stem(workdir: Path) -> str:

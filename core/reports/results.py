@@ -16,6 +16,7 @@ import numpy as np
 
 from ..api import files
 from ..api.errors import UserError, did_you_mean
+from ..record.labels import told
 
 FINISHED, DIVERGED = "finished", "diverged"
 NEEDED = ("agent", "environment", "seed", "score")
@@ -60,8 +61,7 @@ class Results(NamedTuple):
 
 def described(setting: Setting) -> str:
   """Describes a setting in words."""
-  told = [f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in setting]
-  return ", ".join(told) or "as configured"
+  return told(dict(setting)) or "as configured"
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
