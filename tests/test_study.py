@@ -467,17 +467,49 @@ def test_a_table_comes_back(tmp_path):
     ),
     ("agent,environment,seed,score,setting:r\na,x,0,1,.1\na,x,0,2,0.10", "is also in line 2"),
     ("agent,environment,seed,score,score\na,x,0,1,1", "column score is there twice"),
+    ("agent,environment,seed,score,,\na,x,0,1,2,3", "column without a name is there twice"),
+    (
+      f"agent,environment,seed,score\na,x,0,1\n{'y' * 200_000},x,0,1",
+      "line 3 is no CSV: field lar",
+    ),
+    ("agent,environment,seed,score\né,x,0,1".encode("latin-1"), "r.csv is no UTF-8: save it as"),
+    ("agent,environment,seed,score\na,x,0,1".encode("utf-16"), "r.csv is no UTF-8: save it as"),
     ("agent,environment,seed,score", "has no row"),
     ("", "there is no column agent"),
     ("agent,environment,seed,score\na,x,0,", "no run has a score yet"),
   ],
 )
 def test_mistakes_in_a_table(tmp_path, capsys, text, message):
-  (tmp_path / "r.csv").write_text(text)
+  (tmp_path / "r.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
   assert cli.main(["study", str(tmp_path / "r.csv"), "--out", str(tmp_path / "out")]) == 2
   told = capsys.readouterr().err
   assert message in told and told.count("\n") == 1, told
   assert not (tmp_path / "out").exists()
+
+
+def test_columns_that_are_empty_are_none(tmp_path):
+  (tmp_path / "r.csv").write_text(
+    "agent,,environment,seed,score,, \n\na,,x,0,1,,\na,,x,1,2,,\n,,,,,,\n"
+  )
+  rows, unknown = results.read(tmp_path / "r.csv")
+  assert [row.score for row in rows] == [1, 2] and unknown == []
+
+
+def test_settings_are_numbers_only_where_they_are_finite_and_written_as_such(tmp_path):
+  texts = ["nan", "inf", "64_64", "1e-3", "0.10", "@x()"]
+  lines = [f"a,x,{seed},1,{text}\n" for seed in (0, 1) for text in texts]
+  (tmp_path / "r.csv").write_text("agent,environment,seed,score,setting:s\n" + "".join(lines))
+  rows, _ = results.read(tmp_path / "r.csv")
+  found = results.arranged(rows)
+  assert [value for ((_, value),) in found.settings["a"]] == [
+    "nan",
+    "inf",
+    "64_64",
+    1e-3,
+    0.1,
+    "@x()",
+  ]
+  assert found.scores["a"].shape == (1, 6, 2)
 
 
 def test_what_is_missing_is_named_and_divergence_counts():
