@@ -624,6 +624,21 @@ def test_a_study_whose_every_setting_lacks_a_run_has_a_page(tmp_path):
   assert "Left out: 1 settings that lack a run." in page and "failed: no luck" in page
 
 
+def test_an_agent_without_a_score_in_an_environment_was_not_tried_in_vain(tmp_path):
+  rows = [row("a", e, 1.0, h=h) for e in "xy" for h in (1, 2)]
+  rows += [row("b", "x", score, h=h) for h, score in ((1, 0.0), (2, 0.5))]
+  rows += [row("c", e, 0.0, h=h) for e in "xy" for h in (1, 2)]
+  study_page.report(rows, tmp_path, resamples=5)
+  table = (tmp_path / "index.html").read_text().partition("tries of")[2].partition("</table>")[0]
+  cells = [re.findall("<td>(.*?)</td>", line) for line in table.splitlines()]
+  # Tries of each agent to match a, b and c.
+  assert cells[1:] == [
+    ["a", "1", "—", "1"],
+    ["b", "—", "—", "—"],
+    ["c", "more than 2", "—", "1"],
+  ]
+
+
 def test_settings_read_as_they_are():
   assert results.described((("g", 0.99999), ("n", 12345.0), ("t", "@x()"))) == (
     "g = 0.99999, n = 12345, t = @x()"
