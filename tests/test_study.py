@@ -8,6 +8,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import fakes
 import numpy as np
@@ -104,6 +105,14 @@ def test_settings_are_drawn(write):
   assert sorted(setting["z"] for setting in few) == [1, 2, 3]  # each once
 
 
+def test_no_more_is_drawn_than_is_asked_for(monkeypatch):
+  random, drawn = np.random.default_rng(0), []
+  uniform = lambda low, high: drawn.append(random.uniform(low, high)) or drawn[-1]
+  monkeypatch.setattr(np.random, "default_rng", lambda _: SimpleNamespace(uniform=uniform))
+  points = file._drawn({"x.y": {"min": 0, "max": 1}}, 7)
+  assert [point["x.y"] for point in points] == pytest.approx(drawn, abs=1e-6) and len(drawn) == 7
+
+
 WRONG = {
   "no agents": ({"agents": None}, "a study has agents: {NAME: CONFIG}"),
   "key": ({"seed": 3}, "a study has no 'seed'. Did you mean 'seeds'?"),
@@ -132,6 +141,10 @@ WRONG = {
     "min 1 is not below max 0",
   ),
   "draw": ({"settings": [{"v.c": 1}], "draw": 3}, "write draw: 20, say, and settings: {NAME"),
+  "too many draws": (
+    {"settings": {"v.c": {"min": 0, "max": 1}}, "draw": 3 * 10**7},
+    "draw: 30,000,000 settings are more than 100,000: write draw: 20, say.",
+  ),
   "names differ": ({"settings": [{"v.c": 1}, {"v.d": 1}]}, "of a list has the same names"),
   "too many": ({"settings": {f"v.c{i}": [*range(100)] for i in range(4)}}, "100,000,000 combin"),
   "too many runs": ({"seeds": 10**5}, "800,000 runs are more than 100,000"),
