@@ -309,6 +309,33 @@ def table(path):
     return list(csv.DictReader(rows))
 
 
+def test_an_edited_configuration_is_another_study(write):
+  name = write(agents={"a": "my.gin"}, environments={"catch": []}, seeds=1)
+  found, kept = file.read(name), Path("out/cells/a/catch/cell.json")
+
+  def keep(bindings):
+    Path("my.gin").write_text(f"include 'experiments/catch_stacx.gin'\n{bindings}\n")
+    (plan,) = study._plans(found, found.cells[0], "auto")
+    study._keep(found, plan, Path("out"))
+
+  keep("entropy.cost = 0.1")
+  keep("entropy.cost = 0.1\ntrain.writers = (@jsonl(),)")  # which a resumed run may change
+  with pytest.raises(UserError, match=r"out/cells/a/catch holds other runs than my\.yaml has now"):
+    keep("entropy.cost = 0.2")
+  # Before this version a cell kept no configuration; other versions may know other settings.
+  says = json.loads(kept.read_text())
+  configuration = says.pop("configuration")
+  kept.write_text(json.dumps(says))
+  keep("entropy.cost = 0.2")
+  assert json.loads(kept.read_text())["configuration"] == configuration | {"entropy.cost": "0.2"}
+  del configuration["entropy.cost"]
+  kept.write_text(json.dumps(says | {"configuration": configuration | {"a.gone": "1"}}))
+  keep("entropy.cost = 0.3")
+  kept.write_text(json.dumps(says | {"experiment": "other.gin"}))
+  with pytest.raises(UserError, match="holds other runs"):
+    keep("entropy.cost = 0.3")
+
+
 @pytest.mark.slow
 def test_runs_as_processes(write, trained, capsys):
   name = write()

@@ -239,6 +239,22 @@ def test_a_point_that_fails_stops_no_other_and_is_tried_again(file, trained, tmp
   assert "holds another sweep" in capsys.readouterr().err
 
 
+def test_an_edited_configuration_is_another_sweep(file, trained, capsys):
+  name = file("my.gin", parameters={"value.cost": {"values": [0.1]}})
+  text = "include 'experiments/catch_stacx.gin'\nentropy.cost = "
+  Path("my.gin").write_text(f"{text}0.1\n")
+  assert cli.main(["sweep", name, "--out", "out"]) == 0
+  Path("my.gin").write_text(f"{text}0.2\n")
+  assert cli.main(["sweep", name, "--out", "out"]) == 2
+  assert "out holds another sweep than sweep.yaml: choose another --out" in capsys.readouterr().err
+  kept = Path("out/sweep.json")
+  says = json.loads(kept.read_text())
+  del says["configuration"]  # as before it was kept
+  kept.write_text(json.dumps(says, sort_keys=True))
+  assert cli.main(["sweep", name, "--out", "out"]) == 0
+  assert json.loads(kept.read_text())["configuration"]["entropy.cost"] == "0.2"
+
+
 def test_a_point_that_diverges_has_not_failed(file, trained, tmp_path, capsys):
   parameters = {"value.cost": {"values": [0.1, 0.2]}}
   name, out = file("experiments/catch_stacx", parameters=parameters), tmp_path / "out"

@@ -16,7 +16,7 @@ from .. import config
 from ..api import files, jsonl
 from ..api.errors import UserError, shortened
 from ..machine import lock
-from ..record.workdir import Workdir
+from ..record.workdir import Workdir, identity
 from ..runs.logs import folder
 from . import bar
 from . import results as sweep_results
@@ -25,6 +25,7 @@ from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
 from .point import DIVERGED
 from .program import apart_because, together
 
+CONFIGURATION = "configuration"  # in what is kept of a folder: `identity` of its first point
 MANY = 500  # points; reading the configurations of more takes seconds, and is announced
 
 
@@ -49,22 +50,23 @@ def sweep(
   """
   out = ready(found.path, out, workers, launcher)
   # These points are kept nowhere: a mistake in one of them is to leave no folder behind.
-  root = _check(found, Points(found).further())
+  loaded = _check(found, Points(found).further())
   # Ray is joined before `out` is made: a cluster that does not answer leaves nothing behind.
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
     # run_cap and metric may change: more points, or another ranking, of the same sweep.
-    same(found.path, {k: found.config[k] for k in ("method", "parameters", "command")}, out)
+    says = {k: found.config[k] for k in ("method", "parameters", "command")}
+    same(found.path, says | {CONFIGURATION: identity(loaded)}, out)
     points = Points(found, out / "points.jsonl")
     # Points are kept before the first one trains: their numbers name folders, in every start.
     if not found.bayes:
       points.add(points.further())
     if found.config.get("early_terminate"):
       say("early_terminate is for W&B's agents: here every point runs to its end.")
-    why_not = apart_because(root, points.asked, found.bayes, launcher)
+    why_not = apart_because(loaded.root, points.asked, found.bayes, launcher)
     if why_not is None:
       say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
-      stopped = together(found.experiment, found.bindings, root, points.asked, out)
+      stopped = together(found.experiment, found.bindings, loaded.root, points.asked, out)
       outcomes = _outcomes(found, out, points.asked)
     else:
       runner: Launcher = ray or Processes(workers, lock)
@@ -93,8 +95,8 @@ def ready(file: Path, out: Path | None, workers: int | None, launcher: str) -> P
   return out
 
 
-def _check(found: Sweep, points: Sequence[Point]) -> Any:
-  """Loads every point's configuration, as training will; returns the experiment of the first.
+def _check(found: Sweep, points: Sequence[Point]) -> config.Loaded:
+  """Loads every point's configuration, as training will; returns that of the first.
 
   Raises:
     UserError: names the first point that cannot be loaded, and why.
@@ -103,13 +105,13 @@ def _check(found: Sweep, points: Sequence[Point]) -> Any:
     raise UserError(f"{found.path} has no point.")
   if len(points) > MANY:
     say(f"reading the configurations of {len(points):,} points.")
-  roots = []
+  loaded = []
   for number, point in enumerate(points):
     try:
-      roots.append(config.load(found.experiment, (*found.bindings, *bindings(point))).root)
+      loaded.append(config.load(found.experiment, (*found.bindings, *bindings(point))))
     except UserError as error:
       raise UserError(f"{found.path}: point {number}: {shortened(str(error))}") from error
-  return roots[0]
+  return loaded[0]
 
 
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
@@ -201,11 +203,29 @@ def alone(out: Path) -> Iterator[int]:
 def same(file: Path, says: Mapping[str, Any], out: Path) -> None:
   """Keeps what the sweep is; raises UserError if `out` holds another one than its file says."""
   path = out / "sweep.json"
-  # YAML knows values that JSON lacks, such as dates: they are compared as text.
-  text = json.dumps(says, sort_keys=True, default=str)
-  if path.exists() and files.read(path) != text:
+  if differs(path, says):
     raise UserError(f"{out} holds another sweep than {file}: choose another --out.")
-  files.write(path, text)
+  files.write(path, as_text(says))
+
+
+def differs(path: Path, says: Mapping[str, Any]) -> bool:
+  """Says whether a file of `as_text` is there that says something else.
+
+  Of the configuration that counts which both have: an older version of selftune has kept none, or
+  one without settings that came later.
+  """
+  if not path.exists():
+    return False
+  kept = next(jsonl.read(path), {})
+  then, now = (of.get(CONFIGURATION, {}) for of in (kept, says))
+  rest = (as_text({**of, CONFIGURATION: None}) for of in (kept, says))
+  return len(set(rest)) > 1 or any(then[name] != now[name] for name in then.keys() & now.keys())
+
+
+def as_text(says: Mapping[str, Any]) -> str:
+  """Writes what a folder holds as a line of JSON."""
+  # YAML knows values that JSON lacks, such as dates: they are compared as text.
+  return json.dumps(says, sort_keys=True, default=str)
 
 
 def say(message: str) -> None:
