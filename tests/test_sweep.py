@@ -33,6 +33,7 @@ from selftune.core.sweeps import bar, document, launch, sweep
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps.file import Outcome, Points, bindings
 from selftune.core.sweeps.library import LIMITS
+from selftune.core.sweeps.outcomes import outcome_of, unlogged
 from selftune.core.sweeps.point import DIVERGED
 from selftune.core.sweeps.results import draw, print_table, ranked
 from selftune.core.sweeps.sweep import apart_because
@@ -261,6 +262,57 @@ def test_a_point_that_diverges_has_not_failed(file, trained, tmp_path, capsys):
   assert cli.main(["sweep", name, "--out", str(out), "--workers", "2"]) == 0
   assert "point 1 (value.cost=0.2) diverged" in capsys.readouterr().err
   assert [row["status"] for row in table(out)] == ["finished", "diverged"]
+
+
+def test_a_metric_that_no_point_logs_is_said_once(file, trained, capsys):
+  costs = {"value.cost": {"values": [0.1, 0.4]}}
+  said = (
+    "selftune: point 0 has finished, and logs no episode_retrun. Did you mean 'episode_return'?"
+  )
+  for metric, points in (("episode_retrun", 2), ("episode_return", 0)):
+    wanted = {"name": metric, "goal": "maximize"}
+    name = file("experiments/catch_stacx", parameters=costs, metric=wanted)
+    for trained_now in (points, 0):  # then as all have ended in an earlier start
+      trained.clear()
+      assert cli.main(["sweep", name, "--out", "out"]) == 0
+      assert len(trained) == trained_now
+      assert capsys.readouterr().err.count(said) == (metric == "episode_retrun")
+
+
+def test_no_episode_has_ended(tmp_path):
+  point = tmp_path / "runs" / "000"
+  point.mkdir(parents=True)
+  (point / "metrics.jsonl").write_text('{"env_steps": 4, "episodes": 0, "loss": null}\n')
+  outcomes = [Outcome({}, "finished")]
+  said = unlogged(tmp_path, outcomes, "episode_return")
+  assert said == "point 0 has finished, and logs no episode_return: no episode has ended in it."
+  assert not unlogged(tmp_path, outcomes, "loss")  # which is not a finite number
+  assert not unlogged(tmp_path, [Outcome({}, "diverged")], "x")
+  assert not unlogged(tmp_path, [*outcomes, Outcome({}, "finished", 1.0)], "x")
+
+
+def test_scores_of_evaluations_are_metrics_as_in_wandb(tmp_path):
+  (tmp_path / "done").touch()
+  (tmp_path / "metrics.jsonl").write_text('{"env_steps": 4, "mean": 1.0, "wall_time": 3.0}\n')
+  rows = ({"env_steps": 0, "mean": 5.0}, {"env_steps": 3, "mean": 7.0})
+  (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  found = outcome_of(tmp_path, {}, "eval/mean")
+  assert found == Outcome({}, "finished", 7.0, 4, 3.0)
+
+
+def test_bayes_does_not_search_without_a_metric(file, trained, capsys):
+  cost = {"value.cost": {"min": 0.0, "max": 1.0}}
+  of = {"method": "bayes", "parameters": cost, "run_cap": 3}
+  name = file("experiments/catch_stacx", **of, metric={"name": "eval/mena"})
+  for points in (1, 0):
+    trained.clear()
+    assert cli.main(["sweep", name, "--out", "out"]) == 2
+    assert len(trained) == points
+    assert (
+      "bayes learns from a metric, and no point has logged eval/mena" in capsys.readouterr().err
+    )
+  assert cli.main(["sweep", file("experiments/catch_stacx", **of), "--out", "out"]) == 0
+  assert len(trained) == 2 and len(table(Path("out"))) == 3
 
 
 def test_no_option_of_training_is_dropped():

@@ -27,9 +27,10 @@ from ..sweeps import bar
 from ..sweeps.file import bindings
 from ..sweeps.launch import Launcher, Processes, Ray, Task, each, import_ray
 from ..sweeps.library import Outcome, Point
+from ..sweeps.outcomes import status_of
 from ..sweeps.point import DIVERGED
 from ..sweeps.program import Fields, apart_because, bindings_of_all, fields_of, together
-from ..sweeps.sweep import CONFIGURATION, MANY, alone, as_text, differs, say, status_of
+from ..sweeps.sweep import CONFIGURATION, MANY, alone, as_text, differs, say
 from .file import SEED, Cell, Study
 from .measure import measure
 

@@ -16,13 +16,13 @@ from .. import config
 from ..api import files, jsonl
 from ..api.errors import UserError, shortened
 from ..machine import lock
-from ..record.workdir import Workdir, identity
+from ..record.workdir import identity
 from ..runs.logs import folder
 from . import bar
 from . import results as sweep_results
 from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
-from .point import DIVERGED
+from .outcomes import outcome_of, outcomes_of, status_of, unlogged
 from .program import apart_because, together
 
 CONFIGURATION = "configuration"  # in what is kept of a folder: `identity` of its first point
@@ -45,7 +45,8 @@ def sweep(
 
   Raises:
     UserError: a mistake in any of these, or in a point, but for those that `bayes` has yet to
-      choose; nothing was created then.
+      choose; nothing was created then. Or points have ended, and none has logged the metric that
+      `bayes` learns from.
     RunError: Ray is not to be had.
   """
   out = ready(found.path, out, workers, launcher)
@@ -67,7 +68,9 @@ def sweep(
     if why_not is None:
       say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
       stopped = together(found.experiment, found.bindings, loaded.root, points.asked, out)
-      outcomes = _outcomes(found, out, points.asked)
+      outcomes = outcomes_of(out, points.asked, found.metric)
+      if problem := unlogged(out, outcomes, found.metric):
+        say(problem)
     else:
       runner: Launcher = ray or Processes(workers, lock)
       say(f"a process a point, {runner.workers} at a time, because {why_not}.")
@@ -75,6 +78,11 @@ def sweep(
     if stopped:
       say("stopped; the same command goes on.")
       return False
+    if found.bayes and unlogged(out, outcomes, found.metric):
+      raise UserError(
+        f"{found.path}: bayes learns from a metric, and no point has logged {found.metric}: write "
+        "metric: {name: NAME, goal: maximize}, and the same command goes on."
+      )
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
 
@@ -116,13 +124,16 @@ def _check(found: Sweep, points: Sequence[Point]) -> config.Loaded:
 
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
   """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
-  outcomes = _outcomes(found, out, points.asked)
+  outcomes = outcomes_of(out, points.asked, found.metric)
+  if problem := unlogged(out, outcomes, found.metric):
+    say(problem)
   # Those that failed in an earlier start are pending, and so tried again.
   waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
 
   def further() -> tuple[int, Task] | None:
-    # Bayes chooses a point when a worker is free, by all results that are there by then.
-    if not waiting and found.bayes and (new := points.further(outcomes)):
+    # Bayes chooses a point when a worker is free, by all results that are there by then; without
+    # any it would draw at random.
+    if not waiting and found.bayes and not problem and (new := points.further(outcomes)):
       points.add(new)
       waiting.append(len(outcomes))
       outcomes.append(Outcome(new[0], "pending"))
@@ -133,12 +144,16 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
     return number, Task(found.experiment, folder(out, number), binds)
 
   def ended(number: int, code: int) -> None:
+    nonlocal problem
     outcome = outcome_of(folder(out, number), points.asked[number], found.metric)
     # A process that a signal stopped ends with 0, too: the disk has it as pending.
     outcomes[number] = outcome if code == 0 else outcome._replace(status=status_of(code))
     log = folder(out, number) / "log.txt"
     what = f"point {number} ({shortened(', '.join(bindings(points.asked[number])))})"
     display.print(bar.ended(what, outcomes[number], log, found.metric))
+    before, problem = problem, unlogged(out, outcomes, found.metric)
+    if problem and not before:
+      display.print(f"selftune: {problem}")
 
   # Of the points that bayes has yet to choose only the number is known.
   total = found.count if found.bayes and found.count else len(outcomes)
@@ -153,29 +168,6 @@ def _best(found: Sweep, outcomes: Sequence[Outcome]) -> str:
   # There may be no first one: bayes begins without any outcome.
   values = [outcome.metric for outcome in sweep_results.ranked(found, outcomes)[:1]]
   return "".join(f"best {found.metric} {x:.4g}" for x in values if x is not None)
-
-
-def _outcomes(found: Sweep, out: Path, points: Sequence[Point]) -> list[Outcome]:
-  return [outcome_of(folder(out, k), point, found.metric) for k, point in enumerate(points)]
-
-
-def outcome_of(workdir: Path, point: Point, metric: str) -> Outcome:
-  """How a point ended, by what its workdir says; pending if it does not say."""
-  if not Workdir(workdir).done.exists():
-    return Outcome(point, "pending")
-  path = workdir / "metrics.jsonl"
-  last: dict[str, Any] = {}
-  for row in jsonl.read(path) if path.exists() else ():
-    # The last value of each name, as not every row has all of them.
-    last |= {name: value for name, value in row.items() if jsonl.is_number(value)}
-  status = "diverged" if last.get("runs/diverged") else "finished"
-  steps, seconds = last.get("env_steps", 0), last.get("wall_time", 0.0)
-  return Outcome(point, status, last.get(metric), steps, seconds)
-
-
-def status_of(code: int) -> str:
-  """How a point ended whose process left an exit code other than 0."""
-  return "diverged" if code == DIVERGED else "failed"
 
 
 @contextlib.contextmanager
