@@ -142,6 +142,12 @@ def test_curves_average_where_all_runs_have_been():
     (["r/x_seed0", "r/y"], ["x_seed0", "y"]),  # alone: the whole name
     (["r/a/seed0", "r/a/seed1"], ["a", "a"]),
     (["r/stacx_p2", "r/stacx_p8"], ["stacx_p2", "stacx_p8"]),  # variants are no seeds
+    (["r/a/x_seed0", "r/b/x_seed0"], ["a/x", "b/x"]),  # a seed is there once
+    (["a/x_seed0", "b/x_seed0", "a/x_seed1", "y"], ["a/x", "b/x", "a/x", "y"]),
+    (["a/x_seed0", "b/x_seed1"], ["x", "x"]),
+    (["r/x", "r/b/x"], ["x", "b/x"]),
+    (["a/x/seed0", "b/x/seed0", "b/x/seed1"], ["a/x", "b/x", "b/x"]),
+    (["a/x_seed0", "a/x_seed0"], ["x", "x"]),
   ],
 )
 def test_labels(names, wanted):
@@ -155,7 +161,7 @@ def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
     "run,seed,ac.alpha,m.mu,episodes,env_steps,diverged\n"
     "0,0,0.125,0.0078125,9,99,False\n1,1,0.125,0.0078125,9,99,False\n2,0,0.5,0.01,9,99,True\n"
   )
-  first, other = "sizes ac.alpha = 0.125, m.mu = 0.007812", "sizes ac.alpha = 0.5, m.mu = 0.01"
+  first, other = "sizes ac.alpha = 0.125, m.mu = 0.0078125", "sizes ac.alpha = 0.5, m.mu = 0.01"
   assert labels.labels(runs) == [first, first, other]
   assert labels.labels([runs[0].parent.parent]) == ["sizes"]
   points = [
@@ -165,6 +171,35 @@ def test_runs_of_a_setting_are_one_line_that_is_named_by_it(tmp_path):
   ]
   (tmp_path / "sizes" / "points.jsonl").write_text("".join(map(jsonl.encode, points)))
   assert labels.labels(runs[1:]) == ["sizes gamma = 0.5, net = @mlp()"] * 2
+
+
+def test_settings_that_differ_in_late_digits_are_lines_of_their_own(tmp_path):
+  runs = [write_rows(tmp_path / "s" / "runs" / f"{k:03}", stacx_rows()) for k in range(3)]
+  points = "".join(f'{{"a.b": {value}}}\n' for value in (0.99999, 0.999992, 12345.0))
+  (tmp_path / "s" / "points.jsonl").write_text(points)
+  wanted = ["s a.b = 0.99999", "s a.b = 0.999992", "s a.b = 12345"]
+  assert labels.labels(runs) == wanted
+  assert texts(plotting.figure(runs).axes[0].get_legend()) == wanted
+
+
+def test_sweeps_and_studies_of_one_name_are_told_apart(tmp_path):
+  runs = []
+  for whole in ("a/s", "b/s", "c/st/cells/stac/snake", "d/st/cells/stac/snake"):
+    runs += [write_rows(tmp_path / whole / "runs" / f"{k:03}", stacx_rows()) for k in range(2)]
+    (tmp_path / whole / "points.jsonl").write_text('{"x.y": "@s/z()", "train.seed": 0}\n' * 2)
+  assert list(dict.fromkeys(labels.labels(runs))) == [
+    *("a/s x.y = @s/z()", "b/s x.y = @s/z()"),
+    *("c/st/stac snake x.y = @s/z()", "d/st/stac snake x.y = @s/z()"),
+  ]
+
+
+def test_a_run_that_is_given_twice_counts_once(tmp_path):
+  runs = [write_rows(tmp_path / f"x_seed{k}", stacx_rows(offset=k)) for k in (0, 1)]
+  again = tmp_path / "other" / ".." / "x_seed1"
+  (tmp_path / "other").mkdir()
+  page = plotting.figure([*runs, again])
+  assert texts(page.axes[0].get_legend()) == ["x (2 seeds)"]
+  assert texts(plotting.figure([again, again]).axes[0].get_legend()) == ["x_seed1"]
 
 
 def test_runs_of_a_study_are_named_by_agent_and_environment(tmp_path):

@@ -120,6 +120,14 @@ def test_scores_are_normalised_by_all_agents():
   assert np.isnan(nobody).all()
 
 
+def test_rounding_is_no_difference():
+  a = np.array([[0.1 + 0.2, 0.3], [1e9, 1e9 + 10]])
+  assert a[0, 0] != a[0, 1]
+  gamma = s.normalised(a, *s.percentiles([a]))
+  np.testing.assert_allclose(gamma[0], 0, atol=1e-15)
+  np.testing.assert_allclose(gamma[1], [-0.05 / 0.9, 0.95 / 0.9])
+
+
 def test_what_is_missing_is_nobodys_best():
   gamma = np.array([[0.9, np.nan, 0.1], [np.nan, 0.8, 0.3]])
   found = s.sensitivity(gamma)

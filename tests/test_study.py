@@ -8,6 +8,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import fakes
 import numpy as np
@@ -105,6 +106,14 @@ def test_settings_are_drawn(write):
   assert sorted(setting["z"] for setting in few) == [1, 2, 3]  # each once
 
 
+def test_no_more_is_drawn_than_is_asked_for(monkeypatch):
+  random, drawn = np.random.default_rng(0), []
+  uniform = lambda low, high: drawn.append(random.uniform(low, high)) or drawn[-1]
+  monkeypatch.setattr(np.random, "default_rng", lambda _: SimpleNamespace(uniform=uniform))
+  points = file._drawn({"x.y": {"min": 0, "max": 1}}, 7)
+  assert [point["x.y"] for point in points] == pytest.approx(drawn, abs=1e-6) and len(drawn) == 7
+
+
 WRONG = {
   "no agents": ({"agents": None}, "a study has agents: {NAME: CONFIG}"),
   "key": ({"seed": 3}, "a study has no 'seed'. Did you mean 'seeds'?"),
@@ -133,6 +142,10 @@ WRONG = {
     "min 1 is not below max 0",
   ),
   "draw": ({"settings": [{"v.c": 1}], "draw": 3}, "write draw: 20, say, and settings: {NAME"),
+  "too many draws": (
+    {"settings": {"v.c": {"min": 0, "max": 1}}, "draw": 3 * 10**7},
+    "draw: 30,000,000 settings are more than 100,000: write draw: 20, say.",
+  ),
   "names differ": ({"settings": [{"v.c": 1}, {"v.d": 1}]}, "of a list has the same names"),
   "too many": ({"settings": {f"v.c{i}": [*range(100)] for i in range(4)}}, "100,000,000 combin"),
   "too many runs": ({"seeds": 10**5}, "800,000 runs are more than 100,000"),
@@ -309,6 +322,33 @@ def table(path):
     return list(csv.DictReader(rows))
 
 
+def test_an_edited_configuration_is_another_study(write):
+  name = write(agents={"a": "my.gin"}, environments={"catch": []}, seeds=1)
+  found, kept = file.read(name), Path("out/cells/a/catch/cell.json")
+
+  def keep(bindings):
+    Path("my.gin").write_text(f"include 'experiments/catch_stacx.gin'\n{bindings}\n")
+    (plan,) = study._plans(found, found.cells[0], "auto")
+    study._keep(found, plan, Path("out"))
+
+  keep("entropy.cost = 0.1")
+  keep("entropy.cost = 0.1\ntrain.writers = (@jsonl(),)")  # which a resumed run may change
+  with pytest.raises(UserError, match=r"out/cells/a/catch holds other runs than my\.yaml has now"):
+    keep("entropy.cost = 0.2")
+  # Before this version a cell kept no configuration; other versions may know other settings.
+  says = json.loads(kept.read_text())
+  configuration = says.pop("configuration")
+  kept.write_text(json.dumps(says))
+  keep("entropy.cost = 0.2")
+  assert json.loads(kept.read_text())["configuration"] == configuration | {"entropy.cost": "0.2"}
+  del configuration["entropy.cost"]
+  kept.write_text(json.dumps(says | {"configuration": configuration | {"a.gone": "1"}}))
+  keep("entropy.cost = 0.3")
+  kept.write_text(json.dumps(says | {"experiment": "other.gin"}))
+  with pytest.raises(UserError, match="holds other runs"):
+    keep("entropy.cost = 0.3")
+
+
 @pytest.mark.slow
 def test_runs_as_processes(write, trained, capsys):
   name = write()
@@ -469,8 +509,9 @@ def test_a_table_comes_back(tmp_path):
   [
     ("agent,environment,score\na,x,1", "there is no column seed."),
     ("agent,enviroment,seed,score\na,x,0,1", "no column environment. Did you mean 'enviroment'?"),
-    ("agent,environment,seed,score\na,x,0,high", "line 2: score is 'high': write a number"),
+    ("agent,environment,seed,score\na,x,0,high", "line 2: score is 'high': write a number up to"),
     ("agent,environment,seed,score\na,x,0,inf", "line 2: score is 'inf'"),
+    ("agent,environment,seed,score\na,x,0,-1e305", "line 2: score is '-1e305'"),
     ("agent,environment,seed,score\na,x,0", "line 2: 3 cells for 4 columns"),
     ("agent,environment,seed,score\n,x,0,1", "line 2: agent is empty"),
     (
@@ -479,17 +520,49 @@ def test_a_table_comes_back(tmp_path):
     ),
     ("agent,environment,seed,score,setting:r\na,x,0,1,.1\na,x,0,2,0.10", "is also in line 2"),
     ("agent,environment,seed,score,score\na,x,0,1,1", "column score is there twice"),
+    ("agent,environment,seed,score,,\na,x,0,1,2,3", "column without a name is there twice"),
+    (
+      f"agent,environment,seed,score\na,x,0,1\n{'y' * 200_000},x,0,1",
+      "line 3 is no CSV: field lar",
+    ),
+    ("agent,environment,seed,score\né,x,0,1".encode("latin-1"), "r.csv is no UTF-8: save it as"),
+    ("agent,environment,seed,score\na,x,0,1".encode("utf-16"), "r.csv is no UTF-8: save it as"),
     ("agent,environment,seed,score", "has no row"),
     ("", "there is no column agent"),
     ("agent,environment,seed,score\na,x,0,", "no run has a score yet"),
   ],
 )
 def test_mistakes_in_a_table(tmp_path, capsys, text, message):
-  (tmp_path / "r.csv").write_text(text)
+  (tmp_path / "r.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
   assert cli.main(["study", str(tmp_path / "r.csv"), "--out", str(tmp_path / "out")]) == 2
   told = capsys.readouterr().err
   assert message in told and told.count("\n") == 1, told
   assert not (tmp_path / "out").exists()
+
+
+def test_columns_that_are_empty_are_none(tmp_path):
+  (tmp_path / "r.csv").write_text(
+    "agent,,environment,seed,score,, \n\na,,x,0,1,,\na,,x,1,2,,\n,,,,,,\n"
+  )
+  rows, unknown = results.read(tmp_path / "r.csv")
+  assert [row.score for row in rows] == [1, 2] and unknown == []
+
+
+def test_settings_are_numbers_only_where_they_are_finite_and_written_as_such(tmp_path):
+  texts = ["nan", "inf", "64_64", "1e-3", "0.10", "@x()"]
+  lines = [f"a,x,{seed},1,{text}\n" for seed in (0, 1) for text in texts]
+  (tmp_path / "r.csv").write_text("agent,environment,seed,score,setting:s\n" + "".join(lines))
+  rows, _ = results.read(tmp_path / "r.csv")
+  found = results.arranged(rows)
+  assert [value for ((_, value),) in found.settings["a"]] == [
+    "nan",
+    "inf",
+    "64_64",
+    1e-3,
+    0.1,
+    "@x()",
+  ]
+  assert found.scores["a"].shape == (1, 6, 2)
 
 
 def test_what_is_missing_is_named_and_divergence_counts():
@@ -592,6 +665,37 @@ def test_an_agent_without_settings_and_columns_of_others(tmp_path, capsys):
   assert "columns that mean nothing here: note" in told.err and str(out / "index.html") in told.out
   assert re.search(r"^\$a_ +1 +2 ", told.out, re.M)
   assert not (out / "dimension.png").exists() and not (out / "moved.png").exists()
+
+
+def test_a_study_whose_every_setting_lacks_a_run_has_a_page(tmp_path):
+  rows = [row("a", "x", 1.0), row("a", "x", math.nan, 1, "failed: no luck")]
+  text = study_page.report(rows, tmp_path, resamples=5)
+  assert re.search(r"^a +1 +2 ", text, re.M)
+  numbers = json.loads((tmp_path / "study.json").read_text())
+  assert numbers["profiles"] == {} and numbers["thresholds"] == []
+  page = (tmp_path / "index.html").read_text()
+  assert "Left out: 1 settings that lack a run." in page and "failed: no luck" in page
+
+
+def test_an_agent_without_a_score_in_an_environment_was_not_tried_in_vain(tmp_path):
+  rows = [row("a", e, 1.0, h=h) for e in "xy" for h in (1, 2)]
+  rows += [row("b", "x", score, h=h) for h, score in ((1, 0.0), (2, 0.5))]
+  rows += [row("c", e, 0.0, h=h) for e in "xy" for h in (1, 2)]
+  study_page.report(rows, tmp_path, resamples=5)
+  table = (tmp_path / "index.html").read_text().partition("tries of")[2].partition("</table>")[0]
+  cells = [re.findall("<td>(.*?)</td>", line) for line in table.splitlines()]
+  # Tries of each agent to match a, b and c.
+  assert cells[1:] == [
+    ["a", "1", "—", "1"],
+    ["b", "—", "—", "—"],
+    ["c", "more than 2", "—", "1"],
+  ]
+
+
+def test_settings_read_as_they_are():
+  assert results.described((("g", 0.99999), ("n", 12345.0), ("t", "@x()"))) == (
+    "g = 0.99999, n = 12345, t = @x()"
+  )
 
 
 def test_no_score_is_a_mistake():

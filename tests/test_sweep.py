@@ -33,8 +33,9 @@ from selftune.core.sweeps import bar, document, launch, sweep
 from selftune.core.sweeps import file as sweep_file
 from selftune.core.sweeps.file import Outcome, Points, bindings
 from selftune.core.sweeps.library import LIMITS
+from selftune.core.sweeps.outcomes import outcome_of, unlogged
 from selftune.core.sweeps.point import DIVERGED
-from selftune.core.sweeps.results import draw, ranked
+from selftune.core.sweeps.results import draw, print_table, ranked
 from selftune.core.sweeps.sweep import apart_because
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
@@ -240,12 +241,79 @@ def test_a_point_that_fails_stops_no_other_and_is_tried_again(file, trained, tmp
   assert "holds another sweep" in capsys.readouterr().err
 
 
+def test_an_edited_configuration_is_another_sweep(file, trained, capsys):
+  name = file("my.gin", parameters={"value.cost": {"values": [0.1]}})
+  text = "include 'experiments/catch_stacx.gin'\nentropy.cost = "
+  Path("my.gin").write_text(f"{text}0.1\n")
+  assert cli.main(["sweep", name, "--out", "out"]) == 0
+  Path("my.gin").write_text(f"{text}0.2\n")
+  assert cli.main(["sweep", name, "--out", "out"]) == 2
+  assert "out holds another sweep than sweep.yaml: choose another --out" in capsys.readouterr().err
+  kept = Path("out/sweep.json")
+  says = json.loads(kept.read_text())
+  del says["configuration"]  # as before it was kept
+  kept.write_text(json.dumps(says, sort_keys=True))
+  assert cli.main(["sweep", name, "--out", "out"]) == 0
+  assert json.loads(kept.read_text())["configuration"]["entropy.cost"] == "0.2"
+
+
 def test_a_point_that_diverges_has_not_failed(file, trained, tmp_path, capsys):
   parameters = {"value.cost": {"values": [0.1, 0.2]}}
   name, out = file("experiments/catch_stacx", parameters=parameters), tmp_path / "out"
   assert cli.main(["sweep", name, "--out", str(out), "--workers", "2"]) == 0
   assert "point 1 (value.cost=0.2) diverged" in capsys.readouterr().err
   assert [row["status"] for row in table(out)] == ["finished", "diverged"]
+
+
+def test_a_metric_that_no_point_logs_is_said_once(file, trained, capsys):
+  costs = {"value.cost": {"values": [0.1, 0.4]}}
+  said = (
+    "selftune: point 0 has finished, and logs no episode_retrun. Did you mean 'episode_return'?"
+  )
+  for metric, points in (("episode_retrun", 2), ("episode_return", 0)):
+    wanted = {"name": metric, "goal": "maximize"}
+    name = file("experiments/catch_stacx", parameters=costs, metric=wanted)
+    for trained_now in (points, 0):  # then as all have ended in an earlier start
+      trained.clear()
+      assert cli.main(["sweep", name, "--out", "out"]) == 0
+      assert len(trained) == trained_now
+      assert capsys.readouterr().err.count(said) == (metric == "episode_retrun")
+
+
+def test_no_episode_has_ended(tmp_path):
+  point = tmp_path / "runs" / "000"
+  point.mkdir(parents=True)
+  (point / "metrics.jsonl").write_text('{"env_steps": 4, "episodes": 0, "loss": null}\n')
+  outcomes = [Outcome({}, "finished")]
+  said = unlogged(tmp_path, outcomes, "episode_return")
+  assert said == "point 0 has finished, and logs no episode_return: no episode has ended in it."
+  assert not unlogged(tmp_path, outcomes, "loss")  # which is not a finite number
+  assert not unlogged(tmp_path, [Outcome({}, "diverged")], "x")
+  assert not unlogged(tmp_path, [*outcomes, Outcome({}, "finished", 1.0)], "x")
+
+
+def test_scores_of_evaluations_are_metrics_as_in_wandb(tmp_path):
+  (tmp_path / "done").touch()
+  (tmp_path / "metrics.jsonl").write_text('{"env_steps": 4, "mean": 1.0, "wall_time": 3.0}\n')
+  rows = ({"env_steps": 0, "mean": 5.0}, {"env_steps": 3, "mean": 7.0})
+  (tmp_path / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  found = outcome_of(tmp_path, {}, "eval/mean")
+  assert found == Outcome({}, "finished", 7.0, 4, 3.0)
+
+
+def test_bayes_does_not_search_without_a_metric(file, trained, capsys):
+  cost = {"value.cost": {"min": 0.0, "max": 1.0}}
+  of = {"method": "bayes", "parameters": cost, "run_cap": 3}
+  name = file("experiments/catch_stacx", **of, metric={"name": "eval/mena"})
+  for points in (1, 0):
+    trained.clear()
+    assert cli.main(["sweep", name, "--out", "out"]) == 2
+    assert len(trained) == points
+    assert (
+      "bayes learns from a metric, and no point has logged eval/mena" in capsys.readouterr().err
+    )
+  assert cli.main(["sweep", file("experiments/catch_stacx", **of), "--out", "out"]) == 0
+  assert len(trained) == 2 and len(table(Path("out"))) == 3
 
 
 def test_no_option_of_training_is_dropped():
@@ -318,6 +386,20 @@ def test_plots():
   odd = [Outcome({"a.r": value}, "finished", 1.0) for value in (1.0, None, [1, 2], [1, 2])]
   (axes,) = draw(found, odd).axes
   assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1.0", "None", "[1, 2]"]
+
+
+def test_values_are_shown_with_the_digits_that_tell_them_apart(capsys):
+  found = sweep_file.Sweep(Path(), {"metric": {"name": "m"}}, "", ())
+  values = (0.99999, 0.999992, 12345.0)
+  outcomes = [Outcome({"a.x": x, "a.y": y}, "finished", x) for x in values for y in (1, 2)]
+  wanted = ["0.99999", "0.999992", "12345"]
+  drawn = draw(found, outcomes).axes
+  assert [tick.get_text() for tick in drawn[0].get_xticklabels()] == wanted
+  assert [text.get_text() for text in drawn[1].get_legend().get_texts()] == [
+    f"a.x = {x}" for x in wanted
+  ]
+  print_table(["a.x"], [[x] for x in (*values, None)])
+  assert capsys.readouterr().out.split() == ["a.x", *wanted]
 
 
 WRONG = {

@@ -65,12 +65,14 @@ def read(path: Path) -> str:
   """Reads a text file, UTF-8.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: it cannot be read, or is in another encoding.
   """
   try:
     return path.read_text(encoding="utf-8")
   except OSError as error:
     raise cannot_read(path, error) from error
+  except UnicodeDecodeError as error:
+    raise UserError(f"{path} is no UTF-8: save it as UTF-8.") from error
 
 
 def make_folder(path: Path) -> None:

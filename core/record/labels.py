@@ -7,10 +7,11 @@ WORKDIR/runs/<number>, is named by its settings, and those of equal settings are
 import csv
 import functools
 import logging
+import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..api import files, jsonl
 from . import lineage
@@ -19,20 +20,47 @@ _LOG = logging.getLogger(__name__)
 _SEED = re.compile(r"[-_.]?seed[-_=]?\d+$")
 
 
+class _Label(NamedTuple):
+  """What a run is called, and the folder in which that is a name."""
+
+  folder: Path
+  name: str
+
+
 def labels(workdirs: Sequence[Path]) -> list[str]:
   """Names the line of each run; names are equal for runs that differ only in their seed.
 
   `runs/stacx_seed0` is a run of `stacx`, and so is `runs/stacx/seed0`; a name that no other run
-  shares is kept whole. Of `sweep/runs/007` it is `sweep` and the settings of that run.
+  shares is kept whole. Of `sweep/runs/007` it is `sweep` and the settings of that run. `a/x_seed0`
+  and `b/x_seed0` are of two experiments, `a/x` and `b/x`.
   """
-  stems = [stem(workdir) for workdir in workdirs]
+  paths = [Path(workdir).absolute() for workdir in workdirs]
+  stems = [_stem(path) for path in paths]
+  names = [of.name for of in stems]
   # Read once, however many runs of it are drawn.
   settings_of = functools.cache(_settings)
-  shared = lambda name, workdir: name if stems.count(name) > 1 else Path(workdir).absolute().name
-  return [
-    _setting(workdir, settings_of) or shared(name, workdir)
-    for name, workdir in zip(stems, workdirs, strict=True)
-  ]
+
+  def label(path: Path, of: _Label) -> _Label:
+    whole = of if names.count(of.name) > 1 else of._replace(name=path.name)
+    return _setting(path, settings_of) or whole
+
+  return _apart(paths, [label(path, of) for path, of in zip(paths, stems, strict=True)])
+
+
+def _apart(paths: Sequence[Path], found: Sequence[_Label]) -> list[str]:
+  """Tells runs of several folders apart that have one label: by what differs of the folders."""
+  groups: dict[str, dict[Path, Path]] = {}  # label -> run -> folder
+  for path, label in zip(paths, found, strict=True):
+    groups.setdefault(label.name, {})[path] = label.folder
+
+  def apart(label: _Label) -> str:
+    group = groups[label.name]
+    # Runs of one experiment differ in their seed, and so in their name.
+    if len({path.name for path in group}) == len(group):
+      return label.name
+    return str(label.folder.relative_to(os.path.commonpath(group.values())) / label.name)
+
+  return [apart(label) for label in found]
 
 
 def _settings(whole: Path) -> dict[int, dict[str, Any]]:
@@ -47,31 +75,44 @@ def _settings(whole: Path) -> dict[int, dict[str, Any]]:
   return {int(row["run"]): {k: float(x) for k, x in row.items() if "." in k} for row in rows}
 
 
-def _setting(workdir: Path, settings_of: Callable[[Path], dict[int, dict[str, Any]]]) -> str:
-  """Labels one of many runs, a point of a sweep or of `@runs()`, by its settings; '' for others."""
-  path = Path(workdir).absolute()
+def _setting(path: Path, settings_of: Callable[[Path], dict[int, dict[str, Any]]]) -> _Label | None:
+  """Labels one of many runs, a point of a sweep or of `@runs()`, by its settings; others: None."""
   whole = path.parent.parent  # of /x it is /, too
   if (whole / lineage.FILE).is_file() and path.parent.name == "runs":
-    return f"{whole.name} run {path.name}"  # its settings were others now and then
+    # Its settings were others now and then.
+    return _Label(whole.parent, f"{whole.name} run {path.name}")
   if path.parent.name != "runs" or not path.name.isdecimal():
-    return ""
+    return None
   settings = settings_of(whole).get(int(path.name))
   if settings is None:
-    return ""
-  # Of a study it is cells/<agent>/<environment>. Seeds are no setting: they are averaged.
-  name = f"{whole.parent.name} {whole.name}" if whole.parent.parent.name == "cells" else whole.name
-  told = (
-    f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}"
-    for k, v in settings.items()
-    if k != "train.seed"
-  )
-  return f"{name} {', '.join(told)}".strip()
+    return None
+  folder, name = whole.parent, whole.name
+  if folder.parent.name == "cells":  # of a study it is cells/<agent>/<environment>
+    folder, name = folder.parent.parent, f"{folder.name} {name}"
+  # Seeds are no setting: they are averaged.
+  varied = {k: v for k, v in settings.items() if k != "train.seed"}
+  return _Label(folder, f"{name} {told(varied)}".strip())
+
+
+def told(settings: Mapping[str, Any]) -> str:
+  """Tells settings in words: `a.b = 0.1, c.d = @e()`."""
+  return ", ".join(f"{name} = {digits(value)}" for name, value in settings.items())
+
+
+def digits(value: Any) -> str:
+  """Writes a value; of a float the 7 digits that float32 has, as fewer would make two one."""
+  return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
 def stem(workdir: Path) -> str:
   """Returns a workdir's name without its seed: stacx of `runs/stacx_seed0`, `runs/stacx/seed0`."""
-  path = Path(workdir).absolute()
-  return _SEED.sub("", path.name) or path.parent.name
+  return _stem(Path(workdir).absolute()).name
+
+
+def _stem(path: Path) -> _Label:
+  if name := _SEED.sub("", path.name):
+    return _Label(path.parent, name)
+  return _Label(path.parent.parent, path.parent.name)
 
 
 def holding(workdirs: Sequence[Path], name: str) -> Sequence[Path]:

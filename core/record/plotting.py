@@ -9,6 +9,7 @@ Runs of one label, see `labels`, are one line: their mean, in a band of one stan
 """
 
 import logging
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,8 @@ def figure(workdirs: Sequence[Path]) -> Any:
 
   With the mean of many numbers of one run comes how they are distributed, where it was logged.
   """
+  # A run that is given twice counts once: it would else be two seeds that agree.
+  workdirs = list({os.path.realpath(workdir): workdir for workdir in workdirs}.values())
   groups: dict[str, Runs] = {}
   for workdir, label in zip(workdirs, labels(workdirs), strict=True):
     groups.setdefault(label, []).append(_rows(workdir))

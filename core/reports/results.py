@@ -16,12 +16,14 @@ import numpy as np
 
 from ..api import files
 from ..api.errors import UserError, did_you_mean
+from ..record.labels import told
 
 FINISHED, DIVERGED = "finished", "diverged"
 NEEDED = ("agent", "environment", "seed", "score")
 NUMBERS = ("score", "auc", "env_steps", "wall_time")
 COLUMNS = ("agent", "environment", "seed", "status", *NUMBERS)
 SETTING, FIRST, LAST = "setting:", "first:", "last:"
+HUGE = 1e300  # far enough below the greatest float that differences and sums of scores are finite
 
 Setting = tuple[tuple[str, Any], ...]  # name and value of what varies, in order of the columns
 
@@ -59,8 +61,7 @@ class Results(NamedTuple):
 
 def described(setting: Setting) -> str:
   """Describes a setting in words."""
-  told = [f"{k} = {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in setting]
-  return ", ".join(told) or "as configured"
+  return told(dict(setting)) or "as configured"
 
 
 def write(path: Path, rows: Sequence[Row]) -> None:
@@ -97,32 +98,51 @@ def read(path: Path) -> tuple[list[Row], list[str]]:
   Raises:
     UserError: it is no such file, a number is none, or a run is there twice.
   """
-  # Spreadsheets may begin a file with a byte order mark, which would be a part of a column's name.
-  lines = csv.reader(files.read(path).removeprefix("\ufeff").splitlines())
-  columns = [name.strip() for name in next(lines, [])]
+  (_, header), *lines = _lines(path)
+  columns = [name.strip() for name in header]
   if lost := [name for name in NEEDED if name not in columns]:
     near = did_you_mean(lost[0], columns)
     raise UserError(f"{path}: there is no column {lost[0]}.{near} It needs: {', '.join(NEEDED)}.")
   if twice := sorted({name for name in columns if columns.count(name) > 1}):
-    raise UserError(f"{path}: column {twice[0]} is there twice.")
+    raise UserError(f"{path}: column {twice[0] or 'without a name'} is there twice.")
   prefixed = (SETTING, FIRST, LAST)
   unknown = [name for name in columns if name not in COLUMNS and not name.startswith(prefixed)]
   rows, seen = [], {}
-  for cells in lines:
-    where = f"{path}: line {lines.line_num}"
-    if not any(cells):
-      continue
+  for number, cells in lines:
+    where = f"{path}: line {number}"
     if len(cells) != len(columns):
       raise UserError(f"{where}: {len(cells)} cells for {len(columns)} columns.")
     row = _row(dict(zip(columns, map(str.strip, cells), strict=True)), where)
     # A run is what agent, environment, setting and seed say.
     if (key := row[:4]) in seen:
       raise UserError(f"{where}: {row.label} is also in line {seen[key]}.")
-    seen[key] = lines.line_num
+    seen[key] = number
     rows.append(row)
   if not rows:
     raise UserError(f"{path} has no row.")
   return rows, unknown
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+  """Reads the lines of a CSV that hold anything, with their numbers; the first one is its header.
+
+  Columns without a name and without a cell, as spreadsheets write them, are left out.
+
+  Raises:
+    UserError: it cannot be read, or is no CSV.
+  """
+  # Spreadsheets may begin a file with a byte order mark, which would be a part of a column's name.
+  lines = csv.reader(files.read(path).removeprefix("\ufeff").splitlines())
+  try:
+    found = [(lines.line_num, cells) for cells in lines if any(cells)] or [(1, [])]
+  except csv.Error as error:
+    raise UserError(f"{path}: line {lines.line_num} is no CSV: {error}.") from error
+  (_, header), *rows = found
+  unnamed = [i for i, name in enumerate(header) if not name.strip()]
+  empty = {
+    i for i in unnamed if not any(cell.strip() for _, row in rows for cell in row[i : i + 1])
+  }
+  return [(n, [cell for i, cell in enumerate(row) if i not in empty]) for n, row in found]
 
 
 def _row(cells: Mapping[str, str], where: str) -> Row:
@@ -134,8 +154,8 @@ def _row(cells: Mapping[str, str], where: str) -> Row:
     except ValueError:
       value = math.inf
     # Also for what is no number at all: NaN is kept for what is not known.
-    if math.isinf(value):
-      raise UserError(f"{where}: {name} is '{text}': write a number, or nothing.")
+    if abs(value) > HUGE:
+      raise UserError(f"{where}: {name} is '{text}': write a number up to {HUGE:g}, or nothing.")
     return value
 
   for name in ("agent", "environment", "seed"):
@@ -158,11 +178,13 @@ def _row(cells: Mapping[str, str], where: str) -> Row:
 
 
 def _value(text: str) -> Any:
-  """Reads a value of a setting: 0.10 is 0.1; text where it is no number."""
+  """Reads a value of a setting: 0.10 is 0.1; text where it is no finite number."""
   try:
-    return float(text)
+    value = float(text)
   except ValueError:
     return text
+  # NaN would equal no other setting, and Python alone takes the layers 64_64 for 6464.
+  return value if math.isfinite(value) and "_" not in text else text
 
 
 def arranged(rows: Sequence[Row]) -> Results:

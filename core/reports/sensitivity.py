@@ -24,6 +24,7 @@ import numpy as np
 LOW, HIGH = 5, 95  # percentiles that scores are normalised by
 ENOUGH = 0.95  # of the tuned score, at the effective dimension
 MOST_DIMENSIONS = 10  # whose 2^D subsets are looked at
+ROUNDING = 1e-9  # of scores: percentiles that differ by less are equal
 CHUNK = 2**22  # numbers of a bootstrap that are held at a time, about
 
 
@@ -69,7 +70,9 @@ def normalised(scores: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndar
     high: p95, [..., E].
   """
   span = high - low
-  scale = np.where(span == 0, 1.0, span)
+  # Means of equal scores may differ by rounding, which else would be all the difference there is.
+  equal = span <= ROUNDING * np.maximum(abs(low), abs(high))
+  scale = np.where(equal, 1.0, span)
   return (scores - low[..., None]) / scale[..., None]
 
 

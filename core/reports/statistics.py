@@ -87,7 +87,8 @@ def profiles(
     seed: of NumPy's global generator, see `statistics`.
 
   Returns:
-    The thresholds, [THRESHOLDS], and what fraction of an agent's runs is above each.
+    The thresholds, [THRESHOLDS], and what fraction of an agent's runs is above each; both are empty
+    where no agent has a score.
 
   Raises:
     UserError: rliable is not installed.
@@ -113,6 +114,8 @@ def interquartile_means(
 
 
 def _profiles(scores: Mapping[str, np.ndarray], resamples: int) -> tuple[np.ndarray, Estimates]:
+  if not scores:
+    return np.empty(0), Estimates({}, {})
   both = np.concatenate([x.ravel() for x in scores.values()])
   # Thresholds over all agents: profiles are compared at the same scores.
   low, high = both.min(), both.max()

@@ -223,13 +223,17 @@ def _score_table(found: Found) -> list[list[str]]:
 def _matching(found: Found) -> str:
   """Returns HTML: how many tries of one agent are as good as the setting for all of another."""
   agents = list(found.worth)
-  rows = [["tries of", *(f"to match {agent} untuned" for agent in agents)]]
-  for b in agents:
-    most = len(found.results.settings[b])
-    # An agent that no setting of has a score everywhere has nothing to match.
-    of = {a: "—" if np.isnan(found.worth[a].common[0]) else f"more than {most}" for a in agents}
-    tries = {a: found.tries[a, b] for a in agents}
-    rows.append([b, *(of[a] if n is None else str(n) for a, n in tries.items())])
+
+  def tries(a: str, b: str) -> str:
+    if (number := found.tries[a, b]) is not None:
+      return str(number)
+    # NaN: no setting of a has a score everywhere, or b lacks all scores in some environment.
+    if math.isnan(found.worth[a].common[0] + found.worth[b].search[0, 0]):
+      return "—"
+    return f"more than {len(found.results.settings[b])}"
+
+  rows = [["tries of", *(f"to match {a} untuned" for a in agents)]]
+  rows += [[b, *(tries(a, b) for a in agents)] for b in agents]
   said = (
     "How many settings a random search tries in each environment, on average, to be as good as "
   )

@@ -77,6 +77,9 @@ def _study(path: Path, found: Any) -> Study:
   draw = found.get("draw")
   if draw is not None and not (_is_count(draw) and isinstance(found.get("settings"), dict)):
     raise UserError("write draw: 20, say, and settings: {NAME: [VALUES]} to draw so many of.")
+  # Refused before they are drawn, which would take minutes and fill the memory.
+  if draw is not None and draw > MOST:
+    raise UserError(f"draw: {draw:,} settings are more than {MOST:,}: write draw: 20, say.")
   cells = []
   for agent, said in agents.items():
     where = f"agents: {agent}"
@@ -230,9 +233,13 @@ def _drawn(found: Mapping[str, Any], draw: int) -> list[Point]:
 
   # Values of a few lists may be drawn twice, and a setting is tried once. The tries are limited:
   # lists may have fewer combinations than are asked for.
-  points = ({name: one(values) for name, values in found.items()} for _ in range(20 * draw))
-  distinct = {tuple(point.items()): point for point in points}
-  return list(itertools.islice(distinct.values(), draw))
+  distinct: dict[tuple[Any, ...], Point] = {}
+  for _ in range(20 * draw):
+    if len(distinct) == draw:
+      break
+    point = {name: one(values) for name, values in found.items()}
+    distinct[tuple(point.items())] = point
+  return list(distinct.values())
 
 
 def _distinct(where: str, settings: list[Point]) -> list[Point]:

@@ -17,7 +17,7 @@ from .. import config
 from ..api import files
 from ..api.errors import UserError, plugin_mistakes, shortened
 from ..api.registry import name_of
-from ..record.workdir import Workdir
+from ..record.workdir import Workdir, identity
 from ..reports import results, statistics
 from ..reports.study_page import report
 from ..runs.exchanges import check_every
@@ -27,9 +27,10 @@ from ..sweeps import bar
 from ..sweeps.file import bindings
 from ..sweeps.launch import Launcher, Processes, Ray, Task, each, import_ray
 from ..sweeps.library import Outcome, Point
+from ..sweeps.outcomes import status_of
 from ..sweeps.point import DIVERGED
 from ..sweeps.program import Fields, apart_because, bindings_of_all, fields_of, together
-from ..sweeps.sweep import MANY, alone, say, status_of
+from ..sweeps.sweep import CONFIGURATION, MANY, alone, as_text, differs, say
 from .file import SEED, Cell, Study
 from .measure import measure
 
@@ -48,6 +49,7 @@ class Plan(NamedTuple):
   constant: Point  # what is equal in all its settings, which may be more than numbers
   fields: Fields  # what the names of the others set
   apart: str | None  # why its runs are processes; None where they are one program
+  configuration: dict[str, str]  # `identity` of its first setting
   crowd: bool = False  # its runs are a population
 
   @property
@@ -187,7 +189,7 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   # `fields_of` takes one point a setting, as in `loaded`: seeds of a setting lie side by side.
   fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
   apart = apart_because(root, points, fields, launcher=launcher, crowd=crowd)
-  return Plan(cell, root, constant, fields, apart, crowd)
+  return Plan(cell, root, constant, fields, apart, identity(loaded[0]), crowd)
 
 
 def _varied(points: Sequence[Point], constant: Point) -> list[Point]:
@@ -198,13 +200,13 @@ def _keep(found: Study, plan: Plan, out: Path) -> None:
   """Keeps what the cell is; raises UserError if its folder holds another one."""
   path, cell = plan.path(out), plan.cell
   mine = {"experiment": cell.experiment, "bindings": cell.bindings, "points": cell.points}
-  text = json.dumps(mine)
-  if (path / "cell.json").exists() and files.read(path / "cell.json") != text:
+  mine[CONFIGURATION] = plan.configuration
+  if differs(path / "cell.json", mine):
     raise UserError(f"{path} holds other runs than {found.path} has now: choose another --out.")
   files.make_folder(path)
   # `plot` labels the runs by points.jsonl. cell.json is written last: where it is, all is there.
   files.write(path / "points.jsonl", "".join(json.dumps(p) + "\n" for p in cell.points))
-  files.write(path / "cell.json", text)
+  files.write(path / "cell.json", as_text(mine))
 
 
 def _programs(plans: Sequence[Plan], out: Path) -> bool:

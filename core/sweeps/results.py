@@ -9,6 +9,7 @@ from typing import Any
 
 from ..api import files
 from ..record.drawing import legend, save
+from ..record.labels import digits, told
 from .file import Outcome, Sweep
 
 STATUSES = ("finished", "diverged", "pending", "failed")  # the order of the table
@@ -42,7 +43,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
   table = Table(*columns, box=None)
   for row in rows:
-    table.add_row(*(_short(value) for value in row))
+    table.add_row(*("" if value is None else digits(value) for value in row))
   # To a file rich would squeeze it into 80 columns. Brackets in a value are no markup of rich's.
   Console(width=None if sys.stdout.isatty() else WIDTH, markup=False).print(table)
 
@@ -86,7 +87,7 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
     if _numeric(values[name]) and 0 < values[name][0] * WIDE <= values[name][-1]:
       axes.set_xscale("log")
       ticks = values[name][:: math.ceil(len(values[name]) / TICKS)]
-      axes.set_xticks(ticks, [_short(tick) for tick in ticks], rotation=30)
+      axes.set_xticks(ticks, [digits(tick) for tick in ticks], rotation=30)
       axes.minorticks_off()
     axes.set_xlabel(name, parse_math=False)
     for text in axes.get_xticklabels():
@@ -94,8 +95,8 @@ def draw(sweep: Sweep, outcomes: Sequence[Outcome]) -> Any:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if lines:
-      told = [f"{others[0]} = {_short(value)}" for value in values[others[0]]]
-      legend(axes, axes.get_lines(), told, fontsize=7)
+      names = [told({others[0]: value}) for value in values[others[0]]]
+      legend(axes, axes.get_lines(), names, fontsize=7)
   panels[0].set_ylabel(sweep.metric, parse_math=False)
   return page
 
@@ -109,8 +110,3 @@ def _distinct(values: Sequence[Any]) -> list[Any]:
 
 def _numeric(values: Sequence[Any]) -> bool:
   return all(isinstance(value, int | float) for value in values)
-
-
-def _short(value: Any) -> str:
-  """A value as the table shows it."""
-  return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -16,15 +16,16 @@ from .. import config
 from ..api import files, jsonl
 from ..api.errors import UserError, shortened
 from ..machine import lock
-from ..record.workdir import Workdir
+from ..record.workdir import identity
 from ..runs.logs import folder
 from . import bar
 from . import results as sweep_results
 from .file import Outcome, Point, Points, Sweep, bindings
 from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
-from .point import DIVERGED
+from .outcomes import outcome_of, outcomes_of, status_of, unlogged
 from .program import Fields, apart_because, fields_of, together
 
+CONFIGURATION = "configuration"  # in what is kept of a folder: `identity` of its first point
 MANY = 500  # points; reading the configurations of more takes seconds, and is announced
 
 
@@ -44,28 +45,32 @@ def sweep(
 
   Raises:
     UserError: a mistake in any of these, or in a point, but for those that `bayes` has yet to
-      choose; nothing was created then.
+      choose; nothing was created then. Or points have ended, and none has logged the metric that
+      `bayes` learns from.
     RunError: Ray is not to be had.
   """
   out = ready(found.path, out, workers, launcher)
   # These points are kept nowhere: a mistake in one of them is to leave no folder behind.
-  root, fields = _check(found, Points(found).further())
+  loaded, fields = _check(found, Points(found).further())
   # Ray is joined before `out` is made: a cluster that does not answer leaves nothing behind.
   ray = Ray(workers) if launcher == "ray" else None
   with alone(out) as lock:
     # run_cap and metric may change: more points, or another ranking, of the same sweep.
-    same(found.path, {k: found.config[k] for k in ("method", "parameters", "command")}, out)
+    says = {k: found.config[k] for k in ("method", "parameters", "command")}
+    same(found.path, says | {CONFIGURATION: identity(loaded)}, out)
     points = Points(found, out / "points.jsonl")
     # Points are kept before the first one trains: their numbers name folders, in every start.
     if not found.bayes:
       points.add(points.further())
     if found.config.get("early_terminate"):
       say("early_terminate is for W&B's agents: here every point runs to its end.")
-    why_not = apart_because(root, points.asked, fields, found.bayes, launcher)
+    why_not = apart_because(loaded.root, points.asked, fields, found.bayes, launcher)
     if why_not is None:
       say(f"{len(points.asked)} points as one program: only numbers and seeds vary.")
-      stopped = together(found.experiment, found.bindings, root, points.asked, out, fields)
-      outcomes = _outcomes(found, out, points.asked)
+      stopped = together(found.experiment, found.bindings, loaded.root, points.asked, out, fields)
+      outcomes = outcomes_of(out, points.asked, found.metric)
+      if problem := unlogged(out, outcomes, found.metric):
+        say(problem)
     else:
       runner: Launcher = ray or Processes(workers, lock)
       say(f"a process a point, {runner.workers} at a time, because {why_not}.")
@@ -73,6 +78,11 @@ def sweep(
     if stopped:
       say("stopped; the same command goes on.")
       return False
+    if found.bayes and unlogged(out, outcomes, found.metric):
+      raise UserError(
+        f"{found.path}: bayes learns from a metric, and no point has logged {found.metric}: write "
+        "metric: {name: NAME, goal: maximize}, and the same command goes on."
+      )
     sweep_results.show(found, outcomes, out)
   return all(outcome.status in ("finished", "diverged") for outcome in outcomes)
 
@@ -93,11 +103,11 @@ def ready(file: Path, out: Path | None, workers: int | None, launcher: str) -> P
   return out
 
 
-def _check(found: Sweep, points: Sequence[Point]) -> tuple[Any, Fields]:
+def _check(found: Sweep, points: Sequence[Point]) -> tuple[config.Loaded, Fields]:
   """Loads every point's configuration, as training will.
 
   Returns:
-    The experiment of the first, and the fields that each name of the points sets.
+    That of the first, and the fields that each name of the points sets.
 
   Raises:
     UserError: names the first point that cannot be loaded, and why.
@@ -112,18 +122,21 @@ def _check(found: Sweep, points: Sequence[Point]) -> tuple[Any, Fields]:
       loaded.append(config.load(found.experiment, (*found.bindings, *bindings(point))))
     except UserError as error:
       raise UserError(f"{found.path}: point {number}: {shortened(str(error))}") from error
-  return loaded[0].root, fields_of([it.flat for it in loaded], points)
+  return loaded[0], fields_of([it.flat for it in loaded], points)
 
 
 def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[list[Outcome], bool]:
   """Trains each point in a process; returns how they ended, and whether a signal stopped it."""
-  outcomes = _outcomes(found, out, points.asked)
+  outcomes = outcomes_of(out, points.asked, found.metric)
+  if problem := unlogged(out, outcomes, found.metric):
+    say(problem)
   # Those that failed in an earlier start are pending, and so tried again.
   waiting = [k for k, outcome in enumerate(outcomes) if outcome.status == "pending"]
 
   def further() -> tuple[int, Task] | None:
-    # Bayes chooses a point when a worker is free, by all results that are there by then.
-    if not waiting and found.bayes and (new := points.further(outcomes)):
+    # Bayes chooses a point when a worker is free, by all results that are there by then; without
+    # any it would draw at random.
+    if not waiting and found.bayes and not problem and (new := points.further(outcomes)):
       points.add(new)
       waiting.append(len(outcomes))
       outcomes.append(Outcome(new[0], "pending"))
@@ -134,12 +147,16 @@ def _apart(found: Sweep, points: Points, out: Path, runner: Launcher) -> tuple[l
     return number, Task(found.experiment, folder(out, number), binds)
 
   def ended(number: int, code: int) -> None:
+    nonlocal problem
     outcome = outcome_of(folder(out, number), points.asked[number], found.metric)
     # A process that a signal stopped ends with 0, too: the disk has it as pending.
     outcomes[number] = outcome if code == 0 else outcome._replace(status=status_of(code))
     log = folder(out, number) / "log.txt"
     what = f"point {number} ({shortened(', '.join(bindings(points.asked[number])))})"
     display.print(bar.ended(what, outcomes[number], log, found.metric))
+    before, problem = problem, unlogged(out, outcomes, found.metric)
+    if problem and not before:
+      display.print(f"selftune: {problem}")
 
   # Of the points that bayes has yet to choose only the number is known.
   total = found.count if found.bayes and found.count else len(outcomes)
@@ -154,29 +171,6 @@ def _best(found: Sweep, outcomes: Sequence[Outcome]) -> str:
   # There may be no first one: bayes begins without any outcome.
   values = [outcome.metric for outcome in sweep_results.ranked(found, outcomes)[:1]]
   return "".join(f"best {found.metric} {x:.4g}" for x in values if x is not None)
-
-
-def _outcomes(found: Sweep, out: Path, points: Sequence[Point]) -> list[Outcome]:
-  return [outcome_of(folder(out, k), point, found.metric) for k, point in enumerate(points)]
-
-
-def outcome_of(workdir: Path, point: Point, metric: str) -> Outcome:
-  """How a point ended, by what its workdir says; pending if it does not say."""
-  if not Workdir(workdir).done.exists():
-    return Outcome(point, "pending")
-  path = workdir / "metrics.jsonl"
-  last: dict[str, Any] = {}
-  for row in jsonl.read(path) if path.exists() else ():
-    # The last value of each name, as not every row has all of them.
-    last |= {name: value for name, value in row.items() if jsonl.is_number(value)}
-  status = "diverged" if last.get("runs/diverged") else "finished"
-  steps, seconds = last.get("env_steps", 0), last.get("wall_time", 0.0)
-  return Outcome(point, status, last.get(metric), steps, seconds)
-
-
-def status_of(code: int) -> str:
-  """How a point ended whose process left an exit code other than 0."""
-  return "diverged" if code == DIVERGED else "failed"
 
 
 @contextlib.contextmanager
@@ -204,11 +198,29 @@ def alone(out: Path) -> Iterator[int]:
 def same(file: Path, says: Mapping[str, Any], out: Path) -> None:
   """Keeps what the sweep is; raises UserError if `out` holds another one than its file says."""
   path = out / "sweep.json"
-  # YAML knows values that JSON lacks, such as dates: they are compared as text.
-  text = json.dumps(says, sort_keys=True, default=str)
-  if path.exists() and files.read(path) != text:
+  if differs(path, says):
     raise UserError(f"{out} holds another sweep than {file}: choose another --out.")
-  files.write(path, text)
+  files.write(path, as_text(says))
+
+
+def differs(path: Path, says: Mapping[str, Any]) -> bool:
+  """Says whether a file of `as_text` is there that says something else.
+
+  Of the configuration that counts which both have: an older version of selftune has kept none, or
+  one without settings that came later.
+  """
+  if not path.exists():
+    return False
+  kept = next(jsonl.read(path), {})
+  then, now = (of.get(CONFIGURATION, {}) for of in (kept, says))
+  rest = (as_text({**of, CONFIGURATION: None}) for of in (kept, says))
+  return len(set(rest)) > 1 or any(then[name] != now[name] for name in then.keys() & now.keys())
+
+
+def as_text(says: Mapping[str, Any]) -> str:
+  """Writes what a folder holds as a line of JSON."""
+  # YAML knows values that JSON lacks, such as dates: they are compared as text.
+  return json.dumps(says, sort_keys=True, default=str)
 
 
 def say(message: str) -> None:
