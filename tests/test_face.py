@@ -108,6 +108,18 @@ def test_a_run_has_settings_and_tables(run, tmp_path, monkeypatch):
     again.metrics  # noqa: B018
 
 
+def test_tables_of_a_young_run_have_their_columns(run):
+  (run.workdir / "episodes.jsonl").write_text("")
+  (run.workdir / "metrics.jsonl").write_text("")
+  assert list(run.episodes) == ["env_steps", "return", "length"]
+  assert run.episodes["return"].tolist() == run.metrics["episode_return"].tolist() == []
+  assert list(run.metrics)[:2] == ["env_steps", "wall_time"]
+  # No episode has ended yet.
+  (run.workdir / "metrics.jsonl").write_text('{"env_steps": 8, "wall_time": 1.5, "x": 2.0}')
+  assert run.metrics["x"].tolist() == [2.0] and run.metrics["env_steps"].tolist() == [8]
+  assert run.metrics["episode_return"].isna().tolist() == [True]
+
+
 def test_a_run_goes_where_the_command_puts_it_and_goes_on(config, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   run = selftune.train(config, ["train.seed = 7", "train.total_env_steps = 40"])
