@@ -252,9 +252,10 @@ def test_an_evaluation_that_a_stop_ended_is_made_when_the_run_goes_on(
   config, tmp_path, interrupted
 ):
   interrupted.by, interrupted.at = "signal", 2
-  run, slow = tmp_path / "run", ("train.total_env_steps = 2000", "counting.step_seconds = 0.002")
+  run = tmp_path / "run"
+  slow = ("train.total_env_steps = 200_000", "counting.step_seconds = 0.002")
   stopped = training.train(config, (*EVALUATION, *slow), run)
-  assert 40 <= stopped.env_steps < 2000
+  assert 40 <= stopped.env_steps < 200_000
   interrupted.at = 0
   less = f"train.total_env_steps = {stopped.env_steps + 20}"
   training.train(config, (*EVALUATION, *slow, less), run, resume=True)
