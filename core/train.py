@@ -21,6 +21,7 @@ from .engine import environments, single
 from .engine.loop import Progress, Training, run
 from .evaluation import of_runs
 from .evaluation.periodic import evaluated
+from .evaluation.scored import Scored
 from .evaluation.video import drawable
 from .experiment import Train
 from .machine import hosts, platform, shortage
@@ -99,18 +100,17 @@ def train(
     hosts.check_same({"checkpoints": progress.updates})
     # The setting is of each run, but a program of many runs counts the steps of all together.
     total_env_steps = training.size * experiment.total_env_steps
-    if training.done(state, progress):
-      if hosts.is_first():
-        print(
-          f"selftune: {path} has made {progress.env_steps:,} of {total_env_steps:,} env steps "
-          "already; to go on, give it more train.total_env_steps.",
-          file=sys.stderr,
-        )
-      # The progress of a checkpoint never says that a run is done, see `loop.save`.
-      return dataclasses.replace(progress, done=True)
     until = segment.until if segment else math.inf
+    if training.done(state, progress):
+      # The progress of a checkpoint never says that a run is done, see `loop.save`.
+      progress = dataclasses.replace(progress, done=True)
+      # Where the last scores are owed it goes on as any run, but `run` finds no update to make.
+      if not hosts.first_says(_unscored(experiment, workdir, progress)):
+        if hosts.is_first():
+          _say_done(workdir, progress, total_env_steps)
+        return progress
     # The segment was trained before, by a process that was killed before it could say so.
-    if progress.env_steps >= until:
+    elif progress.env_steps >= until:
       return progress
     # From here on there is something to save.
     asked_to_stop = stack.enter_context(platform.stop_signals())
@@ -136,11 +136,32 @@ def train(
     writers = {name_of(writer): writer for writer in experiment.writers if hosts.is_first()}
     logger = stack.enter_context(Logger(writers, info, progress.wall_time))
     progress = run(experiment, training, logger, checkpoints, state, progress, stopping, until)
+    # Only a signal ends the last evaluation without an error; the others of a job do not make it.
+    if hosts.is_first() and progress.done and _unscored(experiment, workdir, progress):
+      progress = dataclasses.replace(progress, done=False, unscored=True)
     if writers and progress.done and (path / "metrics.jsonl").is_file():
       # The curves are drawn from the file, which is to hold the last row.
       logger.flush()
       logger.log_media("curves", plotting.plot([path], workdir.curves))
   return progress
+
+
+def _unscored(experiment: Train, workdir: Workdir, progress: Progress) -> bool:
+  """Says whether a run that has been trained to its end is still to be scored."""
+  return experiment.evaluation is not None and Scored(workdir.path).owed(progress.env_steps)
+
+
+def _say_done(workdir: Workdir, progress: Progress, total_env_steps: int) -> None:
+  """Tells that there is nothing to do, and draws the curves if a kill came before them."""
+  print(
+    f"selftune: {workdir.path} has made {progress.env_steps:,} of {total_env_steps:,} env steps "
+    "already; to go on, give it more train.total_env_steps.",
+    file=sys.stderr,
+  )
+  if not workdir.curves.exists():
+    # Without rows, as without a writer of them, there is nothing to draw.
+    with contextlib.suppress(UserError):
+      plotting.plot([workdir.path], workdir.curves)
 
 
 def check(experiment: Train) -> None:
@@ -184,7 +205,7 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
       pool.draw()
   if experiment.runs is not None:
     table = workdir.path / "runs.csv"
-    scores = functools.partial(of_runs.Scores, experiment, workdir.videos)
+    scores = functools.partial(of_runs.Scores, experiment, workdir)
     beside = scores if experiment.evaluation else None
     return independent.ManyRuns(experiment, experiment.runs, workdir.restarts(), table, beside)
   beside = functools.partial(evaluated, experiment, workdir)
@@ -205,7 +226,8 @@ def finish(name: str, bindings: Sequence[str], path: Path) -> bool:
   """
   workdir = Workdir(path)
   if not workdir.done.exists():
-    # A kill between the last update and `done` does no harm: the next start finds nothing to train.
+    # A kill between the last update and `done` does no harm: the next start finds nothing to train,
+    # and makes up for the last scores.
     if not train(name, bindings, path, resume=workdir.holds_run()).done:
       return False
     files.write(workdir.done, "")

@@ -32,6 +32,10 @@ ARGUMENTS = {  # of the functions here, by the options of the commands that do t
   "--video": "video",
   "--workdir": "workdir",
 }
+# Columns that tables have before any row does: a notebook may look at a young run.
+_METRICS = ("env_steps", "wall_time", "episodes", "episode_return", "episode_length")
+_EPISODES = ("env_steps", "return", "length")
+
 # `\b` keeps `--seed` from being replaced within a longer option.
 _OPTION = re.compile(rf"({'|'.join(ARGUMENTS)})\b")
 
@@ -68,18 +72,22 @@ class Run:
 
   @property
   def metrics(self) -> "DataFrame":
-    """Rows of metrics.jsonl as it is now, one every `train.log_seconds`."""
-    return self._table("metrics.jsonl", metrics.read)
+    """Rows of metrics.jsonl as it is now, one every `train.log_seconds`.
+
+    Until an episode has ended, the columns of its return and length are there and hold nothing.
+    """
+    return self._table("metrics.jsonl", metrics.read, _METRICS)
 
   @property
   def episodes(self) -> "DataFrame":
-    """Rows of episodes.jsonl as it is now, one a finished episode."""
-    return self._table("episodes.jsonl", jsonl.read)
+    """Rows of episodes.jsonl as it is now, one a finished episode; its columns are always there."""
+    return self._table("episodes.jsonl", jsonl.read, _EPISODES)
 
   @property
   def lineage(self) -> "DataFrame":
     """Rows of lineage.jsonl of a population as it is now, one for each run at every exchange."""
-    return self._table("lineage.jsonl", jsonl.read, "a population, runs.population = @population()")
+    writer = "a population, runs.population = @population()"
+    return self._table("lineage.jsonl", jsonl.read, writer=writer)
 
   def evaluate(
     self, episodes: int = 100, greedy: bool = False, seed: int = 0, video: Path | str | None = None
@@ -102,6 +110,7 @@ class Run:
     self,
     name: str,
     read: Callable[[Path], Iterable[Mapping[str, Any]]],
+    columns: Sequence[str] = (),
     writer: str = "@jsonl() among train.writers",
   ) -> "DataFrame":
     import pandas as pd  # here, for it takes its time and not everybody wants a table
@@ -109,7 +118,8 @@ class Run:
     path = self.workdir / name
     if not path.is_file():
       raise UserError(f"{path} does not exist: it is written by {writer}.")
-    return pd.DataFrame(read(path))
+    table = pd.DataFrame(read(path))
+    return table.reindex(columns=table.columns.union(columns, sort=False))
 
 
 @_as_arguments()

@@ -10,12 +10,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from dm_env import specs
 from fakes import MOUNTAIN_CAR_RUNS, OPENED, Counting
 
 import selftune
 from selftune.core import api
 from selftune.core.api.errors import UserError
 from selftune.core.evaluation import evaluate
+from selftune.core.evaluation import policy as policies
 from selftune.core.record.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
@@ -104,6 +106,18 @@ def test_a_run_has_settings_and_tables(run, tmp_path, monkeypatch):
   (run.workdir / "metrics.jsonl").unlink()
   with pytest.raises(UserError, match=r"metrics.jsonl does not exist.*@jsonl\(\)"):
     again.metrics  # noqa: B018
+
+
+def test_tables_of_a_young_run_have_their_columns(run):
+  (run.workdir / "episodes.jsonl").write_text("")
+  (run.workdir / "metrics.jsonl").write_text("")
+  assert list(run.episodes) == ["env_steps", "return", "length"]
+  assert run.episodes["return"].tolist() == run.metrics["episode_return"].tolist() == []
+  assert list(run.metrics)[:2] == ["env_steps", "wall_time"]
+  # No episode has ended yet.
+  (run.workdir / "metrics.jsonl").write_text('{"env_steps": 8, "wall_time": 1.5, "x": 2.0}')
+  assert run.metrics["x"].tolist() == [2.0] and run.metrics["env_steps"].tolist() == [8]
+  assert run.metrics["episode_return"].isna().tolist() == [True]
 
 
 def test_a_run_goes_where_the_command_puts_it_and_goes_on(config, tmp_path, monkeypatch):
@@ -222,6 +236,31 @@ def test_a_policy_says_what_it_takes(run):
   with pytest.raises(UserError, match=r"first has shape \[3\]; .* it is \[\] or \[2\]"):
     policy.act(np.zeros((2, 4)), first=[True, False, False])
   assert policy.act(np.zeros((2, 4), int)).shape == (2,)
+
+
+@pytest.mark.parametrize(
+  ("shown", "takes", "wrong"),
+  [
+    (np.array([7, 300], np.uint16), np.uint8, "shown 300; it takes uint8, numbers from 0 to 255,"),
+    (np.array([7, 255], np.uint16), np.uint8, ""),
+    (np.array([-1, 2**31]), np.int32, "shown 2147483648; it takes int32, .* to 2147483647, as"),
+    (np.array([127, 200], np.uint8), np.int8, "shown 200; it takes int8, numbers from -128 to 127"),
+    (np.array([-1, 2**31 - 1]), np.int32, ""),
+    (np.array([True, False]), np.uint8, ""),
+    (np.array([2**24 + 1, 0]), np.float32, ""),  # rounded, as everywhere
+    (np.array(300, np.uint16), np.uint8, "shown 300"),
+  ],
+)
+def test_an_integer_that_does_not_fit_is_refused(shown, takes, wrong):
+  spec = api.EnvSpec(specs.Array(shown.shape, takes), None)
+  shown = api.TimeStep(shown, 0, 1, True)
+  if wrong:
+    with pytest.raises(UserError, match=wrong):
+      policies._batched(shown, spec, None)
+  else:
+    taken = policies._batched(shown, spec, None).observation
+    assert taken.dtype == takes
+    np.testing.assert_array_equal(taken[0], shown.observation.astype(takes))
 
 
 def test_a_policy_meets_only_environments_that_training_has_not(run):

@@ -17,7 +17,9 @@ from selftune.core.api.types import Episode
 from selftune.core.commands.cli import main
 from selftune.core.evaluation import periodic
 from selftune.core.evaluation.playing import Played
+from selftune.core.evaluation.scored import Scored
 from selftune.core.experiment import Evaluation
+from selftune.core.record import plotting
 
 LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()", "sebulba.actors = 2", "sebulba.groups = 1")
 EVALUATION = (
@@ -80,11 +82,16 @@ def held(monkeypatch):
   return release, played
 
 
-def test_what_is_due_meanwhile_is_skipped_and_counted(held):
+def log_of(rows):
+  return types.SimpleNamespace(log_evaluation=rows.append, flush=lambda: None)
+
+
+def test_what_is_due_meanwhile_is_skipped_and_counted(held, tmp_path):
   release, played = held
   rows = []
-  log = types.SimpleNamespace(log_evaluation=rows.append)
-  it = periodic.Evaluator(Evaluation(every_env_steps=10), SUBJECT, log, 20)
+  scored = Scored(tmp_path)
+  scored.write(20, 20)
+  it = periodic.Evaluator(Evaluation(every_env_steps=10), SUBJECT, log_of(rows), scored, 20)
   for env_steps in (20, 29, 31, 33, 40, 49, 50):  # due at 30, 40, 50
     it.offer(env_steps, env_steps)
   release.set()
@@ -99,11 +106,11 @@ def test_what_is_due_meanwhile_is_skipped_and_counted(held):
   assert it._failure is None and not it._thread.is_alive()
 
 
-def test_what_training_ends_with_is_scored_though_one_was_under_way(held):
+def test_what_training_ends_with_is_scored_though_one_was_under_way(held, tmp_path):
   release, played = held
   rows = []
-  log = types.SimpleNamespace(log_evaluation=rows.append)
-  it = periodic.Evaluator(Evaluation(every_env_steps=10), SUBJECT, log, 0)
+  scored = Scored(tmp_path)
+  it = periodic.Evaluator(Evaluation(every_env_steps=10), SUBJECT, log_of(rows), scored, 0)
   for env_steps in (0, 10, 17):
     it.offer(env_steps, env_steps)
   release.set()
@@ -141,10 +148,125 @@ def test_an_evaluation_that_goes_on_ends_with_a_signal(config, held, tmp_path, m
   assert_all_is_closed()
 
 
-def test_one_that_hangs_is_left_behind(config, monkeypatch, caplog):
+@pytest.mark.parametrize(
+  ("written", "begun", "due"),
+  [
+    (None, (0, 0), 0),
+    (None, (70, 70), 0),  # an older run, or one that was killed in its first evaluation
+    ((40, 40), (0, 0), 0),  # begun anew, without its rows
+    ((40, 40), (70, 70), 80),
+    ((40, 40), (80, 80), 80),  # killed in the one of 80
+    ((43, 43), (130, 130), 80),
+    ((82, 82), (70, 70), 80),  # beyond the checkpoint: it is made again
+    ((164, 82), (190, 95), 120),  # of two runs
+    ((164, 82), (240, 120), 120),
+    ((164, 82), (100, 50), 80),
+  ],
+)
+def test_what_was_not_written_is_due_again(written, begun, due, tmp_path):
+  if written is not None:
+    Scored(tmp_path).write(*written)
+  assert Scored(tmp_path).due(40, *begun) == due
+
+
+def test_scores_count_once_they_are_written(tmp_path):
+  scored, seen = Scored(tmp_path), []
+  log = types.SimpleNamespace(flush=lambda: seen.append(scored.owed(40)))
+  scored.write(40, 40, log)
+  assert seen == [True]
+  assert [scored.owed(n) for n in (39, 40, 41)] == [False, False, True]
+
+  def hangs():
+    raise TimeoutError
+
+  scored.write(80, 80, log, types.SimpleNamespace(flush=hangs))
+  assert scored.owed(80)
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+  """Evaluations that end, from the `at`-th on, as a kill or a signal ends them; 0 ends none."""
+  how, played, real = types.SimpleNamespace(by="kill", at=0), [], periodic.play
+
+  def play(*args):
+    played.append(args)
+    if not how.at or len(played) < how.at:
+      return real(*args)
+    if how.by == "kill":
+      raise fakes.ERROR  # with the checkpoint on the disk, and no step of an orderly end
+    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+      args[-1][0](None, 0)  # the watcher
+      time.sleep(0.001)
+
+  monkeypatch.setattr(periodic, "play", play)
+  return how
+
+
+ONCE = (*EVALUATION[:1], "evaluation.every_env_steps = 1000", *EVALUATION[2:])  # and at the end
+
+
+@pytest.mark.parametrize(
+  ("runtime", "by"), [(LOCKSTEP, "kill"), pytest.param(SEBULBA, "signal", marks=pytest.mark.slow)]
+)
+def test_the_last_scores_are_made_up_for(config, tmp_path, monkeypatch, interrupted, runtime, by):
+  drawn = []
+  monkeypatch.setattr(plotting, "plot", lambda _, out: drawn.append(out) or out.touch() or out)
+  scores = lambda path: [row | {"seconds": 0} for row in fakes.rows(path, "eval")]
+  train(config, tmp_path / "whole", *runtime, *ONCE)
+  run, bindings = tmp_path / "run", (*runtime, *ONCE)
+  interrupted.by, interrupted.at = by, 4  # after the two of `whole`, and the first of `run`
+  if by == "kill":
+    with pytest.raises(RuntimeError):
+      training.train(config, bindings, run)
+  else:
+    assert not training.finish(config, bindings, run) and not (run / "done").exists()
+  assert fakes.checkpoints(run)[-1] == 6 and len(scores(run)) == 1
+  assert drawn == [tmp_path / "whole" / "curves.png"]
+  interrupted.at = 0
+  assert training.finish(config, bindings, run) and (run / "done").exists()
+  assert scores(run) == scores(tmp_path / "whole") and len(scores(run)) == 2
+  assert [row["env_steps"] for row in fakes.rows(run)] == list(range(20, 121, 20))
+  assert fakes.checksums(run) == fakes.checksums(tmp_path / "whole")
+  assert drawn[1:] == [run / "curves.png"]
+  assert_all_is_closed()
+  # Killed before the curves: they are drawn, and nothing is scored again.
+  (run / "curves.png").unlink()
+  assert training.train(config, bindings, run, resume=True).done
+  assert drawn[1:] == [run / "curves.png"] * 2 and len(scores(run)) == 2
+
+
+def test_a_run_that_is_not_scored_is_said_to_be_stopped(config, tmp_path, interrupted, capfd):
+  interrupted.by, interrupted.at = "signal", 2
+  command = ["train", config, "--workdir", str(tmp_path / "run"), *(f"--bind={b}" for b in ONCE)]
+  assert main(command) == 0
+  assert "Stopped after 120 env steps. Resume with:" in capfd.readouterr().out
+  interrupted.at = 0
+  assert main([*command, "--resume"]) == 0
+  assert "Trained 120 env steps" in capfd.readouterr().out
+  assert main([*command, "--resume"]) == 0
+  assert "has made 120 of 120 env steps already" in capfd.readouterr().err
+
+
+def test_an_evaluation_that_a_stop_ended_is_made_when_the_run_goes_on(
+  config, tmp_path, interrupted
+):
+  interrupted.by, interrupted.at = "signal", 2
+  run = tmp_path / "run"
+  slow = ("train.total_env_steps = 200_000", "counting.step_seconds = 0.002")
+  stopped = training.train(config, (*EVALUATION, *slow), run)
+  assert 40 <= stopped.env_steps < 200_000
+  interrupted.at = 0
+  less = f"train.total_env_steps = {stopped.env_steps + 20}"
+  training.train(config, (*EVALUATION, *slow, less), run, resume=True)
+  rows = fakes.rows(run, "eval")
+  assert [row["env_steps"] for row in rows[:2]] == [0, stopped.env_steps]
+
+
+def test_one_that_hangs_is_left_behind(config, tmp_path, monkeypatch, caplog):
   monkeypatch.setattr(periodic, "play", lambda *_: fakes.release.wait(60))
   monkeypatch.setattr(periodic, "JOIN", 0.2)
-  it = periodic.Evaluator(Evaluation(), SUBJECT, None, 0)
+  it = periodic.Evaluator(Evaluation(), SUBJECT, None, Scored(tmp_path), 0)
   it.offer(0, None)
   it.finish(lambda: True)
   it.close()

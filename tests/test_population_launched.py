@@ -293,6 +293,15 @@ def test_a_macro_is_varied_wherever_it_is_read(file, config, tmp_path, monkeypat
   assert all(0.01 <= row["entropy.cost"] <= 0.5 for row in rows)
 
 
+def test_a_segment_whose_last_scores_a_signal_ended_is_not_reached(tmp_path, monkeypatch):
+  stopped = training.Progress(updates=6, env_steps=120, unscored=True)
+  for progress in (stopped, training.Progress(updates=6, env_steps=120, done=True)):
+    assert segment.read(tmp_path, 2) is None
+    monkeypatch.setattr(training, "train", lambda *_, progress=progress, **__: progress)
+    member.advance("crowd.gin", (), tmp_path, Segment(2, 120, ()))
+  assert segment.read(tmp_path, 2) == Reached(2, False, True, 120, 6)
+
+
 def test_a_macro_may_be_0(file, tmp_path, monkeypatch):
   monkeypatch.setattr(population, "Processes", Members())
   macro = ["--bind=cost = 0.1", "--bind=entropy.cost = %cost"]

@@ -1,8 +1,9 @@
 """Evaluation of many runs on the device: scores as by a plain loop, training as without it."""
 
 import dataclasses
+import os
+import signal
 import types
-from pathlib import Path
 from typing import NamedTuple
 
 import fakes
@@ -17,8 +18,10 @@ from selftune.core import train as training
 from selftune.core.api.errors import UserError
 from selftune.core.api.types import TimeStep
 from selftune.core.evaluation import of_runs
+from selftune.core.evaluation.scored import Scored
 from selftune.core.experiment import Evaluation
 from selftune.core.record import plotting
+from selftune.core.record.workdir import Workdir
 from selftune.core.runs.device import Runs
 from selftune.core.runs.settings import Members
 from selftune.plugins.metaopt.fixed import Fixed
@@ -102,19 +105,23 @@ def loop(runs, states, run, evaluation, unroll_length):
 
 
 @pytest.mark.parametrize("greedy, max_steps", [(False, 100), (True, 7)])
-def test_scores_are_those_of_a_plain_loop(greedy, max_steps, monkeypatch):
+def test_scores_are_those_of_a_plain_loop(greedy, max_steps, tmp_path, monkeypatch):
   monkeypatch.setattr(of_runs, "BLOCK", 8)  # several blocks
   evaluation = Evaluation(10, episodes=5, num_envs=2, max_steps=max_steps, greedy=greedy)
   members = Members(small.agent(Fixed()), (5, 6, 7), {}, 2, 3)
   runs = Runs(members, Drawn(), jax.devices()[:2], chunk=1)
   states = runs.init()
   rows, of_all = {}, []
-  logs = types.SimpleNamespace(log_evaluation=lambda row, number: rows.update({number: row}))
-  logger = types.SimpleNamespace(log_evaluation=of_all.append)
+  log = lambda logged: types.SimpleNamespace(log_evaluation=logged, flush=lambda: None)
+  logs, logger = log(lambda row, number: rows.update({number: row})), log(of_all.append)
   experiment = types.SimpleNamespace(env=Drawn(), evaluation=evaluation, unroll_length=3)
-  scores = of_runs.Scores(experiment, Path("videos"), runs, logs, logger, lambda: False)
+  how = (experiment, Workdir(tmp_path), runs, logs, logger)
+  of_runs.Scores(*how, lambda: True).look(states, 0, last=False)  # stopped, and made up for below
+  assert not of_all and Scored(tmp_path).owed(0)
+  scores = of_runs.Scores(*how, lambda: False)
   scores.look(states, 0, last=False)
   scores.look(states, 0, last=False)  # not due again
+  assert not Scored(tmp_path).owed(0)
   assert len(of_all) == 1
   for run in range(3):
     episodes, cut = loop(runs, states, run, evaluation, 3)
@@ -157,6 +164,35 @@ def test_training_is_the_same_to_the_bit_and_rows_go_to_every_log(gin, tmp_path)
     assert [row["env_steps"] for row in own] == [0, 32, 64, 80]
     assert {(row["mean"], row["length"], row["episodes"]) for row in own} == {(-9.0, 9.0, 3)}
     assert "run" not in own[0]
+
+
+@pytest.mark.slow
+def test_what_a_signal_ended_is_made_up_for(gin, tmp_path, monkeypatch):
+  scores = lambda path: [row | {"seconds": 0} for row in fakes.rows(path, "eval")]
+  looks, real = [], of_runs.Scores.look
+
+  def look(self, states, env_steps, last):
+    looks.append(env_steps)
+    if looks == stopped_at:
+      os.kill(os.getpid(), signal.SIGTERM)
+    real(self, states, env_steps, last)
+
+  monkeypatch.setattr(of_runs.Scores, "look", look)
+  stopped_at, run = [], tmp_path / "run"
+  assert training.finish(gin, EVALUATION, tmp_path / "whole")
+  assert looks == [0, 64, 128, 160]  # each of them scores
+  for stopped_at in ([0, 64], [64, 128, 160]):  # in the middle, and at the end
+    looks.clear()
+    assert not training.finish(gin, EVALUATION, run) and not (run / "done").exists()
+    assert looks == stopped_at
+    assert scores(run) == scores(tmp_path / "whole")[: -1 if len(looks) == 3 else 1]
+  looks.clear()
+  assert training.finish(gin, EVALUATION, run) and looks == [160]
+  assert scores(run) == scores(tmp_path / "whole")
+  for number in ("000", "001"):
+    whole, own = (scores(path / "runs" / number) for path in (tmp_path / "whole", run))
+    assert own == whole and len(own) == 4
+  assert fakes.checksums(run) == fakes.checksums(tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ class Progress:
   episodes: EpisodeStats = dataclasses.field(default_factory=EpisodeStats)
   wall_time: float = 0.0  # seconds, over all starts
   done: bool = False  # trained to the end
+  unscored: bool = False  # so it was, but is not `done`: a signal came before the last scores
   exchange: int = 0  # of a member of a population: the last in which it became a copy
   writer_ids: dict[str, str] = dataclasses.field(default_factory=dict)
   population: Any = None  # of runs that take over from each other: how they stand, as JSON has it

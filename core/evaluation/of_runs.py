@@ -8,7 +8,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +23,14 @@ from ..engine.actor import Interrupted
 from ..experiment import Evaluation, Train
 from ..machine.seeding import evaluation_seeds
 from ..record.logging import Logger
+from ..record.workdir import Workdir
 from ..runs.device import Runs
 from ..runs.iteration import actor_params
 from ..runs.logs import RunLogs
 from ..runs.rows import summary as of_all
 from ..runs.settings import with_settings
 from .playing import Played, play, shares, summary
+from .scored import Scored, after
 from .video import pool_of
 
 BLOCK = 1000  # steps between looks of the host, which may ask to stop
@@ -63,7 +64,7 @@ class Scores:
   def __init__(
     self,
     experiment: Train,
-    videos: Path,
+    workdir: Workdir,
     runs: Runs,
     logs: RunLogs,
     logger: Logger,
@@ -73,11 +74,12 @@ class Scores:
 
     Args:
       experiment: says when, and how much; its `evaluation` is given.
-      videos: the folder of the videos.
+      workdir: of all runs together; it knows what of them was scored before.
       runs: that are scored.
       logs: the logs of each run.
       logger: the log of all runs together.
-      stopping: says that the run is to stop; an evaluation under way is then given up.
+      stopping: says that the run is to stop; an evaluation under way is then given up, and made
+        up for when the run goes on.
     """
     assert experiment.evaluation is not None
     self._env, self._evaluation = experiment.env, experiment.evaluation
@@ -85,7 +87,8 @@ class Scores:
     # None until the first look, which tells whether the runs are resumed.
     self._due: int | None = None
     how = (self._evaluation, experiment.unroll_length)
-    self._unroll_length, self._videos = experiment.unroll_length, videos
+    self._unroll_length, self._videos = experiment.unroll_length, workdir.videos
+    self._scored = Scored(workdir.path)
     self._begin = runs.each(functools.partial(begin, self._evaluation))
     self._go_on = runs.each(functools.partial(go_on, *how))
 
@@ -99,13 +102,14 @@ class Scores:
     """
     steps = self._runs.of_each(states.env_steps)
     most, every = int(steps.max()), self._evaluation.every_env_steps
-    if self._due is None and most:  # a resumed run has scored what was due before
-      self._due = (most // every + 1) * every
-    if most >= (self._due or 0) or last:
-      self._due = (most // every + 1) * every
-      self._score(states, steps, env_steps)
+    if self._due is None:
+      self._due = self._scored.due(every, env_steps, most)
+    if (most >= self._due or last) and self._score(states, steps, env_steps):
+      self._due = after(most, every)
+      self._scored.write(env_steps, most, self._logs, self._logger)
 
-  def _score(self, states: RunState, steps: np.ndarray, env_steps: int) -> None:
+  def _score(self, states: RunState, steps: np.ndarray, env_steps: int) -> bool:
+    """Scores the runs and logs it; says whether it did, and was not asked to stop before."""
     began = time.monotonic()
     # Block by block, so that the host may give up in between: then nothing is logged.
     playing = self._begin()
@@ -114,7 +118,7 @@ class Scores:
       if not np.any(self._runs.of_each(playing.going)):
         break
     else:
-      return
+      return False
     # On the host: returns and lengths [R, E, K], and how many of the K were played, [R, E].
     found = jax.tree.map(self._runs.of_each, (playing.returns, playing.lengths, playing.played))
     cut = self._runs.of_each(playing.cut)
@@ -132,6 +136,7 @@ class Scores:
     self._logger.log_evaluation({"env_steps": env_steps, **scores})
     if self._evaluation.video:
       self._record(states.learner, env_steps)
+    return True
 
   def _record(self, learner: LearnerState, env_steps: int) -> None:
     """Records an episode of the first run, unless asked to stop before its end."""

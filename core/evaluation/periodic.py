@@ -28,6 +28,7 @@ from ..machine.seeding import evaluation_seeds
 from ..record.logging import Logger
 from ..record.workdir import Workdir
 from .playing import play, summary
+from .scored import Scored, after
 from .video import pool_of
 
 _LOG = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def evaluated(
 ) -> Iterator[Source]:
   """Gives a source that evaluates what is published to it now and then, if the experiment says so.
 
-  At the end the evaluation under way is finished, unless the run is to stop or has failed.
+  At the end the evaluation under way is finished, unless the run is to stop or has failed; what
+  is so left out is made up for when the run goes on.
 
   Args:
     experiment: says when, and how much.
@@ -76,7 +78,8 @@ def evaluated(
     return
   seeds = evaluation_seeds(experiment.seed, experiment.evaluation.num_envs, workdir.env_seeds())
   what = (experiment.env, run.fns, experiment.unroll_length, experiment.seed, seeds, workdir.videos)
-  evaluator = Evaluator(experiment.evaluation, Subject(*what), logger, progress.env_steps)
+  scored = Scored(workdir.path)
+  evaluator = Evaluator(experiment.evaluation, Subject(*what), logger, scored, progress.env_steps)
   try:
     yield _Evaluated(source, evaluator, run.actors[0].device, progress.env_steps)
     # Only if training ended well: what raises skips this, and does not wait for scores.
@@ -124,10 +127,18 @@ class _Request(NamedTuple):
 class Evaluator:
   """The thread that evaluates; but for `_run` and what it calls, methods are of the main thread."""
 
-  def __init__(self, evaluation: Evaluation, subject: Subject, logger: Logger, env_steps: int):
+  def __init__(
+    self,
+    evaluation: Evaluation,
+    subject: Subject,
+    logger: Logger,
+    scored: Scored,
+    env_steps: int,
+  ):
     self._evaluation, self._subject, self._logger = evaluation, subject, logger
-    # A new run scores the untrained agent first; a resumed one has done so.
-    self._due = self._after(env_steps) if env_steps else 0
+    self._scored = scored
+    # A new run scores the untrained agent first; a resumed one what it was stopped in.
+    self._due = scored.due(evaluation.every_env_steps, env_steps, env_steps)
     self._skipped = 0
     self._last: tuple[int, ActorParams] | None = None  # offered, and not taken
     self._failure: BaseException | None = None
@@ -137,10 +148,6 @@ class Evaluator:
     # A daemon: an environment that hangs must not keep the process from ending.
     self._thread = threading.Thread(target=self._run, name="evaluation", daemon=True)
     self._thread.start()
-
-  def _after(self, env_steps: int) -> int:
-    every = self._evaluation.every_env_steps
-    return (env_steps // every + 1) * every
 
   def offer(self, env_steps: int, params: ActorParams) -> None:
     """Starts an evaluation if one is due; skips it if there is one under way.
@@ -152,7 +159,7 @@ class Evaluator:
     self._last = env_steps, params  # by reference: what acts is a copy that no update changes
     if env_steps < self._due:
       return
-    self._due = self._after(env_steps)
+    self._due = after(env_steps, self._evaluation.every_env_steps)
     if self._busy.is_set():
       self._skipped += 1
     else:
@@ -217,11 +224,14 @@ class Evaluator:
         evaluation.greedy,
         [self._watch, *watchers],
       )
+    # A video takes its time to close: by now the log may be closed, and would drop the scores.
+    self._watch()
     if note := played.note(f"evaluation.max_steps = {evaluation.max_steps}"):
       _LOG.warning("of the evaluation at %s env steps, %s.", f"{request.env_steps:,}", note)
     row = {"env_steps": request.env_steps, **summary(subject.env, played)}
     row |= {"seconds": time.monotonic() - began, "skipped": request.skipped}
     self._logger.log_evaluation(row)
+    self._scored.write(request.env_steps, request.env_steps, self._logger)
     if video:
       self._logger.log_media("eval/video", video)
 

@@ -68,7 +68,8 @@ class Policy:
       [*action] or [B, *action].
 
     Raises:
-      UserError: there was no `reset`, or the observation is not of the shape or type of `spec`.
+      UserError: there was no `reset`, or the observation is not of the shape or type of `spec`, or
+        holds an integer that this type does not.
     """
     if self._act is None:
       raise UserError("call reset() of the policy before its first act().")
@@ -86,7 +87,8 @@ def _batched(shown: TimeStep, spec: EnvSpec, batch: int | None) -> TimeStep:
   """Returns what was shown as the agent takes it, [B, ...]; what is [] holds of all environments.
 
   Raises:
-    UserError: it is not of the shape or type that the agent takes.
+    UserError: it is not of the shape or type that the agent takes, or holds an integer that this
+      type does not.
   """
   lead, wanted = () if batch is None else (batch,), spec.observation
   observation = np.asarray(shown.observation)
@@ -106,11 +108,29 @@ def _batched(shown: TimeStep, spec: EnvSpec, batch: int | None) -> TimeStep:
     return np.broadcast_to(value, lead).reshape(batch or 1)
 
   return TimeStep(
-    observation.reshape(batch or 1, *wanted.shape).astype(wanted.dtype),
+    _cast(observation, wanted.dtype).reshape(batch or 1, *wanted.shape),
     per_env("reward", np.float32),
     per_env("discount", np.float32),
     per_env("first", bool),
   )
+
+
+def _cast(observation: np.ndarray, dtype: np.dtype) -> np.ndarray:
+  """Returns an observation, [...], in the type that the agent takes, of the same kind.
+
+  Raises:
+    UserError: it holds an integer that this type does not, which NumPy would wrap.
+  """
+  taken = observation.astype(dtype)
+  # Where every number of the one type is one of the other there is nothing to compare.
+  may_wrap = np.issubdtype(dtype, np.integer) and not np.can_cast(observation.dtype, dtype)
+  if may_wrap and (wrapped := observation[taken != observation]).size:
+    holds = np.iinfo(dtype)
+    raise UserError(
+      f"the policy was shown {wrapped[0]}; it takes {holds.dtype}, numbers from {holds.min} to "
+      f"{holds.max}, as it was trained with."
+    )
+  return taken
 
 
 def policy_of(

@@ -19,7 +19,8 @@ class Evaluation:
   Many runs are all scored at once, on the device; they wait for it.
 
   Every time these are the same, from their start. An evaluation that is due while the one before
-  is still under way is skipped; the parameters that training ends with are always scored.
+  is still under way is skipped; the parameters that training ends with are always scored. What a
+  stop or a kill ended is made up for when the run is resumed.
 
   Attributes:
     every_env_steps: of training, and of each run; the first is of the untrained agent.

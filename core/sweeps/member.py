@@ -35,6 +35,6 @@ def advance(name: str, bindings: Sequence[str], path: Path, part: Segment) -> No
     segment.write(path, Reached(part.exchange, diverged=True))
     raise
   # Where a signal stopped the run neither is so, and the segment is still to be ended.
-  if progress.done or progress.env_steps >= part.until:
+  if progress.done or (progress.env_steps >= part.until and not progress.unscored):
     ended = (progress.done, progress.env_steps, progress.updates)
     segment.write(path, Reached(part.exchange, False, *ended))

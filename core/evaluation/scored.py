@@ -1,0 +1,78 @@
+"""What was scored last beside training, WORKDIR/scored.json: a resumed run makes up for the rest.
+
+A checkpoint cannot say so: the last one is on the disk before what it holds has been scored.
+"""
+
+from pathlib import Path
+from typing import Protocol
+
+from ..api import files, jsonl
+
+FILE = "scored.json"
+
+
+class Log(Protocol):
+  """A log that scores were handed to."""
+
+  def flush(self) -> None:
+    """Waits until they are written; raises TimeoutError where that takes too long."""
+    ...
+
+
+class Scored:
+  """The last evaluation of a run whose scores are written.
+
+  Where there is no such file, as in an older run, the run counts as never scored.
+  """
+
+  def __init__(self, workdir: Path):
+    """Takes the folder of the run."""
+    self._path = workdir / FILE
+
+  def write(self, env_steps: int, most: int, *logs: Log) -> None:
+    """Keeps that the run has been scored, once the logs have written the scores.
+
+    Args:
+      env_steps: of the run, or of all runs together.
+      most: env steps of the run that made most.
+      logs: that the scores were handed to.
+
+    Raises:
+      RunError: it cannot be written.
+      Exception: whatever a writer of the logs failed with.
+    """
+    try:
+      for log in logs:
+        log.flush()
+    except TimeoutError:
+      return  # a disk that hangs ends no run; scores that may be lost are made again on resuming
+    files.write(self._path, jsonl.encode({"env_steps": env_steps, "most": most}))
+
+  def due(self, every: int, env_steps: int, most: int) -> int:
+    """Returns at how many env steps of a run the next evaluation is due, for a run that begins.
+
+    What was due before the checkpoint and is not written is due at once.
+
+    Args:
+      every: env steps between evaluations.
+      env_steps: that it begins at, of all runs together; 0 of a new run.
+      most: of these, env steps of the run that made most.
+    """
+    last = self._read()
+    if not env_steps or last is None:
+      return 0
+    # One beyond the checkpoint will be made again; those before it were made before that one.
+    return after(last["most"] if last["env_steps"] <= env_steps else most, every)
+
+  def owed(self, env_steps: int) -> bool:
+    """Says whether a run that ended with so many env steps, of all runs, is still to be scored."""
+    last = self._read()
+    return last is None or last["env_steps"] < env_steps
+
+  def _read(self) -> dict[str, int] | None:
+    return next(jsonl.read(self._path), None) if self._path.is_file() else None
+
+
+def after(env_steps: int, every: int) -> int:
+  """Returns the first multiple of `every` beyond so many env steps."""
+  return (env_steps // every + 1) * every
