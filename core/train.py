@@ -24,6 +24,7 @@ from .evaluation.periodic import evaluated
 from .evaluation.video import drawable
 from .experiment import Train
 from .machine import hosts, platform, shortage
+from .machine.seeding import evaluation_seeds
 from .record import plotting
 from .record.checkpoint import Checkpointer
 from .record.logging import Logger
@@ -178,7 +179,9 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
   """
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
-    with contextlib.closing(environments.make_drawn(drawn, (experiment.seed,))) as pool:
+    # Drawn from the run's seed, which may have 32 bits: pools take 31.
+    seeds = evaluation_seeds(experiment.seed, 1, ())
+    with contextlib.closing(environments.make_drawn(drawn, seeds)) as pool:
       pool.reset()
       # What is wrong with drawing shows at the first picture: here, before there are files.
       pool.draw()
