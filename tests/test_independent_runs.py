@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import time
 
 import fakes
 import numpy as np
@@ -16,7 +17,9 @@ from selftune.core.evaluation import evaluate
 from selftune.core.experiment import IndependentRuns
 from selftune.core.machine import platform
 from selftune.core.record import plotting
+from selftune.core.record.checkpoint import Checkpointer
 from selftune.core.runs.rows import summary
+from selftune.plugins.writers.jsonl import _Files
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
 train.writers = (@jsonl(),)
@@ -119,6 +122,26 @@ def test_histograms_of_each_run_and_of_all(gin, tmp_path):
     mean = fakes.rows(tmp_path / "run" / "runs" / f"00{n}")[-1]["beta/mean"]
     assert row["edges"][0] < mean < row["edges"][-1]
     assert abs(mean - np.log((0.01, 0.02)[n // 2])) < 0.1
+
+
+def test_what_was_logged_of_each_run_before_a_checkpoint_is_on_the_disk(gin, tmp_path, monkeypatch):
+  append, save, seen = _Files.append, Checkpointer.save, []
+
+  def slowly(self, *text):
+    time.sleep(0.05)
+    append(self, *text)
+
+  def saved(self, step, state, host):
+    own = [fakes.rows(tmp_path / "run" / "runs" / f"00{n}")[-1]["env_steps"] for n in range(4)]
+    seen.append(own)
+    assert own == state.env_steps.tolist()
+    save(self, step, state, host)
+
+  monkeypatch.setattr(_Files, "append", slowly)
+  monkeypatch.setattr(Checkpointer, "save", saved)
+  bindings = ("runs.run_writers = (@jsonl(),)", "runs.episodes = 1")
+  training.train(gin, (*bindings, "train.checkpoint_seconds = 0.0"), tmp_path / "run")
+  assert seen
 
 
 @pytest.mark.parametrize(

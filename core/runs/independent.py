@@ -167,7 +167,8 @@ class ManyRuns:
     return summary(found) | {name: int(x.sum()) for name, x in still.items()}
 
   def saved(self, state: RunState) -> RunState:
-    """Returns the states of all runs, [R, ...], of [R', ...]; the table of them is written."""
+    """Returns the states of all runs, [R, ...], of [R', ...]; their table and logs are written."""
+    self._logs.flush()
     write_table(self._table, self._runs, state)
     return self._runs.saved(state)
 

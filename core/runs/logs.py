@@ -109,6 +109,10 @@ class RunLogs:
     if self._said:
       self._logger.log_evaluation({RUN: number, **row})
 
+  def flush(self) -> None:
+    """Waits until all that was logged is written; raises as `Logger.flush`."""
+    self._logger.flush()
+
   def __enter__(self) -> "RunLogs":
     self._logger.__enter__()
     return self
