@@ -87,6 +87,8 @@ def train(
       workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
     )
     restored = checkpoints.restore(state) if resume else None
+    if resume and init_from is None:
+      init_from = workdir.init_from()  # for a run that was killed before its first checkpoint
     progress, weights = Progress(), None
     if restored is not None:
       state, progress = restored.state, Progress.from_json(restored.host)
@@ -259,9 +261,14 @@ def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:
     raise UserError("--init-from is for one agent; the runs of @runs() begin anew.")
   directory, step = locate(checkpoint)
   # Only the parameters are read: optimiser, meta state and counts stay those of a new run.
-  restored = Checkpointer(directory).restore(state, step, only="params")
+  try:
+    restored = Checkpointer(directory).restore(state, step, only="params")
+  except UserError as error:
+    # Named, as a run that is resumed has it from its first start and not from the command.
+    raise UserError(f"--init-from {checkpoint}: {error}") from error
   if restored is None:
     raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")
   if hosts.is_first():
-    print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
+    said = f"weights of update {restored.step} of {directory}. {restored.note}"
+    print(f"selftune: {said}".rstrip(), file=sys.stderr)
   return restored.state, f"{directory.absolute()}/{restored.step}"

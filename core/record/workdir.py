@@ -11,7 +11,7 @@ from ..api import files, registry
 from ..api.errors import UserError
 from ..api.resuming import is_resumable
 from ..machine import hosts, lock
-from . import starts, trust
+from . import aside, starts, trust
 from .checkpoint import Checkpointer, Restored
 
 
@@ -165,6 +165,11 @@ class Workdir:
     """Returns the seeds of all environments that the run has been trained in, over all starts."""
     return starts.env_seeds(self._restarts)
 
+  def init_from(self) -> str | None:
+    """Returns the checkpoint that gave the weights when the run last began from nothing, if any."""
+    anew = [start for start in starts.read(self._restarts) if start.get("env_steps") == 0]
+    return anew[-1].get("init_from") if anew else None
+
   def create(
     self,
     loaded: config.Loaded,
@@ -172,7 +177,7 @@ class Workdir:
     env_steps: int,
     weights: str | None = None,
   ) -> None:
-    """Writes the configs, and a line on this start.
+    """Writes the configs, and a line on this start; where it is from nothing, keeps earlier logs.
 
     Args:
       loaded: the configuration.
@@ -183,6 +188,9 @@ class Workdir:
     Raises:
       RunError: they cannot be written.
     """
+    # Writers drop all that is beyond the checkpoint, which is everything where there is none.
+    if not env_steps and (kept := aside.set_aside(self.path)):
+      print(f"selftune: the logs that were in {self.path} are kept in {kept}.", file=sys.stderr)
     files.write(self.path / "operative_config.gin", loaded.operative)
     # Last of the two: with this file the folder `holds_run`.
     files.write(self._config, loaded.text)
