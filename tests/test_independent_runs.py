@@ -40,6 +40,17 @@ def gin(tmp_path, monkeypatch):
   return str(path)
 
 
+def stop_at_the_second_look(monkeypatch):
+  """Training is asked to stop there, once."""
+  asked = []
+
+  @contextlib.contextmanager
+  def stop_signals():
+    yield lambda: asked.append(None) or len(asked) == 2
+
+  monkeypatch.setattr(platform, "stop_signals", stop_signals)
+
+
 @pytest.mark.slow
 def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch):
   whole = training.train(gin, (), tmp_path / "whole")
@@ -64,19 +75,29 @@ def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch)
   assert (scored["mean"], scored["episodes"]) == (-9.0, 3)
   assert scored["env_steps"] == whole.env_steps
 
-  asked = []
-
-  @contextlib.contextmanager
-  def stop_at_the_second_look():
-    yield lambda: asked.append(None) or len(asked) == 2
-
-  monkeypatch.setattr(platform, "stop_signals", stop_at_the_second_look)
+  stop_at_the_second_look(monkeypatch)
   part = training.train(gin, (), tmp_path / "parts")
   assert not part.done and part.env_steps < whole.env_steps
   rest = training.train(gin, (), tmp_path / "parts", resume=True)
   assert rest.done and rest.env_steps == whole.env_steps
   assert fakes.checksums(tmp_path / "parts") == fakes.checksums(tmp_path / "whole")
   assert fakes.rows(tmp_path / "parts", "episodes") == episodes
+
+
+def test_a_run_that_stands_still_is_not_logged_again_when_resumed(gin, tmp_path, monkeypatch):
+  stop_at_the_second_look(monkeypatch)
+  bindings = ("runs.run_writers = (@jsonl(),)",)
+  part = training.train(gin, bindings, tmp_path / "run")
+  diverged, going = (tmp_path / "run" / "runs" / name for name in ("002", "000"))
+  before, so_far = fakes.rows(diverged), len(fakes.rows(going))
+  assert not part.done and before[-1]["runs/active"] == 0 and so_far
+  training.train(gin, bindings, tmp_path / "run", resume=True)
+  assert fakes.rows(diverged) == before
+  rows = fakes.rows(going)
+  assert len(rows) > so_far and rows[-1]["runs/active"] == 0
+  for number in range(4):
+    steps = [row["env_steps"] for row in fakes.rows(going.with_name(f"00{number}"))]
+    assert steps == sorted(set(steps))
 
 
 def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):

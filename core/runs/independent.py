@@ -95,7 +95,8 @@ class ManyRuns:
         self._exchanges.begin(progress.population, progress.env_steps)
       states = runs.resume(saved)
       writers, total = self._runtime.run_writers, self._experiment.total_env_steps
-      with RunLogs(writers, logger, runs, states, total) as self._logs:
+      stats = progress.episodes
+      with RunLogs(writers, logger, runs, states, stats, total) as self._logs:
         make = self._beside or (lambda *_: None)
         self._looking = make(runs, self._logs, logger, stopping)
         # Before the first step: what is scored begins with the untrained agent.
