@@ -257,6 +257,6 @@ def _check_name(directory: Path) -> None:
 def _give_up(path: Path) -> None:
   """Gives a checkpoint a name that no reader takes for one, and keeps what it holds."""
   kept = path.with_name(path.name + _GIVEN_UP)
-  # Of an earlier time that the run came this far: a folder is not renamed to one with files in it.
+  # What was given up before at this update: no folder is renamed to one with files in it.
   shutil.rmtree(kept, ignore_errors=True)
   path.rename(kept)
