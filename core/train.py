@@ -25,6 +25,7 @@ from .evaluation.scored import Scored
 from .evaluation.video import drawable
 from .experiment import Train
 from .machine import hosts, platform, shortage
+from .machine.seeding import evaluation_seeds
 from .record import plotting
 from .record.checkpoint import Checkpointer
 from .record.logging import Logger
@@ -87,6 +88,8 @@ def train(
       workdir.checkpoints, experiment.checkpoints_to_keep, experiment.keep_every
     )
     restored = checkpoints.restore(state) if resume else None
+    if resume and init_from is None:
+      init_from = workdir.init_from()  # for a run that was killed before its first checkpoint
     progress, weights = Progress(), None
     if restored is not None:
       state, progress = restored.state, Progress.from_json(restored.host)
@@ -199,7 +202,9 @@ def prepare(experiment: Train, workdir: Workdir) -> Training:
   """
   if experiment.evaluation is not None and experiment.evaluation.video:
     drawn = drawable(experiment.env, "evaluation.video = True")
-    with contextlib.closing(environments.make_drawn(drawn, (experiment.seed,))) as pool:
+    # Drawn from the run's seed, which may have 32 bits: pools take 31.
+    seeds = evaluation_seeds(experiment.seed, 1, ())
+    with contextlib.closing(environments.make_drawn(drawn, seeds)) as pool:
       pool.reset()
       # What is wrong with drawing shows at the first picture: here, before there are files.
       pool.draw()
@@ -278,9 +283,14 @@ def with_weights(state: Any, checkpoint: str) -> tuple[Any, str]:
     raise UserError("--init-from is for one agent; the runs of @runs() begin anew.")
   directory, step = locate(checkpoint)
   # Only the parameters are read: optimiser, meta state and counts stay those of a new run.
-  restored = Checkpointer(directory).restore(state, step, only="params")
+  try:
+    restored = Checkpointer(directory).restore(state, step, only="params")
+  except UserError as error:
+    # Named, as a run that is resumed has it from its first start and not from the command.
+    raise UserError(f"--init-from {checkpoint}: {error}") from error
   if restored is None:
     raise UserError(f"--init-from {checkpoint}: there is no checkpoint in {directory}.")
   if hosts.is_first():
-    print(f"selftune: weights of update {restored.step}. {restored.note}", file=sys.stderr)
+    said = f"weights of update {restored.step} of {directory}. {restored.note}"
+    print(f"selftune: {said}".rstrip(), file=sys.stderr)
   return restored.state, f"{directory.absolute()}/{restored.step}"

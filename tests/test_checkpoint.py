@@ -1,7 +1,10 @@
 """Checkpoints: bit-equal round trips, and every way of losing one that is known."""
 
 import asyncio
+import errno
 import gc
+import os
+import re
 import resource
 import shutil
 import signal
@@ -212,10 +215,11 @@ def test_an_empty_directory_and_unfinished_writing_are_passed_over(checkpoints):
   (checkpoints.directory / "4").mkdir()
   restored = checkpoints.restore(ABSTRACT)
   assert restored.step == 3 and "/4 (" in restored.note
-  # The next save, whatever its number, clears them away.
+  # The next save, whatever its number, takes both out of the way.
   checkpoints.save(4, make_state(4), {})
   checkpoints.wait()
-  assert sorted(path.name for path in checkpoints.directory.iterdir()) == ["2", "3", "4"]
+  names = sorted(path.name for path in checkpoints.directory.iterdir())
+  assert names == ["2", "3", "4", "4.given-up"]
   assert_same(checkpoints.restore(ABSTRACT).state, make_state(4))
 
 
@@ -237,6 +241,56 @@ def test_an_older_checkpoint_on_request(checkpoints):
   checkpoints.wait()
   assert checkpoints.all_steps() == [1, 2]
   assert_same(checkpoints.restore(ABSTRACT).state, make_state(20))
+
+
+def test_what_is_given_up_is_kept_under_another_name(checkpoints):
+  save_three(checkpoints)
+  newest = checkpoints.directory / "3"
+  for text in ("torn", "torn again"):
+    (newest / "document" / "metadata").write_text(text)
+    restored = checkpoints.restore(ABSTRACT)
+    assert restored.step == 2 and "/3 (JSONDecode" in restored.note
+    for step in (3, 4, 5):
+      checkpoints.save(step, make_state(step), {})
+    checkpoints.close()
+    kept = checkpoints.directory / "3.given-up"
+    assert (kept / "document" / "metadata").read_text() == text and (kept / "state").is_dir()
+    # Neither counted among those that are kept, nor removed with those that are too many.
+    assert checkpoints.all_steps() == [3, 4, 5]
+    assert_same(checkpoints.restore(ABSTRACT).state, make_state(5))
+    for step in (4, 5):
+      shutil.rmtree(checkpoints.directory / str(step))
+    shutil.copytree(newest, checkpoints.directory / "2")
+
+
+MACHINE = {
+  "files": (OSError(errno.EMFILE, os.strerror(errno.EMFILE)), UserError, "Too many open files."),
+  "disk": (OSError(errno.EIO, os.strerror(errno.EIO)), UserError, "Input/output error."),
+  "arrays": (
+    ValueError("PERMISSION_DENIED: Error opening file [OS error 13: EACCES Permission denied]"),
+    UserError,
+    "Permission denied.",
+  ),
+  "memory": (MemoryError(), MemoryError, ""),
+}
+
+
+@pytest.mark.parametrize("case", MACHINE)
+def test_what_the_machine_cannot_read_now_is_not_damaged(checkpoints, monkeypatch, case):
+  error, kind, told = MACHINE[case]
+  save_three(checkpoints)
+
+  def fail(*_):
+    try:
+      raise error
+    except Exception as cause:
+      raise RuntimeError("the read failed") from cause  # libraries wrap what they get
+
+  with monkeypatch.context() as patched:
+    patched.setattr(checkpointer, "read_arrays", fail)
+    with pytest.raises(kind, match=re.escape(f"read {checkpoints.directory / '3'}") + f".*{told}"):
+      checkpoints.restore(ABSTRACT)
+  assert checkpoints.restore(ABSTRACT).step == 3
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_weights_of_another_run(config, tmp_path, capfd):
 
   newest = first_weights(source)
   assert first_weights(f"{source}@3") == kept != newest
-  assert "selftune: weights of update 3." in capfd.readouterr().err
+  assert f"selftune: weights of update 3 of {source}/checkpoints.\n" in capfd.readouterr().err
   (start,) = jsonl.read(tmp_path / "target" / "restarts.jsonl")
   assert start["init_from"] == str(source / "checkpoints" / "3")
   # Another meta-optimiser: only weights are taken.

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import time
 
 import fakes
 import numpy as np
@@ -16,7 +17,9 @@ from selftune.core.evaluation import evaluate
 from selftune.core.experiment import IndependentRuns
 from selftune.core.machine import platform
 from selftune.core.record import plotting
+from selftune.core.record.checkpoint import Checkpointer
 from selftune.core.runs.rows import summary
+from selftune.plugins.writers.jsonl import _Files
 
 CONFIG = f"""{fakes.MOUNTAIN_CAR_RUNS}
 train.writers = (@jsonl(),)
@@ -35,6 +38,17 @@ def gin(tmp_path, monkeypatch):
   path = tmp_path / "online.gin"
   path.write_text(CONFIG)
   return str(path)
+
+
+def stop_at_the_second_look(monkeypatch):
+  """Training is asked to stop there, once."""
+  asked = []
+
+  @contextlib.contextmanager
+  def stop_signals():
+    yield lambda: asked.append(None) or len(asked) == 2
+
+  monkeypatch.setattr(platform, "stop_signals", stop_signals)
 
 
 @pytest.mark.slow
@@ -61,19 +75,29 @@ def test_runs_are_logged_apart_and_resume_to_the_bit(gin, tmp_path, monkeypatch)
   assert (scored["mean"], scored["episodes"]) == (-9.0, 3)
   assert scored["env_steps"] == whole.env_steps
 
-  asked = []
-
-  @contextlib.contextmanager
-  def stop_at_the_second_look():
-    yield lambda: asked.append(None) or len(asked) == 2
-
-  monkeypatch.setattr(platform, "stop_signals", stop_at_the_second_look)
+  stop_at_the_second_look(monkeypatch)
   part = training.train(gin, (), tmp_path / "parts")
   assert not part.done and part.env_steps < whole.env_steps
   rest = training.train(gin, (), tmp_path / "parts", resume=True)
   assert rest.done and rest.env_steps == whole.env_steps
   assert fakes.checksums(tmp_path / "parts") == fakes.checksums(tmp_path / "whole")
   assert fakes.rows(tmp_path / "parts", "episodes") == episodes
+
+
+def test_a_run_that_stands_still_is_not_logged_again_when_resumed(gin, tmp_path, monkeypatch):
+  stop_at_the_second_look(monkeypatch)
+  bindings = ("runs.run_writers = (@jsonl(),)",)
+  part = training.train(gin, bindings, tmp_path / "run")
+  diverged, going = (tmp_path / "run" / "runs" / name for name in ("002", "000"))
+  before, so_far = fakes.rows(diverged), len(fakes.rows(going))
+  assert not part.done and before[-1]["runs/active"] == 0 and so_far
+  training.train(gin, bindings, tmp_path / "run", resume=True)
+  assert fakes.rows(diverged) == before
+  rows = fakes.rows(going)
+  assert len(rows) > so_far and rows[-1]["runs/active"] == 0
+  for number in range(4):
+    steps = [row["env_steps"] for row in fakes.rows(going.with_name(f"00{number}"))]
+    assert steps == sorted(set(steps))
 
 
 def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):
@@ -119,6 +143,26 @@ def test_histograms_of_each_run_and_of_all(gin, tmp_path):
     mean = fakes.rows(tmp_path / "run" / "runs" / f"00{n}")[-1]["beta/mean"]
     assert row["edges"][0] < mean < row["edges"][-1]
     assert abs(mean - np.log((0.01, 0.02)[n // 2])) < 0.1
+
+
+def test_what_was_logged_of_each_run_before_a_checkpoint_is_on_the_disk(gin, tmp_path, monkeypatch):
+  append, save, seen = _Files.append, Checkpointer.save, []
+
+  def slowly(self, *text):
+    time.sleep(0.05)
+    append(self, *text)
+
+  def saved(self, step, state, host):
+    own = [fakes.rows(tmp_path / "run" / "runs" / f"00{n}")[-1]["env_steps"] for n in range(4)]
+    seen.append(own)
+    assert own == state.env_steps.tolist()
+    save(self, step, state, host)
+
+  monkeypatch.setattr(_Files, "append", slowly)
+  monkeypatch.setattr(Checkpointer, "save", saved)
+  bindings = ("runs.run_writers = (@jsonl(),)", "runs.episodes = 1")
+  training.train(gin, (*bindings, "train.checkpoint_seconds = 0.0"), tmp_path / "run")
+  assert seen
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from selftune.core.api.display import Display
 from selftune.core.api.errors import NonFiniteError, RunError
 from selftune.core.api.types import Episode, Histogram
 from selftune.core.record.episodes import EpisodeStats
-from selftune.core.record.logging import QUEUE_SIZE, Logger
+from selftune.core.record.lane import QUEUE_SIZE
+from selftune.core.record.logging import Logger
 from selftune.plugins.writers.jsonl import Jsonl
 from selftune.plugins.writers.terminal import Terminal
 from selftune.plugins.writers.wandb import WandB
@@ -108,7 +109,7 @@ def test_flush_tells_of_what_failed_while_it_waited(tmp_path):
   threading.Timer(0.2, let_go.set).start()
   begun = time.monotonic()
   with pytest.raises(OSError, match="No space left"):
-    log.flush(timeout=20.0)
+    log.flush(patience=20.0)
   assert time.monotonic() - begun < 10
   with pytest.raises(OSError, match="No space left"):
     log.close()
@@ -154,7 +155,7 @@ def test_optional_writer_that_hangs_delays_nothing(tmp_path, caplog):
   for step in range(rows):
     log.log({"loss/total": 1.0}, step)
   log.flush()
-  log.close(timeout=0.5)
+  log.close(patience=0.5)
   hang.set()
   assert time.monotonic() - begun < fakes.SOON
   assert len(rows_of(tmp_path / "metrics.jsonl")) == rows
@@ -168,9 +169,34 @@ def test_required_writer_that_hangs_is_an_error_at_close(tmp_path):
   hang = threading.Event()
   log = Logger({"disk": Fake(hang.wait, required=True)}, run_info(tmp_path))
   log.log({}, 1)
-  with pytest.raises(TimeoutError, match="'disk' has taken no row"):
-    log.close(timeout=0.1)
+  for wait in (log.flush, log.close):
+    with pytest.raises(
+      RunError, match=r"^the log writer 'disk' has taken no row for 0 s: .*resume"
+    ):
+      wait(patience=0.1)
   hang.set()
+
+
+@pytest.mark.parametrize("wait", [Logger.flush, Logger.close])
+def test_required_writer_that_is_slow_is_waited_for_while_it_takes_rows(tmp_path, wait):
+  slow = Fake(lambda: time.sleep(0.1), required=True)
+  with Logger({"disk": slow}, run_info(tmp_path)) as log:
+    for step in range(13):
+      log.log({}, step)
+    wait(log, patience=1.0)  # all rows together take longer
+    assert len(slow.rows) == 13
+
+
+def test_the_time_that_required_writers_take_is_not_taken_from_the_others(tmp_path, caplog):
+  go = threading.Event()
+  net = Fake(go.wait)
+  # It goes on once the required one is done: all that it was given before has then gone by.
+  disk = Fake(lambda: time.sleep(0.1) or len(disk.rows) < 6 or go.set(), required=True)
+  with Logger({"net": net, "disk": disk}, run_info(tmp_path)) as log:
+    for step in range(7):
+      log.log({}, step)
+    log.close(patience=0.5)
+  assert len(net.rows) == 7 and net.closed and not caplog.records
 
 
 def test_writer_that_cannot_open(tmp_path, caplog):

@@ -176,10 +176,11 @@ def test_scores_count_once_they_are_written(tmp_path):
   assert seen == [True]
   assert [scored.owed(n) for n in (39, 40, 41)] == [False, False, True]
 
-  def hangs():
-    raise TimeoutError
+  def fails():
+    raise fakes.ERROR
 
-  scored.write(80, 80, log, types.SimpleNamespace(flush=hangs))
+  with pytest.raises(type(fakes.ERROR)):
+    scored.write(80, 80, log, types.SimpleNamespace(flush=fails))
   assert scored.owed(80)
 
 

@@ -20,7 +20,9 @@ from selftune.core import train as training
 from selftune.core.api.errors import NonFiniteError, RunError
 from selftune.core.api.types import TimeStep, Trajectory
 from selftune.core.engine.actor import Actor, Interrupted, Rollout
+from selftune.core.engine.loop import Progress
 from selftune.core.record.checkpoint import Checkpointer
+from selftune.plugins.writers.jsonl import _Files
 
 THIRD_PARTY = Path(__file__).parent / "third_party"
 SELF_TUNED = (
@@ -232,6 +234,25 @@ def test_a_reward_that_is_not_a_number(config, tmp_path, runtime, seconds):
   again = [*bindings, "counting.fault = ''", "counting.at = 13"]
   progress = training.train(config, again, sick, resume=True)
   assert progress.updates == healthy.updates
+
+
+def test_what_was_logged_before_a_checkpoint_is_on_the_disk(config, tmp_path, monkeypatch):
+  """Else a kill would lose it, as a run that goes on from there does not write it again."""
+  append, save, run, seen = _Files.append, Checkpointer.save, tmp_path / "run", []
+
+  def slowly(self, *text):
+    time.sleep(0.02)
+    append(self, *text)
+
+  def saved(self, step, state, host):
+    seen.append((step, fakes.rows(run)[-1]["updates"]))
+    assert len(fakes.rows(run, "episodes")) == Progress.from_json(host).episodes.finished
+    save(self, step, state, host)
+
+  monkeypatch.setattr(_Files, "append", slowly)
+  monkeypatch.setattr(Checkpointer, "save", saved)
+  training.train(config, ("train.checkpoint_seconds = 0.0",), run)
+  assert seen == [(update, update) for update in (1, 2, 3, 4, 5, 6, 6)]
 
 
 def host_of(run, update):

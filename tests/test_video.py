@@ -8,9 +8,12 @@ import jax
 import numpy as np
 import pytest
 
+from selftune.core import config as config_module
+from selftune.core import train as training
 from selftune.core.api.errors import UserError
 from selftune.core.api.types import TimeStep
 from selftune.core.evaluation import video
+from selftune.core.record.workdir import Workdir
 from selftune.plugins.envs.atari import Atari
 from selftune.plugins.envs.dm_control import DMControl
 from selftune.plugins.envs.envpool import EnvPool
@@ -151,6 +154,13 @@ def test_what_is_no_place_for_a_video(tmp_path):
   for path in (tmp_path / "absent" / "a.mp4", folder):
     with pytest.raises(UserError, match="cannot write there"):
       video.check_path(path)
+
+
+def test_drawing_is_tried_in_a_run_of_any_seed(config, tmp_path):
+  """EnvPool takes seeds of 31 bits, and a run has one of 32."""
+  drawn = ("train.evaluation = @evaluation()", "evaluation.video = True", "train.env = @envpool()")
+  loaded = config_module.load(config, [*drawn, f"train.seed = {2**32 - 1}"])
+  training.prepare(loaded.root, Workdir(tmp_path / "run"))
 
 
 def test_a_missing_package_is_named_with_its_pip_line(monkeypatch):

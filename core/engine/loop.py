@@ -216,8 +216,11 @@ def save(checkpoints: Checkpointer, saved: PyTree, progress: Progress, logger: L
   """Saves a state that is known to be finite, as checkpoints hold it; of many runs [R, ...].
 
   Raises:
-    RunError: it cannot be written.
+    RunError: it, or what was logged before it, cannot be written.
+    Exception: whatever else a required log writer failed with.
   """
+  # A run that goes on from here does not write again what was logged before.
+  logger.flush()
   # Never as done: a run that goes on from here may have been given more env steps.
   progress = dataclasses.replace(progress, wall_time=logger.wall_time)
   checkpoints.save(progress.updates, saved, {**progress.to_json(), "done": False})

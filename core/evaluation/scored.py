@@ -15,7 +15,7 @@ class Log(Protocol):
   """A log that scores were handed to."""
 
   def flush(self) -> None:
-    """Waits until they are written; raises TimeoutError where that takes too long."""
+    """Waits until they are written; raises whatever a required writer failed with."""
     ...
 
 
@@ -41,11 +41,8 @@ class Scored:
       RunError: it cannot be written.
       Exception: whatever a writer of the logs failed with.
     """
-    try:
-      for log in logs:
-        log.flush()
-    except TimeoutError:
-      return  # a disk that hangs ends no run; scores that may be lost are made again on resuming
+    for log in logs:
+      log.flush()
     files.write(self._path, jsonl.encode({"env_steps": env_steps, "most": most}))
 
   def due(self, every: int, env_steps: int, most: int) -> int:

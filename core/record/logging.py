@@ -1,16 +1,12 @@
 """Logging: rows, episodes and pictures of a run go to every configured writer.
 
 Each writer has a thread and a bounded queue of its own, so that a writer is called from one thread
-only and a slow one delays neither training nor the other writers. A writer is `required` (the JSONL
-history: when it fails, the run ends) or not (a network service: it opens in its own thread, however
-long that takes, and when it fails, there is one warning).
+only and a slow one does not delay the other writers. A writer is `required` (the JSONL history:
+checkpoints wait for its rows, and when it fails, the run ends) or not (a network service: it opens
+in its own thread, however long that takes, and when it fails, there is one warning).
 """
 
-import contextlib
-import functools
 import logging
-import queue
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,21 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from ..api import checks
 from ..api.contracts import (
   RunInfo,
   TakesEvaluations,
   TakesHistograms,
   TakesMedia,
-  Writer,
   WriterPlugin,
 )
 from ..api.errors import RunError
 from .episodes import Episode
 from .histograms import Histogram, is_finite
-
-QUEUE_SIZE = 16_384  # rows and updates that had episodes, while a writer opens
-PATIENCE = 30.0  # seconds that log() waits for a required writer whose queue is full
+from .lane import PATIENCE, Lane
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,11 +48,11 @@ class Logger:
     """
     self.run = run
     self._start = time.monotonic() - wall_offset
-    self._lanes: list[_Lane] = []
+    self._lanes: list[Lane] = []
     # Required ones first: if one cannot open, no thread of another has begun anything.
     for name, plugin in sorted(writers.items(), key=lambda item: not item[1].required):
       try:
-        self._lanes.append(_Lane(name, plugin, run))
+        self._lanes.append(Lane(name, plugin, run))
       except Exception:
         self.close()
         raise
@@ -109,22 +101,36 @@ class Logger:
     """Hands a picture or video to the writers that take any; raises as `log` does."""
     self._submit(lambda writer: writer.write_media(name, path), TakesMedia)
 
-  def flush(self, timeout: float = PATIENCE) -> None:
-    """Waits until the required writers have written all that was logged; raises as `log` does."""
-    for lane in self._lanes:
-      if lane.required:
-        lane.flush(timeout)
+  def flush(self, patience: float = PATIENCE) -> None:
+    """Waits until the required writers have written all that was logged, however long they take.
 
-  def close(self, timeout: float = 30.0) -> None:
-    """Writes what is queued and closes the writers, required ones first; idempotent.
+    Args:
+      patience: seconds within which each of them takes a row at least.
 
     Raises:
-      Exception: whatever a required writer failed with, TimeoutError if it does not finish.
+      Exception: whatever a required writer failed with, RunError if it hangs.
     """
-    deadline = time.monotonic() + timeout
+    for lane in self._lanes:
+      if lane.required:
+        lane.flush(patience)
+
+  def close(self, patience: float = PATIENCE) -> None:
+    """Writes what is queued and closes the writers, required ones first; idempotent.
+
+    Args:
+      patience: as in `flush`; and seconds in which all the others are to finish.
+
+    Raises:
+      Exception: as `flush`.
+    """
     # Taken away first: a second call, as by `__exit__` after an error, finds nothing to do.
     lanes, self._lanes = self._lanes, []
-    failures = [lane.finish(deadline) for lane in lanes]
+    failures = [lane.finish(patience) for lane in lanes if lane.required]
+    # Begun only now: the others are not to lose the time that the required ones took.
+    deadline = time.monotonic() + patience
+    for lane in lanes:
+      if not lane.required:
+        lane.give_up(deadline)
     for failure in failures:
       if failure is not None:
         raise failure
@@ -148,103 +154,3 @@ class Logger:
       # which both failed for, one message is enough.
       if not (kind is RunError and type(error) is RunError):
         _LOG.warning("the log could not be closed: %r", error)
-
-
-Task = Callable[[Any], object] | threading.Event  # of the writer; or what is set when it is reached
-
-
-class _Lane:
-  """One writer, with the queue and the only thread that calls it."""
-
-  def __init__(self, name: str, plugin: WriterPlugin, run: RunInfo) -> None:
-    self._open = functools.partial(checks.opened, plugin, run)
-    self._writer: Writer | None = self._open() if plugin.required else None
-    self._name, self.required = name, plugin.required
-    self._failure: Exception | None = None
-    self._warned: set[str] = set()
-    self._queue: queue.Queue[Task | None] = queue.Queue(QUEUE_SIZE)
-    # A daemon: a writer that hangs must not keep the process from ending.
-    self._thread = threading.Thread(target=self._drain, name=f"log-{name}", daemon=True)
-    self._thread.start()
-
-  def submit(self, task: Task) -> None:
-    """Queues a task for the writer's thread; raises what a required writer has failed with."""
-    if self._failure is not None:
-      raise self._failure
-    try:
-      self._queue.put(task, timeout=PATIENCE if self.required else 0)
-    except queue.Full:
-      if self.required:
-        raise self._stuck(PATIENCE) from None
-      self._warn_once("slow", "is too slow, rows are dropped")
-
-  def flush(self, timeout: float) -> None:
-    """Waits until the writer has done all that was queued before.
-
-    Raises:
-      Exception: whatever it failed with.
-      TimeoutError: it has not, within so many seconds.
-    """
-    done = threading.Event()
-    # Tasks are taken in order, so this one is taken when all before it have been.
-    self.submit(done)
-    if not done.wait(timeout) and self._failure is None:
-      raise self._stuck(timeout)
-    # One of those before it may have failed only now.
-    if self._failure is not None:
-      raise self._failure
-
-  def finish(self, deadline: float) -> Exception | None:
-    """Closes the writer; returns what a required one failed with."""
-    begun = time.monotonic()
-    try:
-      self._queue.put(None, timeout=max(0.0, deadline - begun))
-    except queue.Full:
-      # The thread is stuck in the writer, as the join below says; it ends if it ever wakes.
-      with contextlib.suppress(queue.Empty, queue.Full):
-        self._queue.get_nowait()
-        self._queue.put_nowait(None)
-    self._thread.join(max(0.0, deadline - time.monotonic()))
-    if self._thread.is_alive():
-      if self.required:
-        return self._failure or self._stuck(time.monotonic() - begun)
-      self._warn_once("stuck", "did not finish in time, its last rows may be missing")
-    return self._failure
-
-  def _drain(self) -> None:
-    """Does the queued tasks in order; the body of the thread."""
-    if self._writer is None:
-      try:
-        self._writer = self._open()
-      except Exception as error:
-        self._warn_once("closed", f"did not open, going on without it: {error}")
-    while (task := self._queue.get()) is not None:
-      if isinstance(task, threading.Event):
-        task.set()
-      elif self._failure is None:  # after a failure the queue is only emptied
-        self._guard(task)
-    self._guard(lambda writer: writer.close())
-
-  def _guard(self, task: Callable[[Any], object]) -> None:
-    """Does a task; keeps a required writer's failure for the main thread, warns of another's."""
-    if self._writer is None:
-      return
-    try:
-      task(self._writer)
-    except Exception as error:
-      if not self.required:
-        self._warn_once("failed", f"failed, training goes on: {error!r}")
-      elif self._failure is None:
-        error.add_note(f"The log writer '{self._name}' failed with this.")
-        self._failure = error
-
-  def _warn_once(self, kind: str, message: str) -> None:
-    if kind not in self._warned:
-      self._warned.add(kind)
-      _LOG.warning("writer '%s' %s", self._name, message)
-
-  def _stuck(self, seconds: float) -> TimeoutError:
-    return TimeoutError(
-      f"The log writer '{self._name}' has taken no row for {seconds:.0f} s: "
-      "does the disk of the workdir hang?"
-    )

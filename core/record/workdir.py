@@ -1,20 +1,17 @@
 """The folder of one run: its configs, `restarts.jsonl`, logs and checkpoints."""
 
 import contextlib
-import json
 import os
-import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from .. import config
-from ..api import files, jsonl, registry
+from ..api import files, registry
 from ..api.errors import UserError
 from ..api.resuming import is_resumable
 from ..machine import hosts, lock
-from . import trust
+from . import aside, starts, trust
 from .checkpoint import Checkpointer, Restored
 
 
@@ -59,7 +56,7 @@ class Workdir:
     self.videos = path / "videos"
     self.done = path / "done"  # an empty file, made by `core.train.finish`
     self._config = path / "config.gin"
-    self._restarts = path / "restarts.jsonl"
+    self._restarts = path / starts.FILE
 
   def holds_run(self) -> bool:
     """Says whether a run has been started here."""
@@ -114,9 +111,8 @@ class Workdir:
         )
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
-    starts = list(jsonl.read(self._restarts)) if self._restarts.exists() else []
     # Where its modules lay when it was trained: whoever loads it may be in another folder.
-    known = [Path(folder) for start in starts for folder in start.get("imports", ())]
+    known = [Path(f) for start in starts.read(self._restarts) for f in start.get("imports", ())]
 
     def importing(module: str, folders: Sequence[Path]) -> Sequence[Path]:
       places = (*folders, *known)
@@ -163,12 +159,16 @@ class Workdir:
 
   def restarts(self) -> int:
     """Counts the starts of the run so far, the first one too."""
-    return len(files.read(self._restarts).splitlines()) if self._restarts.exists() else 0
+    return starts.count(self._restarts)
 
   def env_seeds(self) -> set[int]:
     """Returns the seeds of all environments that the run has been trained in, over all starts."""
-    starts = jsonl.read(self._restarts) if self._restarts.exists() else ()
-    return {seed for start in starts for seed in _integers(start.get("env_seeds"))}
+    return starts.env_seeds(self._restarts)
+
+  def init_from(self) -> str | None:
+    """Returns the checkpoint that gave the weights when the run last began from nothing, if any."""
+    anew = [start for start in starts.read(self._restarts) if start.get("env_steps") == 0]
+    return anew[-1].get("init_from") if anew else None
 
   def create(
     self,
@@ -177,7 +177,7 @@ class Workdir:
     env_steps: int,
     weights: str | None = None,
   ) -> None:
-    """Writes the configs, and a line on this start.
+    """Writes the configs, and a line on this start; where it is from nothing, keeps earlier logs.
 
     Args:
       loaded: the configuration.
@@ -188,23 +188,19 @@ class Workdir:
     Raises:
       RunError: they cannot be written.
     """
-    imports = _folders(loaded.text)
-    start = {
-      "env_steps": env_steps,
-      "init_from": weights,
-      "imports": imports,
-      "env_seeds": seeds,
-    }
+    # Writers drop all that is beyond the checkpoint, which is everything where there is none.
+    if not env_steps and (kept := aside.set_aside(self.path)):
+      print(f"selftune: the logs that were in {self.path} are kept in {kept}.", file=sys.stderr)
     files.write(self.path / "operative_config.gin", loaded.operative)
     # Last of the two: with this file the folder `holds_run`.
     files.write(self._config, loaded.text)
-    try:
-      # A process that was killed in the middle of a line would else have this one glued to it.
-      torn = self._restarts.exists() and self._restarts.read_bytes()[-1:] not in (b"", b"\n")
-      with self._restarts.open("a", encoding="utf-8") as file:
-        file.write("\n" * torn + json.dumps(start) + "\n")
-    except OSError as error:
-      raise files.cannot_write(self._restarts, error) from error
+    start = {
+      "env_steps": env_steps,
+      "init_from": weights,
+      "imports": starts.folders(loaded.text),
+      "env_seeds": seeds,
+    }
+    starts.append(self._restarts, start)
 
   def say_resumed(self, resume: bool, restored: Restored | None) -> None:
     """Tells the user where a resumed run goes on, and what was damaged."""
@@ -213,24 +209,6 @@ class Workdir:
       print(f"selftune: resuming at update {restored.step}.{note}", file=sys.stderr)
     elif resume:
       print(f"selftune: no checkpoint in {self.checkpoints}: starting anew.", file=sys.stderr)
-
-
-def _integers(nested: Any) -> Iterator[int]:
-  """Yields the integers in a list of lists of any depth."""
-  if isinstance(nested, list):
-    for item in nested:
-      yield from _integers(item)
-  elif isinstance(nested, int):
-    yield nested
-
-
-def _folders(text: str) -> list[str]:
-  """Lists the folders in which the modules lie that a configuration imports."""
-  modules = [
-    sys.modules[name] for name in re.findall(r"^(?:import|from) (\w+)", text, re.MULTILINE)
-  ]
-  files = [Path(module.__file__) for module in modules if module.__file__]
-  return [str(f.parents[1] if f.name == "__init__.py" else f.parent) for f in files]
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -95,7 +95,8 @@ class ManyRuns:
         self._exchanges.begin(progress.population, progress.env_steps)
       states = runs.resume(saved)
       writers, total = self._runtime.run_writers, self._experiment.total_env_steps
-      with RunLogs(writers, logger, runs, states, total) as self._logs:
+      stats = progress.episodes
+      with RunLogs(writers, logger, runs, states, stats, total) as self._logs:
         make = self._beside or (lambda *_: None)
         self._looking = make(runs, self._logs, logger, stopping)
         # Before the first step: what is scored begins with the untrained agent.
@@ -167,7 +168,8 @@ class ManyRuns:
     return summary(found) | {name: int(x.sum()) for name, x in still.items()}
 
   def saved(self, state: RunState) -> RunState:
-    """Returns the states of all runs, [R, ...], of [R', ...]; the table of them is written."""
+    """Returns the states of all runs, [R, ...], of [R', ...]; their table and logs are written."""
+    self._logs.flush()
     write_table(self._table, self._runs, state)
     return self._runs.saved(state)
 

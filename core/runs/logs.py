@@ -20,6 +20,7 @@ from ..record.episodes import EpisodeStats
 from ..record.logging import Logger
 from .device import Runs
 from .pool import PoolRuns
+from .rows import how_far
 from .settings import Members
 
 RUN = "run"  # the entry of a row that says whose it is
@@ -41,6 +42,7 @@ class RunLogs:
     logger: Logger,
     runs: Runs | PoolRuns,
     states: RunState,
+    stats: EpisodeStats,
     total_env_steps: int,
   ):
     """Opens the writers.
@@ -50,6 +52,7 @@ class RunLogs:
       logger: the log of all runs together, open.
       runs: what is logged.
       states: that the runs begin with, [R', ...].
+      stats: of the episodes of all runs before.
       total_env_steps: of each run.
     """
     members, steps = runs.members, runs.of_each(states.env_steps)
@@ -67,7 +70,12 @@ class RunLogs:
     # `_EveryRun` is one writer to `Logger`: R logs share its thread and its queue.
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
-    self._said: list[tuple[Any, ...]] = [()] * len(infos)
+    # A resumed run that stands still has had its last row, and what that held is in no checkpoint.
+    active = how_far(runs, states)["runs/active"]
+    self._said: list[tuple[Any, ...]] = [
+      () if active[number] else _news(steps[number], stats.of(number).summary(), 0)
+      for number in range(len(infos))
+    ]
 
   def log(self, metrics: Mapping[str, Any], env_steps: np.ndarray, stats: EpisodeStats) -> None:
     """Logs a row for each run that moved since its last one.
@@ -81,9 +89,9 @@ class RunLogs:
       row = jax.tree.map(lambda x, number=number: x[number], dict(metrics))
       of_episodes = stats.of(number).summary()
       # A run that stands still has no news, but for the one row that says it is active no more.
-      moved = (env_steps[number], of_episodes["episodes"], row["runs/active"])
-      if moved != said:
-        self._said[number] = moved
+      news = _news(env_steps[number], of_episodes, row["runs/active"])
+      if news != said:
+        self._said[number] = news
         self._logger.log({RUN: number, **row, **of_episodes}, env_steps[number])
 
   def log_episodes(
@@ -110,7 +118,7 @@ class RunLogs:
       self._logger.log_evaluation({RUN: number, **row})
 
   def flush(self) -> None:
-    """Waits until the writers have written all that was logged; raises as `Logger.flush`."""
+    """Waits until all that was logged is written; raises as `Logger.flush`."""
     self._logger.flush()
 
   def __enter__(self) -> "RunLogs":
@@ -169,6 +177,11 @@ class _EveryRun:
     """Closes the log of every run."""
     for writer in self._writers:
       writer.close()
+
+
+def _news(env_steps: int, of_episodes: Mapping[str, float], active: int) -> tuple[Any, ...]:
+  """Returns what has to differ from the row before for a run to be logged again."""
+  return env_steps, of_episodes["episodes"], active
 
 
 def _without_run(row: Mapping[str, float]) -> dict[str, float]:

@@ -36,7 +36,7 @@ class Jsonl:
     workdir = Path(run.workdir)
     files.make_folder(workdir)
     for name in (METRICS, EPISODES, EVALUATIONS, HISTOGRAMS):
-      # -1 of a new run: a folder without a checkpoint may hold rows of one that was killed.
+      # -1 of a run from nothing, which writes rows of 0 env steps again, too.
       jsonl.truncate(workdir / name, run.resumed_at or -1)
     opened = _Files(workdir)
     for name in (METRICS, EPISODES):

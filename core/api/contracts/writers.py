@@ -11,8 +11,9 @@ from ..types import Episode, Histogram
 class Writer(Protocol):
   """Kind `writer`: an open log. Called from one thread only, rows in order of `env_steps`.
 
-  Every row holds `env_steps` and `wall_time`. May block: it delays neither training nor the other
-  writers. Rows are shared, so they must not be changed.
+  Every row holds `env_steps` and `wall_time`. May block: it does not delay the other writers, and
+  training only where a checkpoint waits for the rows of a required one. Rows are shared, so they
+  must not be changed.
   """
 
   def write(self, row: Mapping[str, float]) -> None:
@@ -60,7 +61,7 @@ class WriterPlugin(Protocol):
 
   @property
   def required(self) -> bool:
-    """Whether an exception of this writer ends the run; if not, the user is warned once."""
+    """Whether a checkpoint waits for its rows, and its exception ends the run; else one warning."""
     ...
 
   def open(self, run: "RunInfo") -> Writer:

@@ -6,7 +6,6 @@ torn after a crash of the machine: then the one before serves.
 """
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -21,6 +20,7 @@ from ...api import files
 from ...api.errors import RunError, UserError
 from ...api.types import PyTree
 from ...machine import hosts
+from . import failures
 from .contents import (
   first_difference,
   flatten,
@@ -32,6 +32,7 @@ from .contents import (
 )
 
 _STEP = re.compile("0|[1-9][0-9]*")  # a checkpoint's name
+_GIVEN_UP = ".given-up"  # behind the name of a checkpoint that no run goes on from
 _SCHEME = re.compile("[a-z][a-z0-9+.-]+:")  # what an address, such as gs://bucket, begins with
 
 
@@ -106,7 +107,7 @@ class Checkpointer:
   def restore(self, like: PyTree, step: int | None = None, only: str = "") -> Restored | None:
     """Reads the newest checkpoint that is whole, or that of `step`.
 
-    After this, the next `save` removes the checkpoints newer than the one restored: they are
+    After this, the next `save` renames the checkpoints newer than the one restored: they are
     damaged, or were given up by asking for an older one.
 
     Args:
@@ -120,7 +121,8 @@ class Checkpointer:
       The checkpoint; None if there are none at all.
 
     Raises:
-      UserError: every checkpoint is damaged; there is none of `step`; or it is of another agent.
+      UserError: every checkpoint is damaged; there is none of `step`; it is of another agent; or
+        the machine cannot read it now, which is no damage.
     """
     # What is still being written comes first: it may be the newest whole one.
     self.close()
@@ -144,7 +146,8 @@ class Checkpointer:
         # Evaluation reads beside training: what vanished while it was read is no damage.
         if self.all_steps() != steps:  # a run has saved, and removed old ones, meanwhile
           return self.restore(like, step, only)
-        damaged.append(f"{path} ({_reason(error)})")
+        failures.check_machine(path, error)
+        damaged.append(f"{path} ({failures.reason(error)})")
         continue
       if difference:  # no older one can fit better: say so, instead of going back to it
         raise UserError(f"{path} was written by another agent: {difference}")
@@ -189,7 +192,7 @@ class Checkpointer:
       self._writer = None
 
   def _open_writer(self, step: int) -> Any:
-    """Opens Orbax for writing, and removes the checkpoints that were given up."""
+    """Opens Orbax for writing, and sets the checkpoints aside that were given up."""
     # All of them if nothing was restored: then they are another run's.
     newer = [old for old in self.all_steps() if self._last is None or old > self._last]
     if newer and self._last is None:
@@ -203,9 +206,9 @@ class Checkpointer:
       every = ocp.checkpoint_managers.EveryNSteps(self._keep_every, exact_interval=False)
       kept = ocp.checkpoint_managers.AnyPreservationPolicy([kept, every])
     with self._failures_explained(step):
-      # The folder is shared: what one process removes is gone for all.
+      # The folder is shared: what one process renames is renamed for all.
       for old in newer if hosts.is_first() else ():
-        shutil.rmtree(self.directory / str(old))
+        _give_up(self.directory / str(old))
       self._writer = ocp.CheckpointManager(
         self.directory,
         options=ocp.CheckpointManagerOptions(
@@ -227,8 +230,9 @@ class Checkpointer:
       if writer is not None:
         with contextlib.suppress(Exception):  # its threads end; the error is known already
           writer.close()
+      reason = failures.reason(error)
       raise RunError(
-        f"cannot write the checkpoint of update {step} in {self.directory}: {_reason(error)}. "
+        f"cannot write the checkpoint of update {step} in {self.directory}: {reason}. "
         f"Checkpoints that are there: {self.all_steps() or 'none'}"
       ) from error
 
@@ -250,10 +254,9 @@ def _check_name(directory: Path) -> None:
     raise UserError(f"{kept} whose names are UTF-8, which this is not: choose another.") from None
 
 
-def _reason(error: BaseException) -> str:
-  """Says what is wrong with the disk; or gives the first line of an error: Orbax's fill pages."""
-  for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES, errno.EIO):
-    if os.strerror(number) in str(error):
-      return files.reason(OSError(number, os.strerror(number)))
-  lines = str(error).strip().splitlines()
-  return f"{type(error).__name__}: {lines[0][:160] if lines else ''}"
+def _give_up(path: Path) -> None:
+  """Gives a checkpoint a name that no reader takes for one, and keeps what it holds."""
+  kept = path.with_name(path.name + _GIVEN_UP)
+  # What was given up before at this update: no folder is renamed to one with files in it.
+  shutil.rmtree(kept, ignore_errors=True)
+  path.rename(kept)
