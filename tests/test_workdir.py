@@ -75,11 +75,13 @@ def test_logs_of_each_run_are_kept_and_those_of_other_runs_left_alone(tmp_path, 
     (folder / "episodes.jsonl").touch()  # of no row
   (tmp_path / "lineage.jsonl").write_text("{}\n")
   (tmp_path / "runs.csv").write_text("run\n")
+  (tmp_path / "scored.json").write_text("{}\n")
   (tmp_path / "notes.jsonl").write_text("{}\n")
   (others / "config.gin").touch()
   kept = aside.set_aside(tmp_path)
   found = [str(path.relative_to(kept)) for path in sorted(kept.rglob("*")) if path.is_file()]
-  assert found == ["lineage.jsonl", "metrics.jsonl", "runs/000/metrics.jsonl", "runs.csv"]
+  of_all = ["runs.csv", "scored.json"]
+  assert found == ["lineage.jsonl", "metrics.jsonl", "runs/000/metrics.jsonl", *of_all]
   assert (others / "metrics.jsonl").exists() and (tmp_path / "notes.jsonl").exists()
   assert aside.set_aside(tmp_path) is None
   (tmp_path / "eval.jsonl").write_text("{}\n")
