@@ -295,6 +295,11 @@ def test_a_context_keeps_no_bounds():
     Metagradient(tune=("value.cost",), bounds=bounds, context=Context())
 
 
+def test_a_context_has_something_to_follow():
+  with pytest.raises(ValueError, match=r"statistics = \(\) leaves nothing to follow"):
+    Context(statistics=())
+
+
 def test_what_held_out_does_not_divide():
   fns = Functions(agent(Metagradient(tune=TUNE, outer_batch="held_out", held_out=3)), small.SPEC)
   (data,) = batches(1, fns)
