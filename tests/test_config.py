@@ -14,7 +14,7 @@ from selftune.core.api import registry
 from selftune.core.api.contracts import Corrector, LossTerm
 from selftune.core.api.errors import ConfigError
 from selftune.core.api.ranges import Count, Decay, Fraction, Natural, NotNegative, Positive
-from selftune.core.config import discovery, loading, values
+from selftune.core.config import discovery, loading, reading, values
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.vtrace import VTrace
 
@@ -519,7 +519,7 @@ def test_a_binding_in_the_place_of_a_macro_names_both(tmp_path):
 
 
 def test_an_unknown_name_lists_the_experiments(monkeypatch, tmp_path):
-  monkeypatch.setattr(loading, "ROOT", tmp_path)
+  monkeypatch.setattr(reading, "ROOT", tmp_path)
   (tmp_path / "experiments").mkdir()
   (tmp_path / "experiments" / "one_stac.gin").write_text(BASE)
   (tmp_path / "base.gin").write_text("")
@@ -539,7 +539,7 @@ def test_includes(monkeypatch, tmp_path):
   packaged, mine = tmp_path / "packaged", tmp_path / "mine"
   (packaged / "algos").mkdir(parents=True)
   mine.mkdir()
-  monkeypatch.setattr(loading, "ROOT", packaged)
+  monkeypatch.setattr(reading, "ROOT", packaged)
   (packaged / "base.gin").write_text(BASE + "scratch_root.count = 1\nscratch_root.number = 1.0\n")
   (packaged / "algos" / "a.gin").write_text("include 'base.gin'\nscratch_root.count = 2\n")
   (mine / "own.gin").write_text("include 'base.gin'\nscratch_root.flag = True\n")
