@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import importlib
 import io
 import json
 import logging
@@ -579,6 +580,17 @@ def test_code_in_a_workdir_runs_only_where_it_is_trusted(
   assert trusted.code == 0 and sys.modules["scratch_inside"].ran
   line = f"selftune: {run / 'config.gin'} imports scratch_inside from {module}\n"
   assert trusted.err.count(line) == 1
+
+
+def test_code_in_a_workdir_is_not_taken_for_other_code_of_its_name(cli, run, importing, tmp_path):
+  (tmp_path / "scratch_same.py").write_text("")
+  sys.path.append(str(tmp_path))
+  module = Path(importlib.import_module("scratch_same").__file__)
+  sys.path.remove(str(tmp_path))
+  inside = importing(run, "scratch_same")
+  assert_refused(cli("eval", run), f"which lies in the workdir itself ({inside})")
+  words = f"means {inside}, but this process has imported {module} by that name"
+  assert_refused(cli("eval", run, "--trust"), words)
 
 
 def test_code_beside_a_workdir_is_told_and_imports_nothing_of_the_workdir(cli, run, importing):

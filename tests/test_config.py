@@ -14,7 +14,7 @@ from selftune.core.api import registry
 from selftune.core.api.contracts import Corrector, LossTerm
 from selftune.core.api.errors import ConfigError
 from selftune.core.api.ranges import Count, Decay, Fraction, Natural, NotNegative, Positive
-from selftune.core.config import discovery, loading, values
+from selftune.core.config import discovery, loading, reading, values
 from selftune.plugins.losses.entropy import Entropy
 from selftune.plugins.losses.vtrace import VTrace
 
@@ -418,7 +418,17 @@ def test_later_bindings_win(load):
   assert load(text, "seed = 2", "scratch_root.count = %seed").root.count == 2
 
 
-def test_a_module_beside_the_gin_file_or_in_the_current_folder_is_found(monkeypatch, tmp_path):
+@pytest.fixture
+def forgets():
+  """Forgets the modules that a test imports: a later one may have others by their names."""
+  yield
+  for name in [name for name in sys.modules if name.startswith("scratch_")]:
+    del sys.modules[name]
+
+
+def test_a_module_beside_the_gin_file_or_in_the_current_folder_is_found(
+  forgets, monkeypatch, tmp_path
+):
   monkeypatch.setattr(sys, "path", list(sys.path))
   monkeypatch.chdir(tmp_path)
   (tmp_path / "beside").mkdir()
@@ -429,6 +439,48 @@ def test_a_module_beside_the_gin_file_or_in_the_current_folder_is_found(monkeypa
   loaded = config.load("beside/own.gin", root="scratch_root")
   assert {"scratch_beside", "scratch_here"} <= sys.modules.keys()
   assert loaded.text.startswith("import scratch_beside\nimport scratch_here")
+
+
+@pytest.fixture
+def projects(forgets, monkeypatch, tmp_path):
+  """Makes projects: a folder of modules, and a gin file that imports some; gives how to load it."""
+  monkeypatch.setattr(sys, "path", list(sys.path))
+  monkeypatch.chdir(tmp_path)
+
+  def load(name, imports, files):
+    for path, text in files.items():
+      (tmp_path / name / path).parent.mkdir(parents=True, exist_ok=True)
+      (tmp_path / name / path).write_text(text)
+    (tmp_path / name / "own.gin").write_text(f"import {imports}\n{BASE}")
+    return config.load(tmp_path / name / "own.gin", root="scratch_root")
+
+  return load
+
+
+@pytest.mark.parametrize(
+  ("module", "file"),
+  [
+    ("scratch_twice", "scratch_twice.py"),
+    ("scratch_twice.one", "scratch_twice/one.py"),  # of a package without an __init__.py
+    ("scratch_twice.one", "scratch_twice/__init__.py"),
+  ],
+)
+def test_modules_of_one_name_in_two_projects(projects, tmp_path, module, file):
+  one = {} if "/" not in file else {"scratch_twice/one.py": ""}
+  projects("first", module, {**one, file: ""})
+  own, other = (tmp_path / name / file for name in ("second", "first"))
+  with pytest.raises(ConfigError) as caught:
+    projects("second", module, {**one, file: ""})
+  assert f"own.gin:1: import {module} means {own}, but this" in str(caught.value)
+  assert f"has imported {other} by that name: start a new process, or rename" in str(caught.value)
+  projects("first", module, {})  # whose module is there
+
+
+def test_a_project_finds_its_own_modules_before_those_of_another(projects, tmp_path):
+  projects("first", "scratch_twice_a", {"scratch_twice_a.py": "", "scratch_twice.py": ""})
+  files = {"scratch_twice_b.py": "import scratch_twice", "scratch_twice.py": "", "json.py": "1 / 0"}
+  projects("second", "scratch_twice_b\nimport json\nimport time", files)
+  assert sys.modules["scratch_twice"].__file__ == str(tmp_path / "second" / "scratch_twice.py")
 
 
 @pytest.mark.slow
@@ -467,7 +519,7 @@ def test_a_binding_in_the_place_of_a_macro_names_both(tmp_path):
 
 
 def test_an_unknown_name_lists_the_experiments(monkeypatch, tmp_path):
-  monkeypatch.setattr(loading, "ROOT", tmp_path)
+  monkeypatch.setattr(reading, "ROOT", tmp_path)
   (tmp_path / "experiments").mkdir()
   (tmp_path / "experiments" / "one_stac.gin").write_text(BASE)
   (tmp_path / "base.gin").write_text("")
@@ -487,7 +539,7 @@ def test_includes(monkeypatch, tmp_path):
   packaged, mine = tmp_path / "packaged", tmp_path / "mine"
   (packaged / "algos").mkdir(parents=True)
   mine.mkdir()
-  monkeypatch.setattr(loading, "ROOT", packaged)
+  monkeypatch.setattr(reading, "ROOT", packaged)
   (packaged / "base.gin").write_text(BASE + "scratch_root.count = 1\nscratch_root.number = 1.0\n")
   (packaged / "algos" / "a.gin").write_text("include 'base.gin'\nscratch_root.count = 2\n")
   (mine / "own.gin").write_text("include 'base.gin'\nscratch_root.flag = True\n")
@@ -502,7 +554,7 @@ def test_includes(monkeypatch, tmp_path):
     config.load(mine / "x.gin", root="scratch_root")
 
 
-def test_imports_are_saved_with_the_configuration(load, monkeypatch, tmp_path):
+def test_imports_are_saved_with_the_configuration(forgets, load, monkeypatch, tmp_path):
   (tmp_path / "scratch_imported.py").write_text("")
   monkeypatch.syspath_prepend(tmp_path)
   loaded = load("import scratch_imported\n" + BASE)

@@ -242,6 +242,7 @@ def test_a_missing_library_is_one_line_with_what_to_type(name, monkeypatch, caps
     (Gymnax(params={"max_steps": 3}), "name = 'max_steps' does not exist"),
     (Gymnax(kwargs={"minimal": True}), "gymnax.kwargs of Breakout-MinAtar: "),
     (Gymnax(params={"max_steps_in_episode": "3"}), "with these settings: TypeError: "),
+    (Gymnax(params={"max_steps_in_episode": 0}), "max_steps_in_episode = 0 must be at least 1"),
     (Jumanji("Snake"), "Did you mean 'Snake-v1'"),
     (Jumanji(kwargs={"rows": 6}), "jumanji.kwargs of Snake-v1: "),
     (Jumanji(observation="board"), "Known: grid, step_count, action_mask"),
@@ -263,6 +264,18 @@ def test_what_cannot_be_made_is_said_in_one_line(env, message):
     ("brax", "Brax", {"kwargs": {"wind": 3}}, "brax.kwargs of inverted_pendulum: "),
     ("mujoco_playground", "Playground", {"name": "Cartpole"}, "Did you mean 'Cartpole"),
     ("mujoco_playground", "Playground", {"config": {"wind": 3}}, "playground.config of Cartpole"),
+    (
+      *("mujoco_playground", "Playground", {"config": {"ctrl_dt": 0.001}}),
+      "in ctrl_dt = 0.001 the physics makes no step; write at least sim_dt = 0.01",
+    ),
+    (
+      *("mujoco_playground", "Playground", {"config": {"episode_length": 0}}),
+      "episode_length = 0 must be at least 1",
+    ),
+    (
+      *("craftax", "Craftax", {"params": {"max_timesteps": -1}}),
+      "max_timesteps = -1 must be at least 1",
+    ),
   ],
 )
 def test_what_cannot_be_made_of_robots_is_said_in_one_line(
@@ -270,5 +283,6 @@ def test_what_cannot_be_made_of_robots_is_said_in_one_line(
 ):
   pytest.importorskip(module)
   with pytest.raises(UserError) as error:
-    environments.functional({"Brax": Brax, "Playground": Playground}[name](**options))
+    plugins = {"Brax": Brax, "Playground": Playground, "Craftax": Craftax}
+    environments.functional(plugins[name](**options))
   assert message in str(error.value) and "\n" not in str(error.value)

@@ -20,6 +20,7 @@ from selftune.core.api.types import LearnerState
 from selftune.core.experiment import Outer
 from selftune.plugins.losses.policy_kl import PolicyKL
 from selftune.plugins.metaopt._chain import inner_update
+from selftune.plugins.metaopt._context import Context
 from selftune.plugins.metaopt.metagradient import Metagradient
 
 T, B, UPDATES, STEP = 3, 4, 64, 8
@@ -388,6 +389,23 @@ def test_first_etas_by_pattern():
   np.testing.assert_array_equal(etas["value.cost"], [0.0, 0.0])  # the later pattern counts
   np.testing.assert_allclose(values["value.cost"], [0.125, 0.125])
   np.testing.assert_allclose(values["leaky_vtrace.rho_bar"], np.log1p(np.exp([3.0, 3.0])))
+
+
+def test_a_context_of_nothing_that_is_tuned():
+  assert first_etas(tune=(), context=Context()) == ({}, {})
+
+
+def test_first_etas_are_within_their_bounds():
+  bounds = {"leaky_vtrace.gamma": (0.5, 0.9), "*.cost": (0.1, 0.2), "value.cost": (0.15, 0.2)}
+  etas, values = first_etas(
+    tune=("leaky_vtrace.gamma", "leaky_vtrace.lambda_", "value.cost", "policy_gradient.cost"),
+    eta_init_of={"value.cost": -4.6},
+    bounds=bounds,
+  )
+  np.testing.assert_allclose(values["leaky_vtrace.gamma"], [0.9, 0.9], rtol=1e-12)
+  np.testing.assert_allclose(values["policy_gradient.cost"], [0.2, 0.2], rtol=1e-12)
+  np.testing.assert_allclose(values["value.cost"], [0.15, 0.15], rtol=1e-12)  # the later pattern
+  np.testing.assert_array_equal(etas["leaky_vtrace.lambda_"], [4.6, 4.6])
 
 
 @pytest.mark.parametrize(

@@ -289,6 +289,17 @@ def test_bounds_between_which_there_is_nothing(bounds, message):
     Metagradient(tune=tune, bounds=bounds).check(components)
 
 
+def test_a_context_keeps_no_bounds():
+  bounds = {"value.cost": (0.1, 0.2)}
+  with pytest.raises(ValueError, match="bounds are not kept by what a context adds"):
+    Metagradient(tune=("value.cost",), bounds=bounds, context=Context())
+
+
+def test_a_context_has_something_to_follow():
+  with pytest.raises(ValueError, match=r"statistics = \(\) leaves nothing to follow"):
+    Context(statistics=())
+
+
 def test_what_held_out_does_not_divide():
   fns = Functions(agent(Metagradient(tune=TUNE, outer_batch="held_out", held_out=3)), small.SPEC)
   (data,) = batches(1, fns)

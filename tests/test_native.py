@@ -177,7 +177,6 @@ def test_a_step_that_overflows_ends_the_run_as_in_jax(tuner):
   "agent, reason",
   [
     (Agent(network=Mlp(), metaopt=AcLambda(Metatrace())), "network @mlp() has no form in C++."),
-    (Agent(TileCoding(), metaopt=AcLambda(Metatrace()), heads=2), "The agent has several heads."),
     (Agent(TileCoding(), metaopt=AcLambda(Metatrace(), lambda_=0.0)), "Traces end at once"),
   ],
 )

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small
+from dm_env import specs
 
 from selftune.core.agent.functions import Functions
 from selftune.core.api import registry
+from selftune.core.api.errors import UserError
 from selftune.core.api.failures import INPUTS
 from selftune.core.config import discovery
 from selftune.core.experiment import Agent
@@ -111,6 +113,32 @@ def test_the_sparse_form_equals_the_dense_one(name):
     assert np.abs(sparse.learner.meta_state.tuner.h).max() > 0.01
 
 
+class Continuous:
+  """A mountain car that is pushed as far as a real number is from 0, and in its direction."""
+
+  spec = SHORT.spec._replace(action=specs.BoundedArray((1,), np.float32, [-1], [1]))
+  init = staticmethod(SHORT.init)
+
+  def step(self, state, action):
+    return SHORT.step(state, 1 + action[0])
+
+
+def test_real_actions_without_entropy():
+  """Both forms, in float64; with entropy they have none in closed form, and say so."""
+  varied = {"ac_lambda.alpha": VARIED["ac_lambda.alpha"]}
+  with jax.enable_x64(True):
+    states = {}
+    for fuse, iterations in ((False, 64), (True, 4)):
+      runs = make(online(Metatrace()), Continuous(), varied=varied, fuse=fuse)
+      states[fuse] = host(runs.advance(in_float64(runs.init()), iterations)[0])
+  assert_close(states[True], states[False], rtol=1e-8, atol=1e-12)
+  assert all(np.abs(x).max() > 0.01 for x in states[True].learner.params.values())
+  for fuse in (False, True):
+    runs = make(online(Metatrace()), Continuous(), fuse=fuse)
+    with pytest.raises(UserError, match=r"ac_lambda.entropy: .* write ac_lambda.entropy = 0"):
+      runs.trace(runs.init(), 1)
+
+
 @pytest.mark.slow
 def test_the_sparse_form_is_close_in_float32():
   states = {}
@@ -121,16 +149,15 @@ def test_the_sparse_form_is_close_in_float32():
 
 
 @pytest.mark.parametrize(
-  "tuner, network, heads, sparse",
+  "tuner, network, sparse",
   [
-    (Metatrace(), TileCoding(), 1, True),
-    (MetatraceMixed(), TileCoding(), 1, False),
-    (Metatrace(), Linear(), 1, False),
-    (Metatrace(), TileCoding(), 2, False),
+    (Metatrace(), TileCoding(), True),
+    (MetatraceMixed(), TileCoding(), False),
+    (Metatrace(), Linear(), False),
   ],
 )
-def test_what_has_a_sparse_form(tuner, network, heads, sparse):
-  agent = Agent(network=network, metaopt=AcLambda(tuner), heads=heads)
+def test_what_has_a_sparse_form(tuner, network, sparse):
+  agent = Agent(network=network, metaopt=AcLambda(tuner))
   fns = Functions(agent, SHORT.spec)
   assert (agent.metaopt.fused(fns, SHORT, None) is not None) == sparse
 

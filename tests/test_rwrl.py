@@ -585,6 +585,14 @@ def test_steps_run_between_send_and_recv():
       r"perturb_min = 5\.0 must be at most perturb_max = 1\.0",
     ),
     (
+      lambda: Rwrl(challenges=Challenges(perturb="pole_length", perturb_min=5.0)),
+      r"perturb_min = 5\.0 must be at most perturb_max = 3\.0",  # the suite's own
+    ),
+    (
+      lambda: Rwrl(challenges=Challenges(perturb="pole_length", perturb_start=5.0)),
+      r"perturb_start = 5\.0 must be between perturb_min = 0\.3 and perturb_max = 3\.0",
+    ),
+    (
       lambda: Rwrl(challenges=Challenges(multiobj_weight=0.5)),
       r"safety = False.*need safety = True",
     ),

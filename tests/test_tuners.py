@@ -60,9 +60,9 @@ def some_slow(quick, rest=tuple(CASES)):
   return [*quick, *slow]
 
 
-def build(metaopt, features=6, network=None, actions=ACTIONS):
+def build(metaopt, features=6, network=None, actions=ACTIONS, **fields):
   spec = EnvSpec(specs.Array((features,), np.float32), specs.DiscreteArray(actions))
-  return Functions(Agent(network=network or Linear(), metaopt=metaopt), spec)
+  return Functions(Agent(network=network or Linear(), metaopt=metaopt, **fields), spec)
 
 
 def transitions(s):
@@ -281,3 +281,24 @@ def test_it_learns_from_one_stream():
     fns = build(metaopt)
     batch = transitions(STREAM)
     first_state(metaopt, fns, {"value": jnp.zeros(1)}, batch._replace(action=np.zeros((1, 2))))
+
+
+@pytest.mark.parametrize("fields", [dict(heads=2), dict(behaviour="average")])
+def test_it_learns_one_head(fields):
+  metaopt = AcLambda()
+  fns = build(metaopt, **fields)
+  batch = jax.tree.map(lambda x: x[0], transitions(STREAM))
+  with pytest.raises(ValueError, match=r"ac_lambda learns one head.* write agent.heads = 1"):
+    first_state(metaopt, fns, {"value": jnp.zeros(1)}, batch)
+
+
+def test_groups_are_logged_of_arrays_that_they_reach():
+  groups = {"all": (0, 6), "last": (5, 9), "beyond": (6, 9)}
+  metaopt = AcLambda(MetatraceVector(), groups=groups)
+  fns = build(metaopt)
+  batch = jax.tree.map(lambda x: x[0], transitions(STREAM))
+  params = fns.network.init(jax.random.key(0)) | {"scale": jnp.ones(())}
+  rows = metaopt.describe(first_state(metaopt, fns, params, batch))
+  found = {name for name in rows if name.startswith("beta/") and name.count("/") == 2}
+  assert found == {f"beta/{of}/{group}" for of in ("policy", "value") for group in ("all", "last")}
+  np.testing.assert_allclose([rows[name] for name in found], np.log(metaopt.alpha), rtol=1e-6)

@@ -27,8 +27,8 @@ from .bindings import (
   reach,
   written,
 )
+from .modules import Importing
 from .reading import (
-  Importing,
   Read,
   find,
   read_bind,

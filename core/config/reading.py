@@ -4,29 +4,24 @@ Gin itself would bind as it parses, and raise before the line is known.
 """
 
 import dataclasses
-import importlib
 import json
 import re
-import sys
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from gin import config_parser
 
-from ..api import registry
 from ..api.errors import ConfigError, did_you_mean
 from .bindings import MACRO, Binding, Table, fields, lookup
+from .modules import Importing, import_module
 from .saving import unwritable
 from .values import Macro, Reference, leaves
 
 ROOT = Path(__file__).resolve().parents[2] / "gin_configs"
 EXPERIMENTS = "experiments"  # the folder of those that can be run
 RENAMED = ROOT / "renamed.json"  # names of earlier versions -> those of now
-
-
-Importing = Callable[[str, Sequence[Path]], Sequence[Path]]
 
 
 @dataclasses.dataclass
@@ -97,7 +92,9 @@ def read_file(path: Path, read: Read) -> None:
     if isinstance(statement, config_parser.IncludeStatement):
       _include(statement.filename, where, path.parent, read)
     elif isinstance(statement, config_parser.ImportStatement):
-      _import(statement, where, path.parent, read.importing)
+      if statement.module.startswith("__gin__"):
+        raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
+      import_module(statement.module, where, path.parent, read.importing)
       read.imports.add(statement.format())
     else:
       read_statement(statement, where, read.table)
@@ -182,26 +179,6 @@ class _Unbuilt:
   """Stands for `@name` without parentheses, which gives the class and not an instance."""
 
   name: str
-
-
-def _import(
-  statement: config_parser.ImportStatement, where: str, folder: Path, importing: Importing
-) -> None:
-  """Imports a module that is installed, beside the gin file or in the current folder."""
-  if statement.module.startswith("__gin__"):
-    raise ConfigError(f"{where}: gin's dynamic registration is not supported; use @register.")
-  folders = map(str, importing(statement.module, (folder.resolve(), Path.cwd())))
-  # At the end: a module beside a gin file takes no library's place.
-  sys.path += [p for p in dict.fromkeys(folders) if p not in sys.path]
-  try:
-    with registry.foreign_code():
-      importlib.import_module(statement.module)
-  except Exception as error:  # whatever a module may raise
-    reason = str(error).partition("\n")[0] or type(error).__name__
-    # The module itself is missing, and not one that it imports in turn.
-    if f"No module named '{statement.module.split('.')[0]}'" in reason:
-      reason += f". Put it into {folder} or the current folder, or its folder on PYTHONPATH."
-    raise ConfigError(f"{where}: cannot import {statement.module}: {reason}") from error
 
 
 def read_statement(statement: Any, where: str, table: Table) -> None:

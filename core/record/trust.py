@@ -10,6 +10,7 @@ from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 from ..api.errors import UserError
+from ..config import modules
 
 
 def admit(
@@ -33,19 +34,21 @@ def admit(
   top = workdir.resolve()  # a symbolic link must not make an inside look like an outside
   inside = lambda place: place.resolve().is_relative_to(top)
   allowed = [folder for folder in folders if trusted or not inside(folder)]
-  name = module.partition(".")[0]
+  name, path = module.partition(".")[0], modules.search_path(folders)
+  clash = modules.clash(module, path)
   # Its code has run already; to import it again runs nothing.
-  if name in sys.modules:
+  if name in sys.modules and not clash:
     return allowed
   # Looked for and not imported: for a name without a dot, this runs no code.
-  spec = importlib.util.find_spec(name) or PathFinder.find_spec(name, list(map(str, folders)))
+  spec = PathFinder.find_spec(name, path) or importlib.util.find_spec(name)
   for place in _places(spec):
     if inside(place) and not trusted:
       raise UserError(
         f"{config} imports '{module}', which lies in the workdir itself ({place}) and is code of "
         "whoever made it. Read it, then let it run: --trust, of selftune eval and report."
       )
-    print(f"selftune: {config} imports {module} from {place}", file=sys.stderr)
+    if not clash:  # one that clashes is about to be refused
+      print(f"selftune: {config} imports {module} from {place}", file=sys.stderr)
   return allowed
 
 

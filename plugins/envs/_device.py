@@ -134,16 +134,24 @@ def library(
   return Library(EnvSpec(spec, action), reset, step, drawn)
 
 
-def with_params(what: str, params: Any, given: Mapping[str, Any]) -> Any:
+def with_params(what: str, params: Any, given: Mapping[str, Any], limit: str) -> Any:
   """Returns parameters of a library's environment, a dataclass, with those given in their place.
 
+  Args:
+    what: they are, for messages.
+    params: as the library has them.
+    given: by name.
+    limit: the name of the one that is a time limit, in steps.
+
   Raises:
-    UserError: `what` has none of such a name.
+    UserError: `what` has none of such a name, or the limit allows no step.
   """
   known = [field.name for field in dataclasses.fields(params)]
   for name in given:
     if name not in known:
       raise UserError(unknown(f"{what}: name", name, known))
+  if isinstance(steps := given.get(limit), int | float) and steps < 1:
+    raise UserError(f"{what}: {limit} = {steps} must be at least 1.")
   return dataclasses.replace(params, **given)
 
 

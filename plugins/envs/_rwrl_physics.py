@@ -14,7 +14,7 @@ from dm_control import suite
 from dm_control.rl import control
 from dm_control.suite import common, quadruped
 
-from ._rwrl_settings import Challenges, Parameter, domains
+from ._rwrl_settings import Challenges, Parameter, domains, parameter
 
 Edit = tuple[str, str, str]  # path of an element in the XML, its attribute, the new value
 
@@ -99,14 +99,6 @@ class Perturbation:
           element.set(attribute, value)
       physics.reload_from_xml_string(ElementTree.tostring(self._root), _assets())
     self._resets += 1
-
-
-def parameter(domain: str, challenges: Challenges) -> Parameter:
-  """Returns the perturbed parameter, with what was set in place of the suite's own numbers."""
-  assert challenges.perturb is not None
-  known = domains()[domain].parameters[challenges.perturb]
-  given = {name: getattr(challenges, f"perturb_{name}") for name in Parameter._fields}
-  return known._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def next_value(

@@ -66,9 +66,9 @@ class Challenges:
   perturb: str | None = None
   perturb_scheduler: str = "uniform"
   perturb_period: Count = 1
-  perturb_start: float | None = None
-  perturb_min: float | None = None
-  perturb_max: float | None = None
+  perturb_start: NotNegative | None = None
+  perturb_min: NotNegative | None = None
+  perturb_max: NotNegative | None = None
   perturb_std: NotNegative | None = None
   safety: bool = False
   safety_coeff: Fraction = 1.0
@@ -126,3 +126,11 @@ def domains() -> Mapping[str, Domain]:
       entry["safety"],
     )
   return found
+
+
+def parameter(domain: str, challenges: Challenges) -> Parameter:
+  """Returns the perturbed parameter, with what was set in place of the suite's own numbers."""
+  assert challenges.perturb is not None
+  known = domains()[domain].parameters[challenges.perturb]
+  given = {name: getattr(challenges, f"perturb_{name}") for name in Parameter._fields}
+  return known._replace(**{name: value for name, value in given.items() if value is not None})

@@ -41,7 +41,8 @@ class Craftax(_device.OnDevice):
     if self.name not in NAMES:
       raise UserError(unknown("craftax.name", self.name, NAMES))
     env = self._made(self.name)
-    params = _device.with_params(f"craftax.params of {self.name}", env.default_params, self.params)
+    what = f"craftax.params of {self.name}"
+    params = _device.with_params(what, env.default_params, self.params, "max_timesteps")
     # The library says only whether an episode is over; without a limit that is termination.
     unlimited = dataclasses.replace(params, max_timesteps=NEVER)
 

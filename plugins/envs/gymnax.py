@@ -80,7 +80,8 @@ class Gymnax(_device.OnDevice):
       env, params = gymnax.make(self.name, **self.kwargs)
     except TypeError as error:
       raise UserError(f"gymnax.kwargs of {self.name}: {error}.") from error
-    return env, _device.with_params(f"gymnax.params of {self.name}", params, self.params)
+    what = f"gymnax.params of {self.name}"
+    return env, _device.with_params(what, params, self.params, "max_steps_in_episode")
 
 
 def _action(space: Any) -> specs.DiscreteArray | specs.BoundedArray:

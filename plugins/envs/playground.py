@@ -32,7 +32,7 @@ class Playground(_device.OnDevice):
 
   Raises:
     UserError: playground is not installed. When it is first used: no such environment, entry or
-      field; the models cannot be downloaded.
+      field; a number of it with which nothing would move; the models cannot be downloaded.
   """
 
   name: str = "CartpoleBalance"
@@ -65,6 +65,9 @@ class Playground(_device.OnDevice):
 
     length = self.episode_length or config.episode_length
     repeat = self.action_repeat or config.action_repeat
+    for name, value in (("episode_length", length), ("action_repeat", repeat)):
+      if value < 1:
+        raise UserError(f"playground.config of {self.name}: {name} = {value} must be at least 1.")
     return _device.of_brax("playground", env, length, repeat, observe, draw)
 
   def _made(self) -> tuple[Any, Any]:
@@ -85,9 +88,16 @@ class Playground(_device.OnDevice):
     except (KeyError, TypeError, ValueError) as error:
       raise UserError(f"playground.config of {self.name}: {error.args[0]}") from error
     try:
-      return registry.load(self.name, config), config
+      env = registry.load(self.name, config)
     except (subprocess.CalledProcessError, OSError) as error:
       raise UserError(
         f"playground.name = {self.name!r} needs models of robots that git could not download "
         f"({error}); those of the Control Suite, such as CartpoleBalance, need none."
       ) from error
+    # The steps of the physics that are nearest to one of control: if these are none, all stands.
+    if env.n_substeps < 1:
+      raise UserError(
+        f"playground.config of {self.name}: in ctrl_dt = {env.dt:g} the physics makes no step; "
+        f"write at least sim_dt = {env.sim_dt:g}, or a lesser sim_dt."
+      )
+    return env, config

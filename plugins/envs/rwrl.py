@@ -5,7 +5,15 @@ from typing import Literal
 
 from ...core.api import Count, Environment, UserError, register, resumable
 from . import _pool
-from ._rwrl_settings import LEVELS, NO_CHALLENGES, SCHEDULERS, Challenges, domains
+from ._rwrl_settings import (
+  LEVELS,
+  NO_CHALLENGES,
+  SCHEDULERS,
+  Challenges,
+  Parameter,
+  domains,
+  parameter,
+)
 
 
 @register("env", "rwrl")
@@ -93,12 +101,23 @@ def _check(domain: str, it: Challenges) -> None:
     )
   if not it.safety and (idle := [n for n in changed if n.startswith(("safety_", "limit_"))]):
     raise UserError(f"rwrl_challenges.{idle[0]} is of the constraints, and needs safety = True.")
-  low, high = it.perturb_min, it.perturb_max
-  if low is not None and high is not None and low > high:
-    raise UserError(f"rwrl_challenges.perturb_min = {low} must be at most perturb_max = {high}.")
+  if it.perturb is not None:
+    _check_perturbed(parameter(domain, it), it.perturb_start)
   for name in changed:
     value = getattr(it, name)
     if isinstance(value, tuple) and not (0 <= value[0] <= 1 and value[1] >= 1):
       raise UserError(
         f"rwrl_challenges.{name} = {value!r} must be (probability in [0, 1], steps of at least 1)."
       )
+
+
+def _check_perturbed(p: Parameter, start: float | None) -> None:
+  """Raises UserError for bounds that hold nothing, the suite's own where none are given."""
+  if p.min > p.max:
+    raise UserError(f"rwrl_challenges.perturb_min = {p.min} must be at most perturb_max = {p.max}.")
+  # A start that is given beyond them would be replaced by the nearer one, in silence.
+  if start is not None and not p.min <= start <= p.max:
+    raise UserError(
+      f"rwrl_challenges.perturb_start = {start} must be between perturb_min = {p.min} and "
+      f"perturb_max = {p.max}."
+    )

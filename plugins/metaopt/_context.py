@@ -34,6 +34,10 @@ class Context:
   batches: Count = 10
   hidden: Count = 32
 
+  def __post_init__(self):
+    if not self.statistics:
+      raise ValueError("statistics = () leaves nothing to follow: write one or more, ('reward',)")
+
   @property
   def size(self) -> int:
     """The number of statistics that the network sees, S."""

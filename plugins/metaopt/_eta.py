@@ -10,7 +10,13 @@ from ._chain import Etas
 Tuned = Mapping[str, tunables.Tunable]
 
 
-def first(fns: AgentFns, tuned: Tuned, eta_init: float, given: Mapping[str, float]) -> Etas:
+def first(
+  fns: AgentFns,
+  tuned: Tuned,
+  eta_init: float,
+  given: Mapping[str, float],
+  bounds: Mapping[str, tuple[float, float]],
+) -> Etas:
   """Returns the first etas by name, [P] or [1].
 
   Args:
@@ -18,12 +24,14 @@ def first(fns: AgentFns, tuned: Tuned, eta_init: float, given: Mapping[str, floa
     tuned: what is tuned.
     eta_init: the first eta, in domains that start from it (UNIT and SCALE).
     given: first etas by pattern, in place of what the domain says.
+    bounds: see `within`, which the first etas are, too.
   """
   start = {name: t.domain.initial(eta_init, t.value) for name, t in tuned.items()}
   # What is given by pattern replaces what the domain says.
   start |= starts(tuned, given)
   # float, for a whole number that is configured would make integers, which have no gradient.
-  return {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
+  etas = {name: jnp.full(fns.tunable_shapes[name], eta, float) for name, eta in start.items()}
+  return within(etas, tuned, bounds)
 
 
 def starts(tuned: Tuned, given: Mapping[str, float]) -> dict[str, float]:
@@ -57,24 +65,26 @@ def check_bounds(tuned: Tuned, given: Mapping[str, tuple[float, float]]) -> None
         )
 
 
-def bounds(
-  tuned: Tuned, given: Mapping[str, tuple[float, float]]
-) -> dict[str, tuple[Array, Array]]:
-  """Returns the least and greatest eta by name, [] each, where there are bounds.
+def within(
+  etas: Mapping[str, Array], tuned: Tuned, bounds: Mapping[str, tuple[float, float]]
+) -> Etas:
+  """Returns etas by name, [P] or [1], each moved to the nearer end where it is out of bounds.
 
   Args:
+    etas: of what is tuned.
     tuned: what is tuned.
-    given: least and greatest value as plugins see it, by pattern; see `check_bounds`.
+    bounds: least and greatest value as plugins see it, by pattern; see `check_bounds`.
   """
-  ends = {}
-  for pattern, (least, greatest) in given.items():
+  clipped = dict(etas)
+  for pattern, (least, greatest) in bounds.items():
     for name, t in tunables.select(tuned, (pattern,), "bounds").items():
       # Bounds are on what plugins see and eta is unconstrained; every domain's map is increasing.
       low, high = (jnp.asarray(t.domain.inverse(x, t.value)) for x in (least, greatest))
       # NaN: a bound beyond the domain, within which every eta lies anyway.
       nowhere = lambda x, end: jnp.where(jnp.isnan(x), end, x)
-      ends[name] = (nowhere(low, -jnp.inf), nowhere(high, jnp.inf))
-  return ends
+      # Of `etas`, not of `clipped`: where several patterns match, the last one counts.
+      clipped[name] = jnp.clip(etas[name], nowhere(low, -jnp.inf), nowhere(high, jnp.inf))
+  return clipped
 
 
 def by_head(kind: str, tree: Mapping[str, Array]) -> Metrics:

@@ -60,8 +60,6 @@ def natively(fns: AgentFns, runs: Sequence[Parts]) -> Advance | str:
     forms.append(form)
   if not isinstance(env.spec.action, specs.DiscreteArray):
     return "Actions are not discrete."
-  if len(fns.gamma({})) != 1:
-    return "The agent has several heads."
   # The C++ has one generator, and draws what JAX draws to the bit.
   config: Any = jax.config
   threefry = config.jax_default_prng_impl == "threefry2x32"

@@ -2,9 +2,10 @@
 
 from typing import Protocol
 
+import jax
 import jax.numpy as jnp
 
-from ...core.api import Array, Scalar, Tuner
+from ...core.api import Array, Distribution, Scalar, Tuner, UserError
 
 
 class Settings(Protocol):
@@ -52,3 +53,26 @@ def continues(first: Array, discount: Array) -> Array:
   """
   # Discount 0 without FIRST is a lost life of Atari: what came before is not to be credited.
   return ~first & (discount > 0)
+
+
+def entropy_gradient(weight: Scalar, distribution: Distribution, policy: Array) -> Array:
+  """Computes psi grad H by the parameters of a policy, [A].
+
+  Args:
+    weight: psi, [].
+    distribution: of the policy.
+    policy: its parameters, [A].
+
+  Raises:
+    UserError: the entropy has no closed form, and psi is not 0.
+  """
+  # A plain 0 asks for no entropy, which not every distribution has; that of a run may be traced.
+  if isinstance(weight, float | int) and not weight:
+    return jnp.zeros_like(policy)
+  try:
+    return weight * jax.grad(distribution.entropy)(policy)
+  except UserError as error:
+    raise UserError(
+      "ac_lambda.entropy: the policy of these actions has no entropy in closed form: write "
+      "ac_lambda.entropy = 0"
+    ) from error

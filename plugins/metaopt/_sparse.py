@@ -40,7 +40,7 @@ from ...core.api import (
   not_finite,
   unless_ended,
 )
-from ._online import Settings, clipped, continues
+from ._online import Settings, clipped, continues, entropy_gradient
 
 METRICS = ("delta", "param_norm")  # of `AcLambda.step`
 STEPS = 16  # T: writing out costs more with every step, reading the memory less with each
@@ -247,7 +247,7 @@ def learn(
   delta = reward + discount * next_w[0] - phi_w[0]
   # The gradients of U (line 6) and of the entropy are these, times phi_t.
   grad_u = jnp.concatenate([one, jax.grad(distribution.log_prob)(policy, sample) / 2])
-  bonus = jnp.concatenate([none, ac.entropy * jax.grad(distribution.entropy)(policy)])
+  bonus = jnp.concatenate([none, entropy_gradient(ac.entropy, distribution, policy)])
 
   # z <- decay z + grad_u phi', so every product of z with itself, h and phi follows from those of
   # before: |a x + b|^2 = a^2 |x|^2 + 2 a <x, b> + |b|^2, and <b, x> = grad_u' (x phi).

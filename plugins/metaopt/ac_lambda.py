@@ -37,7 +37,7 @@ from ...core.api import (
 )
 from ..tuners.constant_step import ConstantStep
 from ._native import natively
-from ._online import clipped, continues
+from ._online import clipped, continues, entropy_gradient
 from ._sparse import block
 
 
@@ -65,10 +65,10 @@ class AcLambda:
     alpha: alpha_0, the initial step size.
     gamma: discount.
     lambda_: decay of the traces beside gamma.
-    entropy: psi, weight of the policy's entropy.
+    entropy: psi, weight of the policy's entropy; 0 where actions are continuous.
     max_abs_reward: rewards are clipped to this for learning; None leaves them raw.
     groups: of features, by name: ranges of the last axis of every array of parameters, whose mean
-      step sizes are logged.
+      step sizes are logged. An array that ends before a range begins has no row of it.
   """
 
   tuner: Tuner = dataclasses.field(default_factory=ConstantStep)
@@ -96,9 +96,15 @@ class AcLambda:
     """Returns the meta state before the first step: z = 0, [N], and the tuner's state.
 
     Raises:
-      ValueError: batches are not [1 + 1, 1]: one transition of one stream.
+      ValueError: the network has more heads than the one that learns; or batches are not
+        [1 + 1, 1], one transition of one stream.
     """
-    del fns
+    # `gamma` has one entry a head; which numbers they are does not matter.
+    if len(fns.gamma({})) != 1:
+      raise ValueError(
+        "ac_lambda learns one head, and others would act untrained: write agent.heads = 1, "
+        "agent.behaviour = 'first', and no outer critic"
+      )
     if batch.action.shape[:2] != (1, 1):
       t, b = batch.action.shape[:2]
       raise ValueError(
@@ -144,13 +150,10 @@ class AcLambda:
       active: says of a run whether it is still going, [] bool.
 
     Returns:
-      The iteration; None where the network has no binary features, the tuner more than one step
-      size, or the agent more than one head.
+      The iteration; None where the network has no binary features, or the tuner more than one
+      step size.
     """
-    # `gamma` has one entry a head; which numbers they are does not matter.
-    one_head = len(fns.gamma({})) == 1
-    sparse = isinstance(fns.network, SparseNetwork) and isinstance(self.tuner, ScalarTuner)
-    if not (sparse and one_head):
+    if not (isinstance(fns.network, SparseNetwork) and isinstance(self.tuner, ScalarTuner)):
       return None
     return functools.partial(block, self, fns, env, active)
 
@@ -189,7 +192,7 @@ class AcLambda:
     one, none = jnp.ones_like(value), jnp.zeros_like(policy)
     # Derivatives by the distribution's parameters; the pullback carries these on to the weights.
     d_log_prob = jax.grad(fns.distribution.log_prob)(policy, batch.action[0, 0])
-    d_entropy = jax.grad(fns.distribution.entropy)(policy)
+    d_entropy = entropy_gradient(self.entropy, fns.distribution, policy)
 
     def gradient(value_part, policy_part):
       return ravel_pytree(pull_back((value_part, policy_part))[0])[0]
@@ -208,7 +211,7 @@ class AcLambda:
       grad_u=grad_u,
       grad_v=gradient(one, none),
       grad_next=ravel_pytree(pull_next(discount)[0])[0],
-      bonus=gradient(0 * one, self.entropy * d_entropy),
+      bonus=gradient(0 * one, d_entropy),
     )
 
   def describe(self, state: LearnerState) -> Described:
@@ -236,5 +239,7 @@ class AcLambda:
       name = jax.tree_util.keystr(path, simple=True, separator="/")
       rows[f"beta/{name}"] = jnp.mean(leaf)
       for group, (start, stop) in self.groups.items():
-        rows[f"beta/{name}/{group}"] = jnp.mean(leaf[..., start:stop])
+        # The mean of a range that begins beyond the array would be that of nothing.
+        if leaf.ndim and start < leaf.shape[-1]:
+          rows[f"beta/{name}/{group}"] = jnp.mean(leaf[..., start:stop])
     return rows

@@ -76,7 +76,8 @@ class Metagradient:
     bootstrap: `@bootstrap()` matches a target in place of the outer loss (BMG).
     context: `@context()` makes eta follow from recent statistics.
     max_norm: a metagradient of a greater norm is scaled down to this.
-    bounds: least and greatest value of any tuned number, by pattern; as plugins see it.
+    bounds: least and greatest value of any tuned number, by pattern, as plugins see it; from the
+      first eta on. Not with a context.
     start_after: metaparameters stay as they are for so many updates.
     anchor: weight of 1/2 (eta - initial eta)^2 in what eta minimises.
   """
@@ -99,6 +100,13 @@ class Metagradient:
   bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   start_after: Natural = 0
   anchor: NotNegative = 0.0
+
+  def __post_init__(self):
+    if self.bounds and self.context is not None:
+      # Eta is then what a context adds to: a projection of it bounds no value that plugins see.
+      raise ValueError(
+        "bounds are not kept by what a context adds: write bounds = {}, or no context"
+      )
 
   @property
   def phases(self) -> int:
@@ -311,15 +319,11 @@ class Metagradient:
     else:
       meta = meta._replace(etas=moved[0], context=meta.context._replace(weights=moved[1]))
     # Bounds are no part of the optimiser: each step of it is followed by a projection.
-    within = {
-      name: jnp.clip(meta.etas[name], *ends)
-      for name, ends in _eta.bounds(tuned, self.bounds).items()
-    }
-    return meta._replace(etas=meta.etas | within, opt_state=opt_state)
+    return meta._replace(etas=_eta.within(meta.etas, tuned, self.bounds), opt_state=opt_state)
 
   def _etas(self, meta: MetaState) -> Etas:
     """Returns eta by name as updates use it."""
-    if self.context is None:
+    if self.context is None or not meta.etas:  # none: nothing is tuned, and there are no weights
       return meta.etas
     return self.context.applied(meta.context.weights, meta.context.recent, meta.etas)
 
@@ -363,7 +367,7 @@ class Metagradient:
     return tunables.select(tunables.collect(components), self.tune)
 
   def _first(self, fns: AgentFns, tuned: Mapping[str, tunables.Tunable]) -> Etas:
-    return _eta.first(fns, tuned, self.eta_init, self.eta_init_of)
+    return _eta.first(fns, tuned, self.eta_init, self.eta_init_of, self.bounds)
 
   def _init_optimizer(self, learned: PyTree) -> PyTree:
     return self._adam().init(learned) if self.optimizer is None else self.optimizer.init(learned)
