@@ -42,7 +42,10 @@ class Optax:
     try:
       jax.eval_shape(lambda x, t: self.update(x, self.init(x), x, t), some, progress)
     except TypeError as error:
-      raise ValueError(f"optax.name = {self.name!r} takes more than gradients: {error}.") from error
+      raise ValueError(
+        f"optax.name = {self.name!r} with kwargs = {dict(self.kwargs)} makes no step of gradients and "
+        f"parameters alone: {error}."
+      ) from error
 
   def _transformation(self) -> optax.GradientTransformation:
     """Makes the optimiser at its rate, which may be traced: of some it is no mere factor."""
