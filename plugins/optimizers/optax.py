@@ -43,8 +43,8 @@ class Optax:
       jax.eval_shape(lambda x, t: self.update(x, self.init(x), x, t), some, progress)
     except TypeError as error:
       raise ValueError(
-        f"optax.name = {self.name!r} with kwargs = {dict(self.kwargs)} makes no step of gradients and "
-        f"parameters alone: {error}."
+        f"optax.name = {self.name!r} with kwargs = {dict(self.kwargs)} makes no step of gradients "
+        f"and parameters alone: {error}."
       ) from error
 
   def _transformation(self) -> optax.GradientTransformation:
