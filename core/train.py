@@ -93,6 +93,8 @@ def train(
     progress, weights = Progress(), None
     if restored is not None:
       state, progress = restored.state, Progress.from_json(restored.host)
+      # Where the first update failed nothing was learned: it still has the weights it began with.
+      weights = None if progress.env_steps else init_from
     elif init_from is not None:
       state, weights = with_weights(state, init_from)
     # A copy is made only once: its checkpoints hold `exchange`, and a killed copy resumes them.
@@ -124,7 +126,8 @@ def train(
       return asked_to_stop()
 
     if hosts.is_first():
-      workdir.create(loaded, training.env_seeds, progress.env_steps, weights)
+      anew = restored is None and not progress.env_steps
+      workdir.create(loaded, training.env_seeds, progress.env_steps, weights, anew)
       workdir.say_resumed(resume, restored)
 
     stack.callback(checkpoints.close)

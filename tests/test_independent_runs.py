@@ -100,6 +100,18 @@ def test_a_run_that_stands_still_is_not_logged_again_when_resumed(gin, tmp_path,
     assert steps == sorted(set(steps))
 
 
+def test_a_run_that_ended_without_a_last_row_gets_one_when_resumed(gin, tmp_path, monkeypatch):
+  stop_at_the_second_look(monkeypatch)
+  # A stop saves a checkpoint at once, and no row is due so soon.
+  bindings = ("runs.run_writers = (@jsonl(),)", "train.log_seconds = 1e9")
+  training.train(gin, bindings, tmp_path / "run")
+  log = tmp_path / "run" / "runs" / "002" / "metrics.jsonl"
+  assert not log.read_text()
+  training.train(gin, bindings, tmp_path / "run", resume=True)
+  (row,) = fakes.rows(log.parent)
+  assert row["runs/diverged"] == 1 and row["runs/active"] == 0
+
+
 def test_the_same_agent_learns_from_a_pool_on_the_host(gin, tmp_path):
   on_host = [line for line in CONFIG.splitlines() if not line.startswith("runs.")]
   bindings = ("train.runtime = @lockstep()", "lockstep.groups = 1", "train.total_env_steps = 40")

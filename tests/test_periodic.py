@@ -167,6 +167,9 @@ def test_what_was_not_written_is_due_again(written, begun, due, tmp_path):
   if written is not None:
     Scored(tmp_path).write(*written)
   assert Scored(tmp_path).due(40, *begun) == due
+  # What lies beyond the checkpoint is owed once the run is there again.
+  if written is not None and written[0] > begun[0]:
+    assert Scored(tmp_path).owed(written[0])
 
 
 def test_scores_count_once_they_are_written(tmp_path):

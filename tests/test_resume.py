@@ -263,15 +263,17 @@ def host_of(run, update):
 
 def test_a_first_update_that_is_not_finite_leaves_the_first_state(config, tmp_path):
   fault = ("counting.fault = 'nan'", "counting.at = 1")
-  for resume in (False, True):  # from it, too
+  for resume in (False, True, True):  # from it, too
     with pytest.raises(NonFiniteError, match=r"not finite in update 1; .* checkpoint of update 0"):
       training.train(config, fault, tmp_path / "run", resume)
     assert fakes.checkpoints(tmp_path / "run") == [0]
+  assert not (tmp_path / "run" / "before-1").exists()  # there is a checkpoint that it goes on from
 
 
-def test_a_last_good_state_that_cannot_be_saved(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [RunError, OSError])
+def test_a_last_good_state_that_cannot_be_saved(kind, config, tmp_path, monkeypatch):
   def fail(*_):
-    raise RunError("the disk is full")
+    raise kind("the disk is full")
 
   monkeypatch.setattr(Checkpointer, "save", fail)
   fault = ("counting.fault = 'nan'", "counting.at = 13", "train.checkpoint_seconds = 1e9")

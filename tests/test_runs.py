@@ -396,6 +396,24 @@ def test_settings_that_are_not_there():
     make(online(Metatrace()), varied={"metatrace.mu": (1.0, 2.0)})
 
 
+@dataclasses.dataclass(frozen=True)
+class Derived:
+  """An optimiser that derives a number from a setting when it is made."""
+
+  rate: float = 0.5
+  half: float = dataclasses.field(init=False)
+
+  def __post_init__(self):
+    object.__setattr__(self, "half", self.rate / 2)
+
+
+def test_what_a_plugin_derives_follows_a_setting(monkeypatch):
+  monkeypatch.setattr(registry, "configurables", lambda: {"derived": Derived})
+  monkeypatch.setattr(registry, "name_of", lambda plugin: "derived")
+  half = lambda rate: settings.with_settings(Derived(), {"derived.rate": rate}).half
+  assert half(3.0) == 1.5 and jax.jit(half)(3.0) == 1.5
+
+
 def test_a_plugin_looks_at_the_settings_of_each_run_once_and_not_while_they_are_traced():
   # Bounds are compared with the configured cost, which a program of many runs would trace.
   bounded = Metagradient(tune=("*.cost",), bounds={"entropy.cost": (0.002, 0.5)})
@@ -403,4 +421,4 @@ def test_a_plugin_looks_at_the_settings_of_each_run_once_and_not_while_they_are_
   runs = make(small.agent(bounded, network=Mlp()), seeds=(5, 6), varied=varied, unroll_length=4)
   runs.advance(runs.init(), 1)
   with pytest.raises(ValueError, match=r"entropy\.cost is tuned from 0 to 0\.001"):
-    make(small.agent(bounded), seeds=(5, 6), varied={"entropy.cost": (0.01, 0.001)})
+    settings.check_each(small.agent(bounded), {"entropy.cost": (0.01, 0.001)})

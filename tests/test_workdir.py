@@ -50,6 +50,26 @@ def test_a_module_is_found_again_whether_or_not_it_has_a_file(config, tmp_path, 
   forgotten("scratch_space")
 
 
+def test_a_module_of_the_current_folder_is_not_taken_for_that_of_a_run(
+  config, tmp_path, monkeypatch, forgotten
+):
+  for name in ("project", "current"):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "scratch_helper.py").touch()
+  gin = tmp_path / "project" / "config.gin"
+  gin.write_text(f"import scratch_helper\n{(tmp_path / 'config.gin').read_text()}")
+  monkeypatch.chdir(tmp_path / "current")
+  loaded = config_module.load(str(gin))
+  workdir = Workdir(tmp_path / "run")
+  workdir.path.mkdir()
+  workdir.create(loaded, [], 0)
+  workdir.check(loaded, resume=True)
+  forgotten("scratch_helper")
+  workdir.load()  # as another process does
+  assert Path(sys.modules["scratch_helper"].__file__).parent == tmp_path / "project"
+  forgotten("scratch_helper")
+
+
 def test_resuming_without_a_checkpoint_keeps_the_logs(config, tmp_path, capfd):
   run, names = tmp_path / "run", ("metrics", "episodes")
   training.train(config, (), run)
@@ -76,12 +96,15 @@ def test_logs_of_each_run_are_kept_and_those_of_other_runs_left_alone(tmp_path, 
   (tmp_path / "lineage.jsonl").write_text("{}\n")
   (tmp_path / "runs.csv").write_text("run\n")
   (tmp_path / "scored.json").write_text("{}\n")
+  (tmp_path / "runs" / "3d").mkdir()
+  (tmp_path / "runs" / "3d" / "metrics.jsonl").write_text("{}\n")
   (tmp_path / "notes.jsonl").write_text("{}\n")
   (others / "config.gin").touch()
   kept = aside.set_aside(tmp_path)
   found = [str(path.relative_to(kept)) for path in sorted(kept.rglob("*")) if path.is_file()]
   of_all = ["runs.csv", "scored.json"]
   assert found == ["lineage.jsonl", "metrics.jsonl", "runs/000/metrics.jsonl", *of_all]
+  assert (tmp_path / "runs" / "3d" / "metrics.jsonl").exists()
   assert (others / "metrics.jsonl").exists() and (tmp_path / "notes.jsonl").exists()
   assert aside.set_aside(tmp_path) is None
   (tmp_path / "eval.jsonl").write_text("{}\n")

@@ -99,8 +99,8 @@ def _train(arguments: argparse.Namespace) -> int:
 def _stopped(progress: "Progress", workdir: Path, arguments: argparse.Namespace) -> str:
   """Tells how far a run has come that a signal stopped, and the command that goes on with it."""
   again = ["selftune", "train", arguments.config, *(f"--bind={b}" for b in arguments.bind)]
-  # `init_from` is among them, as a run that was stopped before its first checkpoint begins anew.
-  for name in ("init_from", "coordinator", "num_processes", "process_id"):
+  # Not so `init_from`: the workdir knows which checkpoint of it the weights were taken from.
+  for name in ("coordinator", "num_processes", "process_id"):
     value = getattr(arguments, name)
     again += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
   command = shlex.join([*again, "--workdir", str(workdir), "--resume"])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax.numpy as jnp
 
-from ..api.errors import NonFiniteError, RunError
+from ..api.errors import NonFiniteError
 from ..api.types import Episode, LearnerState, Metrics, PyTree
 from ..experiment import Train
 from ..machine import hosts
@@ -251,7 +251,7 @@ def save_good(
     save(checkpoints, state, good, logger)
     # Waited for, so that the message says what is on the disk.
     checkpoints.wait()
-  except RunError as unsaved:
+  except Exception as unsaved:  # a log writer of others may raise anything
     return NonFiniteError(f"{error} It is not saved: {unsaved}")
   return NonFiniteError(
     f"{error} It is saved: --resume goes on from the checkpoint of update {good.updates}."

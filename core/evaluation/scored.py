@@ -56,10 +56,11 @@ class Scored:
       most: of these, env steps of the run that made most.
     """
     last = self._read()
-    if not env_steps or last is None:
-      return 0
     # One beyond the checkpoint will be made again; those before it were made before that one.
-    return after(last["most"] if last["env_steps"] <= env_steps else most, every)
+    if last is not None and last["env_steps"] > env_steps:
+      last = {"env_steps": env_steps, "most": most}
+      self.write(**last)
+    return after(last["most"], every) if env_steps and last is not None else 0
 
   def owed(self, env_steps: int) -> bool:
     """Says whether a run that ended with so many env steps, of all runs, is still to be scored."""

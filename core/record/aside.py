@@ -11,7 +11,11 @@ from ..api import files
 from . import lineage
 
 NAMES = ("metrics.jsonl", "episodes.jsonl", "eval.jsonl", "histograms.jsonl", lineage.FILE)
-OF_ALL = ("runs.csv", "scored.json")  # in the workdir alone, also where it has many runs
+OF_ALL = (
+  "runs.csv",
+  "scored.json",
+  "curves.png",
+)  # in the workdir alone, also where it has many runs
 
 
 def set_aside(workdir: Path) -> Path | None:
@@ -45,4 +49,4 @@ def _of_runs(workdir: Path) -> list[Path]:
   """Lists the folders with the logs of each of many runs that are one program."""
   found = sorted((workdir / "runs").glob("[0-9]*"))
   # One with a configuration is the workdir of another run, which may be training.
-  return [folder for folder in found if not (folder / "config.gin").exists()]
+  return [f for f in found if f.name.isdecimal() and not (f / "config.gin").exists()]

@@ -32,7 +32,7 @@ _LOG = logging.getLogger(__name__)
 class Logger:
   """The open log of one run; a context manager.
 
-  Used from the main thread, but for `log_evaluation` and `log_media`: those may be called from any.
+  Used from the main thread, but for `log_evaluation`, `log_media` and `flush`, called from any.
   """
 
   def __init__(

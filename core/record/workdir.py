@@ -96,8 +96,11 @@ class Workdir:
       advice = "" if error.errno in files.FULL else " Choose another --workdir."
       raise UserError(f"cannot write to {self.path}: {files.reason(error)}.{advice}") from error
 
-  def load(self) -> config.Loaded:
+  def load(self, modules: Sequence[str] = ()) -> config.Loaded:
     """Loads the configuration of the run.
+
+    Args:
+      modules: folders in which this process has found the modules of the same configuration.
 
     Raises:
       UserError: there is no run here, or it wants code of the workdir to be run.
@@ -112,10 +115,11 @@ class Workdir:
     if not self._config.is_file():
       raise UserError(f"{self.path} holds no run: there is no {self._config.name} in it.")
     # Where its modules lay when it was trained: whoever loads it may be in another folder.
-    known = [Path(f) for start in starts.read(self._restarts) for f in start.get("imports", ())]
+    then = [f for start in starts.read(self._restarts) for f in start.get("imports", ())]
+    known = [Path(folder) for folder in (*modules, *reversed(then))]
 
     def importing(module: str, folders: Sequence[Path]) -> Sequence[Path]:
-      places = (*folders, *known)
+      places = (*known, *folders)
       return trust.admit(module, places, self.path, self._config, self._trusted)
 
     return config.load(self._config, importing=importing)
@@ -147,7 +151,7 @@ class Workdir:
     if resume and not self.holds_run():
       raise UserError(f"{self.path} holds no run to resume: leave out --resume to start one.")
     if resume:
-      saved, wanted = identity(self.load()), identity(loaded)
+      saved, wanted = identity(self.load(starts.folders(loaded.text))), identity(loaded)
       # Both ways: a setting that only one of them has is a difference, too.
       for name in sorted(saved.keys() | wanted.keys()):
         if name.split("/")[-1] not in varied and saved.get(name) != wanted.get(name):
@@ -176,20 +180,22 @@ class Workdir:
     seeds: Sequence[Sequence[tuple[int, ...]]],
     env_steps: int,
     weights: str | None = None,
+    anew: bool = True,
   ) -> None:
-    """Writes the configs, and a line on this start; where it is from nothing, keeps earlier logs.
+    """Writes the configs, and a line on this start.
 
     Args:
       loaded: the configuration.
       seeds: of the environments, by pool, which begin anew at each start.
       env_steps: that the run has made before it.
       weights: the checkpoint that the first ones are from, if any.
+      anew: there is no checkpoint that it goes on from: logs that are there are kept elsewhere.
 
     Raises:
       RunError: they cannot be written.
     """
     # Writers drop all that is beyond the checkpoint, which is everything where there is none.
-    if not env_steps and (kept := aside.set_aside(self.path)):
+    if anew and (kept := aside.set_aside(self.path)):
       print(f"selftune: the logs that were in {self.path} are kept in {kept}.", file=sys.stderr)
     files.write(self.path / "operative_config.gin", loaded.operative)
     # Last of the two: with this file the folder `holds_run`.

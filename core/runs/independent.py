@@ -32,7 +32,7 @@ from .layout import CPU_CHUNK, layout
 from .logs import RunLogs
 from .pool import PoolRuns
 from .rows import how_far, summary, warn_of_failures, write_table
-from .settings import Members, laid_out
+from .settings import Members, check_each, laid_out, varied
 
 Beside = Callable[[Any, RunLogs, Logger, Callable[[], bool]], Any]
 # makes what looks at the runs with `look(states [R', ...], env_steps of all runs, last)`
@@ -208,7 +208,7 @@ def check(experiment: Train, runtime: IndependentRuns) -> None:
     )
   # The rest is called only for what it refuses.
   with plugin_mistakes():
-    laid_out(experiment, runtime)
+    check_each(varied(experiment), laid_out(experiment, runtime)[1])
   if runtime.population is not None:
     check_every(experiment, runtime)
   devices = platform.devices(experiment.learner_devices, "train.learner_devices")

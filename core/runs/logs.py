@@ -16,6 +16,7 @@ from ..api.contracts import RunInfo, TakesEvaluations, TakesHistograms, Writer, 
 from ..api.online import RunState
 from ..api.registry import name_of
 from ..api.types import Episode, Histogram
+from ..record import metrics
 from ..record.episodes import EpisodeStats
 from ..record.logging import Logger
 from .device import Runs
@@ -70,11 +71,13 @@ class RunLogs:
     # `_EveryRun` is one writer to `Logger`: R logs share its thread and its queue.
     every = {name_of(writer): _EveryRun(writer, infos) for writer in writers}
     self._logger = Logger(every, logger.run, logger.wall_time)
-    # A resumed run that stands still has had its last row, and what that held is in no checkpoint.
+    # A resumed run that stands still may have had its last row: what that held is in no checkpoint.
     active = how_far(runs, states)["runs/active"]
     self._said: list[tuple[Any, ...]] = [
-      () if active[number] else _news(steps[number], stats.of(number).summary(), 0)
-      for number in range(len(infos))
+      _news(steps[number], stats.of(number).summary(), 0)
+      if not active[number] and _has_ended(Path(info.workdir))
+      else ()
+      for number, info in enumerate(infos)
     ]
 
   def log(self, metrics: Mapping[str, Any], env_steps: np.ndarray, stats: EpisodeStats) -> None:
@@ -104,13 +107,9 @@ class RunLogs:
       env_steps: of each run, [R].
     """
     if self._said:
-      self._logger.log_episodes(
-        [
-          Episode(steps, *ended, number)
-          for number, (of_run, steps) in enumerate(zip(found, env_steps.tolist(), strict=True))
-          for ended in of_run
-        ]
-      )
+      # A task for each run, as a disk counts as hanging that takes none for long.
+      for number, (of_run, steps) in enumerate(zip(found, env_steps.tolist(), strict=True)):
+        self._logger.log_episodes([Episode(steps, *ended, number) for ended in of_run])
 
   def log_evaluation(self, row: Mapping[str, float], number: int) -> None:
     """Logs the scores of one run."""
@@ -199,3 +198,10 @@ def _of_one(config: Mapping[str, Any], members: Members, number: int) -> dict[st
 def _run(episode: Episode) -> int:
   assert episode.run is not None  # those of many runs say whose they are
   return episode.run
+
+
+def _has_ended(workdir: Path) -> bool:
+  """Says whether the last row of a run, if there is any, tells that it stands still."""
+  path = workdir / "metrics.jsonl"
+  rows = list(metrics.read(path)) if path.is_file() else []
+  return bool(rows) and rows[-1].get("runs/active") == 0

@@ -65,16 +65,18 @@ def with_settings(plugins: T, values: Mapping[str, Any]) -> T:
   # A field is a setting itself, or may hold plugins that have some.
   new = {f: values.get(f"{name}.{f}", with_settings(value, values)) for f, value in fields.items()}
   # By identity: of traced values nobody can tell whether they are equal.
-  if all(value is fields[f] for f, value in new.items()):
+  changed = {f: value for f, value in new.items() if value is not fields[f]}
+  if not changed:
     return plugins
-  if not any(isinstance(value, jax.Array) for value in values.values()):
-    return dataclasses.replace(plugins, **new)  # type: ignore
-  # A plugin that looks at its fields when it is made could not compare them while they are traced:
-  # `check` has had it look at those of every run.
-  made = object.__new__(type(plugins))
-  for field, value in new.items():
-    object.__setattr__(made, field, value)  # they are frozen
-  return made
+  try:
+    return dataclasses.replace(plugins, **changed)  # type: ignore
+  except jax.errors.ConcretizationTypeError:
+    # It compares its fields when it is made, which it cannot while they are traced; `check_each`
+    # has had it look at the values that runs begin with.
+    made = object.__new__(type(plugins))
+    for field, value in new.items():
+      object.__setattr__(made, field, value)  # they are frozen
+    return made
 
 
 def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
@@ -83,10 +85,7 @@ def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
 
 def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> None:
-  """Raises ValueError unless every setting is of a number of a plugin that is there, R values.
-
-  Plugins are made with each run's own, so that they refuse what is no value of theirs.
-  """
+  """Raises ValueError unless every setting is of a number of a plugin that is there, R values."""
   known = dict(numbers(plugins))
   for name, values in settings.items():
     # A setting counts in all scopes, and where these differ it would change what is meant to stay.
@@ -105,6 +104,10 @@ def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> N
     for value in values:
       if not fits(float(value), known[name]):
         raise ValueError(f"setting '{name}' takes {describe(known[name])}, not {value!r}.")
+
+
+def check_each(plugins: Any, settings: Mapping[str, Sequence[float]]) -> None:
+  """Makes the plugins with the settings of each run, so that they refuse what they cannot take."""
   for row in dict.fromkeys(zip(*settings.values(), strict=True)):
     with_settings(plugins, dict(zip(settings, map(float, row), strict=True)))
 

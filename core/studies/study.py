@@ -49,7 +49,7 @@ class Plan(NamedTuple):
   constant: Point  # what is equal in all its settings, which may be more than numbers
   fields: Fields  # what the names of the others set
   apart: str | None  # why its runs are processes; None where they are one program
-  configuration: dict[str, str]  # `identity` of its first setting
+  configuration: dict[str, str]  # `identity` of its first setting, but for the seed
   crowd: bool = False  # its runs are a population
 
   @property
@@ -189,7 +189,9 @@ def _plan(found: Study, cell: Cell, launcher: str) -> Plan:
   # `fields_of` takes one point a setting, as in `loaded`: seeds of a setting lie side by side.
   fields = fields_of([it.flat for it in loaded], points[:: len(cell.seeds)])
   apart = apart_because(root, points, fields, launcher=launcher, crowd=crowd)
-  return Plan(cell, root, constant, fields, apart, identity(loaded[0]), crowd)
+  # Without the seed: each seed of a population has a folder of its own.
+  configuration = {name: value for name, value in identity(loaded[0]).items() if name != SEED}
+  return Plan(cell, root, constant, fields, apart, configuration, crowd)
 
 
 def _varied(points: Sequence[Point], constant: Point) -> list[Point]:

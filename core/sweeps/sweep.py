@@ -6,6 +6,7 @@ all points are one compiled program, whose own workdir is OUT.
 """
 
 import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from .launch import GRACE, Launcher, Processes, Ray, Task, each, import_ray
 from .outcomes import outcome_of, outcomes_of, status_of, unlogged
 from .program import Fields, apart_because, fields_of, together
 
-CONFIGURATION = "configuration"  # in what is kept of a folder: `identity` of its first point
+CONFIGURATION = "configuration"  # in what is kept of a folder: `identity` of its points
 MANY = 500  # points; reading the configurations of more takes seconds, and is announced
 
 
@@ -57,7 +58,10 @@ def sweep(
   with alone(out) as lock:
     # run_cap and metric may change: more points, or another ranking, of the same sweep.
     says = {k: found.config[k] for k in ("method", "parameters", "command")}
-    same(found.path, says | {CONFIGURATION: identity(loaded)}, out)
+    # What points set is kept with them, and another release of the library may draw others.
+    drawn = {*fields, *itertools.chain.from_iterable(fields.values())}
+    configuration = {k: v for k, v in identity(loaded).items() if k.split("/")[-1] not in drawn}
+    same(found.path, says | {CONFIGURATION: configuration}, out)
     points = Points(found, out / "points.jsonl")
     # Points are kept before the first one trains: their numbers name folders, in every start.
     if not found.bayes:

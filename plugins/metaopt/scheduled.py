@@ -47,7 +47,7 @@ class Scheduled:
     for name, line in self._lines(components).items():
       low, high = known[name].domain.ends(known[name].value)
       if not jnp.isfinite(jnp.stack(line)).all():
-        raise ValueError(f"ends of {name} must lie between {low:g} and {high:g}, within these.")
+        raise ValueError(f"ends of {name} must lie strictly between {low:g} and {high:g}.")
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> Etas:
     """Returns the first etas by name, [P] or [1], whatever the batch [T+1, B]."""
