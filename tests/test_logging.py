@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import struct
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -95,6 +96,15 @@ def test_failure_of_a_required_writer_surfaces_at_the_next_log(tmp_path):
     log.close()
   log.close()  # idempotent
   assert bystander.closed == [True]
+
+
+def test_a_required_writer_that_exits_ends_the_run_with_its_name(tmp_path):
+  log = Logger({"disk": Fake(lambda: sys.exit(3), required=True)}, run_info(tmp_path))
+  log.log({}, 1)
+  with pytest.raises(RunError, match=r"^the log writer 'disk' raised SystemExit\(3\)"):
+    log.flush()
+  with pytest.raises(RunError):
+    log.close()
 
 
 def test_flush_tells_of_what_failed_while_it_waited(tmp_path):

@@ -414,11 +414,11 @@ def test_first_etas_are_within_their_bounds():
     (
       dict(tune=("value.*", "leaky_vtrace.gama")),
       "^tune pattern 'leaky_vtrace.gama' matches no tunable. Did you mean 'leaky_vtrace.gamma'[?] "
-      "This agent has: leaky_vtrace.gamma, .*, value.cost, entropy.cost, rmsprop.learning_rate[.]$",
+      "There are: leaky_vtrace.gamma, .*, value.cost, entropy.cost, rmsprop.learning_rate[.]$",
     ),
     (
       dict(tune=("value.cost",), eta_init_of={"entropy.cost": 1.0}),
-      "^eta_init_of pattern 'entropy.cost' matches no tunable.* Tuned are: value.cost[.]$",
+      "^eta_init_of pattern 'entropy.cost' matches no tunable.* There are: value.cost[.]$",
     ),
   ],
 )

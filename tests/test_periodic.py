@@ -20,6 +20,7 @@ from selftune.core.evaluation.playing import Played
 from selftune.core.evaluation.scored import Scored
 from selftune.core.experiment import Evaluation
 from selftune.core.record import plotting
+from selftune.core.record.logging import Logger
 
 LOCKSTEP, SEBULBA = (), ("train.runtime = @sebulba()", "sebulba.actors = 2", "sebulba.groups = 1")
 EVALUATION = (
@@ -173,18 +174,24 @@ def test_what_was_not_written_is_due_again(written, begun, due, tmp_path):
 
 
 def test_scores_count_once_they_are_written(tmp_path):
-  scored, seen = Scored(tmp_path), []
-  log = types.SimpleNamespace(flush=lambda: seen.append(scored.owed(40)))
-  scored.write(40, 40, log)
-  assert seen == [True]
+  scored = Scored(tmp_path)
+  assert scored.owed(40)
+  scored.write(40, 40)
   assert [scored.owed(n) for n in (39, 40, 41)] == [False, False, True]
 
-  def fails():
-    raise fakes.ERROR
 
+def test_scores_that_cannot_be_logged_are_owed(config, tmp_path, monkeypatch):
+  flush = Logger.flush
+
+  def failing(self, *args):
+    if threading.current_thread().name == "evaluation":
+      raise fakes.ERROR
+    flush(self, *args)
+
+  monkeypatch.setattr(Logger, "flush", failing)
   with pytest.raises(type(fakes.ERROR)):
-    scored.write(80, 80, log, types.SimpleNamespace(flush=fails))
-  assert scored.owed(80)
+    training.train(config, EVALUATION, tmp_path / "run")
+  assert Scored(tmp_path / "run").owed(0)
 
 
 @pytest.fixture

@@ -1,5 +1,8 @@
 """The schedule: the values that it gives, that they are used, and what it refuses."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -44,6 +47,19 @@ def test_values_that_stay_equal_configured_ones():
 def test_without_ends_it_equals_fixed():
   (held, _), (fixed, _) = updated(Scheduled(), 3), updated(Fixed(), 3)
   jax.tree.map(np.testing.assert_array_equal, held, fixed)
+
+
+def test_a_configuration_with_it_starts_no_device():
+  # `train.learner_devices` is known only once it is read.
+  code = """
+from selftune.core import config
+from jax._src.xla_bridge import backends_are_initialized
+config.load("experiments/minatar_impala", (
+  "agent.metaopt = @scheduled()", "scheduled.ends = {'vtrace.gamma': (0.8, 0.99)}"))
+print(backends_are_initialized())
+"""
+  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+  assert done.stdout == "False\n"
 
 
 def test_what_it_refuses():

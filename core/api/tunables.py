@@ -120,10 +120,9 @@ def select(
   """
   for pattern in patterns:
     if not fnmatch.filter(tunables, pattern):
-      there = "This agent has" if setting == "tune" else "Tuned are"
       raise ValueError(
         f"{setting} pattern '{pattern}' matches no tunable.{did_you_mean(pattern, tunables)} "
-        f"{there}: {', '.join(tunables) or 'none'}."
+        f"There are: {', '.join(tunables) or 'none'}."
       )
   return {
     name: t

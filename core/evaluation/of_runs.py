@@ -106,7 +106,9 @@ class Scores:
       self._due = self._scored.due(every, env_steps, most)
     if (most >= self._due or last) and self._score(states, steps, env_steps):
       self._due = after(most, every)
-      self._scored.write(env_steps, most, self._logs, self._logger)
+      self._logs.flush()
+      self._logger.flush()
+      self._scored.write(env_steps, most)
 
   def _score(self, states: RunState, steps: np.ndarray, env_steps: int) -> bool:
     """Scores the runs and logs it; says whether it did, and was not asked to stop before."""

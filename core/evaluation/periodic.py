@@ -231,7 +231,8 @@ class Evaluator:
     row = {"env_steps": request.env_steps, **summary(subject.env, played)}
     row |= {"seconds": time.monotonic() - began, "skipped": request.skipped}
     self._logger.log_evaluation(row)
-    self._scored.write(request.env_steps, request.env_steps, self._logger)
+    self._logger.flush()
+    self._scored.write(request.env_steps, request.env_steps)
     if video:
       self._logger.log_media("eval/video", video)
 

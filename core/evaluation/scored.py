@@ -4,19 +4,10 @@ A checkpoint cannot say so: the last one is on the disk before what it holds has
 """
 
 from pathlib import Path
-from typing import Protocol
 
 from ..api import files, jsonl
 
 FILE = "scored.json"
-
-
-class Log(Protocol):
-  """A log that scores were handed to."""
-
-  def flush(self) -> None:
-    """Waits until they are written; raises whatever a required writer failed with."""
-    ...
 
 
 class Scored:
@@ -29,20 +20,16 @@ class Scored:
     """Takes the folder of the run."""
     self._path = workdir / FILE
 
-  def write(self, env_steps: int, most: int, *logs: Log) -> None:
-    """Keeps that the run has been scored, once the logs have written the scores.
+  def write(self, env_steps: int, most: int) -> None:
+    """Keeps that the run has been scored; the scores are to be in the logs by then.
 
     Args:
       env_steps: of the run, or of all runs together.
       most: env steps of the run that made most.
-      logs: that the scores were handed to.
 
     Raises:
       RunError: it cannot be written.
-      Exception: whatever a writer of the logs failed with.
     """
-    for log in logs:
-      log.flush()
     files.write(self._path, jsonl.encode({"env_steps": env_steps, "most": most}))
 
   def due(self, every: int, env_steps: int, most: int) -> int:

@@ -128,7 +128,8 @@ class Lane:
       return
     try:
       task(self._writer)
-    except Exception as error:
+    except BaseException as raised:  # sys.exit, too, which would else end this thread in silence
+      error = raised if isinstance(raised, Exception) else self._ended(raised)
       if not self.required:
         self._warn_once("failed", f"failed, training goes on: {error!r}")
       elif self._failure is None:
@@ -139,6 +140,9 @@ class Lane:
     if kind not in self._warned:
       self._warned.add(kind)
       _LOG.warning("writer '%s' %s", self._name, message)
+
+  def _ended(self, raised: BaseException) -> RunError:
+    return RunError(f"the log writer '{self._name}' raised {raised!r}.")
 
   def _stuck(self, seconds: float) -> RunError:
     return RunError(

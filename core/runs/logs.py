@@ -165,12 +165,10 @@ class _EveryRun:
       writer.write_evaluation(_without_run(row))
 
   def write_episodes(self, episodes: Sequence[Episode]) -> None:
-    """Hands each episode to the log of its run, where it has no number."""
-    own: dict[int, list[Episode]] = {}
-    for episode in episodes:
-      own.setdefault(_run(episode), []).append(Episode(*episode[:3]))
-    for number, of_run in own.items():
-      self._writers[number].write_episodes(of_run)
+    """Hands episodes of one run to the log of that, where they have no number."""
+    number = episodes[0].run
+    assert number is not None  # those of many runs say whose they are
+    self._writers[number].write_episodes([Episode(*episode[:3]) for episode in episodes])
 
   def close(self) -> None:
     """Closes the log of every run."""
@@ -193,11 +191,6 @@ def _of_one(config: Mapping[str, Any], members: Members, number: int) -> dict[st
   own["train.seed"] = members.seeds[number]
   of_all = {f"runs.{name}" for name in OF_ALL}
   return {k: own.get(k.split("/")[-1], v) for k, v in config.items() if k not in of_all}
-
-
-def _run(episode: Episode) -> int:
-  assert episode.run is not None  # those of many runs say whose they are
-  return episode.run
 
 
 def _has_ended(workdir: Path) -> bool:

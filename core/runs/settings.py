@@ -86,13 +86,16 @@ def rows_of(settings: Mapping[str, Sequence[float]]) -> dict[str, np.ndarray]:
 
 def check(plugins: Any, settings: Mapping[str, Sequence[float]], runs: int) -> None:
   """Raises ValueError unless every setting is of a number of a plugin that is there, R values."""
+  held: dict[str, set[float]] = {}
+  for name, _, value in _held(plugins):
+    held.setdefault(name, set()).add(value)
   known = dict(numbers(plugins))
   for name, values in settings.items():
     # A setting counts in all scopes, and where these differ it would change what is meant to stay.
-    if len(held := {value for key, _, value in _held(plugins) if key == name}) > 1:
+    if len(own := held.get(name, ())) > 1:
       raise ValueError(
         f"setting '{name}' is of plugins that differ, as gin's scopes make them: "
-        f"{' and '.join(map(str, sorted(held)))}. Bind it for each of them, one run at a time."
+        f"{' and '.join(map(str, sorted(own)))}. Bind it for each of them, one run at a time."
       )
     if name not in known:
       raise ValueError(

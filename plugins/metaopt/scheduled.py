@@ -43,10 +43,10 @@ class Scheduled:
     Raises:
       ValueError: a pattern matches nothing, or a value is beyond what its number can be.
     """
-    known = tunables.collect(components)
-    for name, line in self._lines(components).items():
-      low, high = known[name].domain.ends(known[name].value)
-      if not jnp.isfinite(jnp.stack(line)).all():
+    # In plain numbers: a configuration that is read is to start no device.
+    for name, (t, ends) in self._ends(components).items():
+      low, high = t.domain.ends(t.value)
+      if not all(low < end < high for end in ends):
         raise ValueError(f"ends of {name} must lie strictly between {low:g} and {high:g}.")
 
   def init(self, fns: AgentFns, state: LearnerState, batch: Trajectory) -> Etas:
@@ -72,16 +72,19 @@ class Scheduled:
   def _etas(self, fns: AgentFns, step: Array) -> Etas:
     """Returns the etas after so many updates, [], by name: [P] or [1]."""
     way = jnp.minimum(step / self.updates, 1.0)
-    return {
-      name: jnp.full(fns.tunable_shapes[name], first + way * (last - first), float)
-      for name, (first, last) in self._lines(fns.components).items()
-    }
+    etas = {}
+    for name, (t, ends) in self._ends(fns.components).items():
+      first, last = (t.domain.inverse(end, t.value) for end in ends)
+      etas[name] = jnp.full(fns.tunable_shapes[name], first + way * (last - first), float)
+    return etas
 
-  def _lines(self, components: tunables.Components) -> dict[str, tuple[Array, Array]]:
-    """Returns the first and last eta of each number by name, [] each."""
+  def _ends(
+    self, components: tunables.Components
+  ) -> dict[str, tuple[tunables.Tunable, tuple[float, float]]]:
+    """Returns each number that moves with its first and last value, by name."""
     known = tunables.collect(components)
     return {
-      name: (t.domain.inverse(first, t.value), t.domain.inverse(last, t.value))
-      for pattern, (first, last) in self.ends.items()
+      name: (t, ends)
+      for pattern, ends in self.ends.items()
       for name, t in tunables.select(known, (pattern,), "ends").items()
     }
