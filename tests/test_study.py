@@ -210,7 +210,7 @@ def test_a_macro_varies_in_one_program():
   fields = fields_of([it.flat for it in loaded], points)
   assert set(fields["g"]) == {"ac_lambda.lambda_", "ac_lambda.gamma"}
   assert apart_because(loaded[0].root, points, fields) is None
-  assert "g is no number" in apart_because(loaded[0].root, points, {"g": ()})
+  assert "g is not one number" in apart_because(loaded[0].root, points, {"g": ()})
 
 
 def test_what_a_scope_has_a_value_of_its_own_for_is_no_program():
@@ -220,7 +220,7 @@ def test_what_a_scope_has_a_value_of_its_own_for_is_no_program():
   loaded = [config.load(name, (f"gae.lambda_ = {point['gae.lambda_']}",)) for point in points]
   assert loaded[0].root.agent.objective.outer_corrector.lambda_ == 1.0
   fields = fields_of([it.flat for it in loaded], points)
-  assert "gae.lambda_ is no number" in apart_because(loaded[0].root, points, fields)
+  assert "gae.lambda_ is not one number" in apart_because(loaded[0].root, points, fields)
   with pytest.raises(ValueError, match=r"differ, as gin's scopes make them: 0\.5 and 1\.0"):
     settings.check(loaded[0].root.agent, {"gae.lambda_": [0.1]}, 1)
 

@@ -77,7 +77,9 @@ def apart_because(
   # A program takes these numbers as inputs; it would be compiled anew for whatever else varies.
   numbers = {"train.seed", *dict(settings.numbers(settings.varied(root)))}
   for name, value in itertools.chain.from_iterable(point.items() for point in points):
-    if not fields[name] or not numbers.issuperset(fields[name]):
+    if not fields[name]:
+      return f"{name} is not one number: a scope has its own, or it is part of something else"
+    if not numbers.issuperset(fields[name]):
       return f"{name} is no number that can vary in one program"
     if _number(value) is None:
       return f"{name} is {value!r} in one of them"
